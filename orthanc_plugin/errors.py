@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What can go wrong, as the HTTP contract names it (docs/rest.md).
+
+PluginError
+├── SettingsError          the configuration is wrong: the plugin does not start
+├── StorageError           Orthanc's database or disk refused a read or a write
+└── ApiError               an answer to a client: status, code, sentence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Optional
+
+
+class PluginError(Exception):
+    """Root of everything this package raises on purpose."""
+
+
+class SettingsError(PluginError):
+    """A key of the `Pathology` section is unknown or has a bad value."""
+
+
+class StorageError(PluginError):
+    """Orthanc could not read or write; nothing was changed as far as is known."""
+
+
+class ApiError(PluginError):
+    """An answer that is not a success.
+
+    Parameters
+    ----------
+    status
+        HTTP status, 400 to 503.
+    code
+        Machine-readable name of the error, stable across versions.
+    message
+        One sentence that tells the client what to do.
+    headers
+        Further headers, such as ``Retry-After`` or ``Allow``.
+    details
+        Further members of the JSON answer, such as ``candidates``.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        headers: Optional[Mapping[str, str]] = None,
+        details: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = dict(headers or {})
+        self.details = dict(details or {})

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What the plugin needs of Orthanc, as a protocol: the real server and the one in memory both implement it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Optional, Protocol, Tuple
+
+
+@dataclass(frozen=True)
+class SeriesInfo:
+    """A series as Orthanc knows it; `modality` is ``""`` where the tag is absent."""
+
+    series_id: str
+    study_id: str
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    instance_ids: Tuple[str, ...]
+    is_stable: bool
+    last_update: str
+
+
+@dataclass(frozen=True)
+class InstanceInfo:
+    """An instance and the file it is stored in.
+
+    `uuid`, `size` and `md5` describe the attachment ``dicom``; they change when the instance is overwritten.
+    `md5` is ``""`` where Orthanc stores none (StoreMD5ForAttachments false).
+    """
+
+    instance_id: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    image_type: Tuple[str, ...]
+    uuid: str
+    size: int
+    md5: str
+
+
+class Gateway(Protocol):
+    """Orthanc's own resources; every method may raise `StorageError` where Orthanc fails."""
+
+    def configuration(self) -> Mapping[str, Any]:
+        """Return Orthanc's whole configuration."""
+
+    def orthanc_version(self) -> str:
+        """Return the server's version, such as ``1.10.1``."""
+
+    def list_series(self) -> Iterable[str]:
+        """Return the Orthanc ids of all series."""
+
+    def series(self, series_id: str) -> Optional[SeriesInfo]:
+        """Return a series, or None where there is none (any more)."""
+
+    def instances(self, series_id: str) -> Tuple[InstanceInfo, ...]:
+        """Return the instances of a series, sorted by SOPInstanceUID; empty where there is no such series."""
+
+    def instance(self, instance_id: str) -> Optional[InstanceInfo]:
+        """Return one instance with the attachment it has now, or None."""
+
+    def parent_series(self, instance_id: str) -> Optional[str]:
+        """Return the Orthanc id of an instance's series."""
+
+    def study_series(self, study_id: str) -> Tuple[str, ...]:
+        """Return the Orthanc ids of a study's series; empty where there is no such study."""
+
+    def lookup_series(self, series_instance_uid: str, study_instance_uid: Optional[str]) -> Tuple[str, ...]:
+        """Return the Orthanc ids of all series with this UID (two patients may share one)."""
+
+    def get_metadata(self, series_id: str, number: int) -> Optional[bytes]:
+        """Return a metadata value of a series, or None."""
+
+    def put_metadata(self, series_id: str, number: int, value: bytes) -> None:
+        """Write a metadata value in one transaction."""
+
+    def delete_metadata(self, series_id: str, number: int) -> None:
+        """Delete a metadata value; nothing happens where there is none."""
+
+    def get_attachment(self, series_id: str, number: int) -> Optional[bytes]:
+        """Return the bytes of an attachment of a series, or None."""
+
+    def put_attachment(self, series_id: str, number: int, content: bytes) -> None:
+        """Write an attachment, replacing what was there."""
+
+    def delete_attachment(self, series_id: str, number: int) -> None:
+        """Delete an attachment; nothing happens where there is none."""
+
+    def list_attachments(self, series_id: str) -> Tuple[int, ...]:
+        """Return the numbers of the attachments of a series that lie in the user's range (1024 and up)."""
+
+    def store_instance(self, content: bytes) -> str:
+        """Store a DICOM file and return its Orthanc instance id."""
+
+    def delete_series(self, series_id: str) -> None:
+        """Delete a series with all it holds; nothing happens where there is none."""
+
+    def get_global_property(self, number: int) -> Optional[str]:
+        """Return a global property of the database, or None."""
+
+    def set_global_property(self, number: int, value: str) -> None:
+        """Write a global property."""
+
+    def dicom_file(self, instance_id: str) -> bytes:
+        """Return the stored DICOM file, decompressed by Orthanc where it is stored compressed."""
+
+    def storage_directory(self) -> str:
+        """Return the folder of Orthanc's own file storage."""

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""HTTP requests and answers as plain values: what the routes see, whoever serves them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Dict
+
+from .errors import ApiError
+
+JSON_TYPE = "application/json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request, after Orthanc has checked the password.
+
+    Attributes
+    ----------
+    method
+        ``GET``, ``POST``, ``PUT`` or ``DELETE``; Orthanc answers the others itself.
+    path
+        Path without the query, as Orthanc hands it out (already decoded and normalised).
+    query
+        Query of a GET; Orthanc hides it from plugins on the other methods.
+    headers
+        Header names in lower case.
+    body
+        The whole body; empty where there is none.
+    user
+        Name that Orthanc accepted (never the password).
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    user: str = ""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One HTTP answer."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = JSON_TYPE
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_object(request: Request, *, max_bytes: int) -> Dict[str, Any]:
+    """Return the JSON object in the body.
+
+    Raises
+    ------
+    ApiError
+        415 where the type is not JSON, 413 where the body is too large, 400 where it is no JSON object
+        (NaN and Infinity are no JSON).
+    """
+    content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content_type != JSON_TYPE:
+        raise ApiError(415, "wrong_content_type", "Send the body with Content-Type: application/json.")
+    if len(request.body) > max_bytes:
+        raise ApiError(413, "body_too_large", f"The body may have at most {max_bytes} bytes.")
+    try:
+        value = json.loads(request.body.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "bad_json", f"The body is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ApiError(400, "bad_json", "The body must be a JSON object.")
+    return value
+
+
+def json_response(
+    status: int, value: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return `value` as a JSON answer."""
+    body = json.dumps(value, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    return Response(status, body, JSON_TYPE, dict(headers or {}))
+
+
+def error_response(error: ApiError) -> Response:
+    """Return the one shape that every error has."""
+    value = {"success": False, "code": error.code, "error": error.message, **error.details}
+    return json_response(error.status, value, error.headers)
