@@ -10,7 +10,7 @@ PluginError
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any
 
 
 class PluginError(Exception):
@@ -48,8 +48,8 @@ class ApiError(PluginError):
         code: str,
         message: str,
         *,
-        headers: Optional[Mapping[str, str]] = None,
-        details: Optional[Mapping[str, Any]] = None,
+        headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the plugin needs of Orthanc, as a protocol: the real server and the one in memory both implement it."""
+"""What the plugin needs of Orthanc, as a protocol that the real server and the one in memory implement."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Optional, Protocol, Tuple
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class SeriesInfo:
     series_instance_uid: str
     study_instance_uid: str
     modality: str
-    instance_ids: Tuple[str, ...]
+    instance_ids: tuple[str, ...]
     is_stable: bool
     last_update: str
 
@@ -33,7 +33,7 @@ class InstanceInfo:
     instance_id: str
     sop_instance_uid: str
     sop_class_uid: str
-    image_type: Tuple[str, ...]
+    image_type: tuple[str, ...]
     uuid: str
     size: int
     md5: str
@@ -51,25 +51,25 @@ class Gateway(Protocol):
     def list_series(self) -> Iterable[str]:
         """Return the Orthanc ids of all series."""
 
-    def series(self, series_id: str) -> Optional[SeriesInfo]:
+    def series(self, series_id: str) -> SeriesInfo | None:
         """Return a series, or None where there is none (any more)."""
 
-    def instances(self, series_id: str) -> Tuple[InstanceInfo, ...]:
+    def instances(self, series_id: str) -> tuple[InstanceInfo, ...]:
         """Return the instances of a series, sorted by SOPInstanceUID; empty where there is no such series."""
 
-    def instance(self, instance_id: str) -> Optional[InstanceInfo]:
+    def instance(self, instance_id: str) -> InstanceInfo | None:
         """Return one instance with the attachment it has now, or None."""
 
-    def parent_series(self, instance_id: str) -> Optional[str]:
+    def parent_series(self, instance_id: str) -> str | None:
         """Return the Orthanc id of an instance's series."""
 
-    def study_series(self, study_id: str) -> Tuple[str, ...]:
+    def study_series(self, study_id: str) -> tuple[str, ...]:
         """Return the Orthanc ids of a study's series; empty where there is no such study."""
 
-    def lookup_series(self, series_instance_uid: str, study_instance_uid: Optional[str]) -> Tuple[str, ...]:
+    def lookup_series(self, series_instance_uid: str, study_instance_uid: str | None) -> tuple[str, ...]:
         """Return the Orthanc ids of all series with this UID (two patients may share one)."""
 
-    def get_metadata(self, series_id: str, number: int) -> Optional[bytes]:
+    def get_metadata(self, series_id: str, number: int) -> bytes | None:
         """Return a metadata value of a series, or None."""
 
     def put_metadata(self, series_id: str, number: int, value: bytes) -> None:
@@ -78,7 +78,7 @@ class Gateway(Protocol):
     def delete_metadata(self, series_id: str, number: int) -> None:
         """Delete a metadata value; nothing happens where there is none."""
 
-    def get_attachment(self, series_id: str, number: int) -> Optional[bytes]:
+    def get_attachment(self, series_id: str, number: int) -> bytes | None:
         """Return the bytes of an attachment of a series, or None."""
 
     def put_attachment(self, series_id: str, number: int, content: bytes) -> None:
@@ -87,7 +87,7 @@ class Gateway(Protocol):
     def delete_attachment(self, series_id: str, number: int) -> None:
         """Delete an attachment; nothing happens where there is none."""
 
-    def list_attachments(self, series_id: str) -> Tuple[int, ...]:
+    def list_attachments(self, series_id: str) -> tuple[int, ...]:
         """Return the numbers of the attachments of a series that lie in the user's range (1024 and up)."""
 
     def store_instance(self, content: bytes) -> str:
@@ -96,7 +96,7 @@ class Gateway(Protocol):
     def delete_series(self, series_id: str) -> None:
         """Delete a series with all it holds; nothing happens where there is none."""
 
-    def get_global_property(self, number: int) -> Optional[str]:
+    def get_global_property(self, number: int) -> str | None:
         """Return a global property of the database, or None."""
 
     def set_global_property(self, number: int, value: str) -> None:

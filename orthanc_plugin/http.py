@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Dict
+from typing import Any
 
 from .errors import ApiError
 
@@ -55,7 +55,7 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def parse_object(request: Request, *, max_bytes: int) -> Dict[str, Any]:
+def parse_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     """Return the JSON object in the body.
 
     Raises
