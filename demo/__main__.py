@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the demo: ``python -m demo [--slide FILE] [--mpp 0.5] [--force]``; `make demo` sets up before."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from worker.demo_slide import DemoSlide, demo_slide
+
+from .errors import DemoError
+from .server import REPOSITORY, RunningOrthanc, last_lines, running_orthanc, started
+
+FOLDER = REPOSITORY / ".demo"
+STOPPED = threading.Event()
+
+
+def main() -> int:
+    """Run the demo and return the exit code: 0 for a result, 1 for a failed analysis, 2 for a broken demo."""
+    arguments = _parse_arguments()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        return _run(arguments)
+    except DemoError as error:
+        sys.stderr.write(f"\nThe demo stopped: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--slide", type=Path, help="your own slide (SVS, NDPI, TIFF, DICOM); else the demo's")
+    parser.add_argument(
+        "--mpp", type=float, help="micrometres per pixel, where the slide's file does not say"
+    )
+    parser.add_argument("--force", action="store_true", help="analyse again although there is a result")
+    return parser.parse_args()
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    STOPPED.set()
+    # The first Ctrl-C ends the waiting at the end; before that, it ends whatever is under way.
+    raise KeyboardInterrupt
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    begun = time.monotonic()
+    FOLDER.mkdir(mode=0o700, exist_ok=True)
+    with _only_one(FOLDER / "lock"):
+        slide = demo_slide(FOLDER, arguments.slide, mpp=arguments.mpp)
+        _say(f"Slide    {slide.description}")
+        with running_orthanc(FOLDER) as orthanc:
+            _say(f"Orthanc  {orthanc.url} (log: {orthanc.log})")
+            environment = _worker_environment(orthanc)
+            series = _ingest(slide, environment)
+            command = [sys.executable, "-m", "worker", "run"]
+            with started(command, environment, FOLDER / "worker.log") as process:
+                _say(f"Worker   started (log: {FOLDER / 'worker.log'})\n")
+                code = _analyse(series, environment, process, force=arguments.force)
+                _print_addresses(orthanc, series, time.monotonic() - begun)
+                if os.environ.get("CI") != "true":
+                    _wait_for_ctrl_c()
+    return code
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Hold the demo's folder; the lock goes with the process, however it ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DemoError("Another `make demo` runs in this folder. End it with Ctrl-C first.") from error
+        yield
+
+
+def _worker_environment(orthanc: RunningOrthanc) -> dict[str, str]:
+    """Return the settings of the demo's worker; the user's own settings of a worker do not leak into it."""
+    credentials = orthanc.credentials
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PATHOLOGY_")}
+    return {
+        **inherited,
+        "ORTHANC_URL": orthanc.url,
+        "ORTHANC_USER": credentials.worker,
+        "ORTHANC_PASSWORD": credentials.worker_password,
+        "SUBMIT_USER": credentials.person,
+        "SUBMIT_PASSWORD": credentials.person_password,
+        "MODEL_PATH": os.environ.get("MODEL_PATH", "demo"),
+        "WORKER_ID": "demo",
+        "SPOOL_DIR": str(FOLDER / "spool"),
+    }
+
+
+def _ingest(slide: DemoSlide, environment: Mapping[str, str]) -> str:
+    """Turn the slide into DICOM, store it, and return the Orthanc id of its series."""
+    command = [sys.executable, "-m", "worker", "ingest", "--json", str(slide.path)]
+    if slide.mpp is not None:
+        command += ["--mpp", str(slide.mpp)]
+    # Its progress goes to the terminal through the standard error.
+    done = subprocess.run(command, env=dict(environment), cwd=FOLDER, stdout=subprocess.PIPE, check=False)
+    if done.returncode != 0:
+        raise DemoError("the slide could not be stored; the line above says why.")
+    series: str = json.loads(done.stdout.splitlines()[-1])["series"]
+    return series
+
+
+def _analyse(
+    series: str, environment: Mapping[str, str], worker: subprocess.Popen[bytes], *, force: bool
+) -> int:
+    """Submit, follow the progress and print the result; return the exit code."""
+    command = [sys.executable, "-m", "worker", "submit", "--series", series, "--wait"]
+    if force:
+        command.append("--force")
+    with subprocess.Popen(command, env=dict(environment), cwd=FOLDER) as submit:
+        try:
+            while submit.poll() is None:
+                if worker.poll() is not None:
+                    log = FOLDER / "worker.log"
+                    raise DemoError(f"the worker ended. Its log ({log}) ends:\n{last_lines(log)}")
+                time.sleep(0.1)
+        finally:
+            if submit.poll() is None:
+                submit.terminate()
+    return 0 if submit.returncode == 0 else 1
+
+
+def _print_addresses(orthanc: RunningOrthanc, series: str, seconds: float) -> None:
+    user, password = orthanc.person
+    _say(f"""
+Open     {orthanc.url}/app/explorer.html#series?uuid={series}
+         user {user}, password {password}; press "AI analysis" there
+         ({seconds:.0f} s from the command to here)""")
+
+
+def _wait_for_ctrl_c() -> None:
+    _say("\nOrthanc and the worker keep running. Ctrl-C ends both.")
+    try:
+        while not STOPPED.wait(3600):
+            pass
+    except KeyboardInterrupt:
+        _say("\nEnded.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+# The worker, on the CPU by default; for an NVIDIA GPU build with --build-arg TORCH=torch==2.13.0 and run with --gpus all.
+# Build from the repository's root: docker build -f docker/worker.Dockerfile -t orthanc-pathology-worker .
+FROM python:3.11-slim-bookworm
+
+RUN apt-get update -q \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libturbojpeg0 \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 10001 worker
+
+WORKDIR /opt/orthanc-pathology
+# What changes least comes first, so that a change of the code costs no new download of torch.
+COPY requirements requirements
+ARG TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# hadolint ignore=SC2086
+RUN pip install --no-cache-dir -c requirements/constraints.txt $TORCH \
+    && pip install --no-cache-dir --require-hashes -r requirements/demo-encoder.txt
+COPY pyproject.toml README.md ./
+COPY LICENSES LICENSES
+COPY clam_core clam_core
+COPY worker worker
+RUN pip install --no-cache-dir -c requirements/constraints.txt .
+
+USER worker
+WORKDIR /home/worker
+ENV SPOOL_DIR=/home/worker/spool
+VOLUME /home/worker/spool
+ENTRYPOINT ["pathology-worker"]
+CMD ["run"]
