@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DICOM slides read by wsidicom, from files or from wherever its file system reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from wsidicom import WsiDicom
+from wsidicom.errors import WsiDicomError, WsiDicomNotFoundError
+from wsidicom.series import Pyramid
+
+from clam_core.errors import NoVolumeError, SlideError
+from clam_core.slides.slide import Level, Pixels, SlideIdentity, container_name, pyramid
+
+
+class WsiDicomSlide:
+    """The VOLUME pyramid of one DICOM series.
+
+    Parameters
+    ----------
+    wsi
+        An opened series; closed together with this slide.
+    name
+        Name to show where the series has no container identifier.
+
+    Raises
+    ------
+    NoVolumeError
+        If the series holds no level of a pyramid.
+    SlideError
+        If it holds several optical paths, focal planes or pyramids: which one to analyse is not guessed.
+    """
+
+    def __init__(self, wsi: WsiDicom, name: str | None = None) -> None:
+        self._wsi = wsi
+        self._pyramid = _only_pyramid(wsi)
+        levels = list(self._pyramid)
+        # wsidicom numbers levels by the power of two of their downsample, so there may be gaps.
+        self._indices = [level.level for level in levels]
+        self._levels = pyramid([(level.size.width, level.size.height) for level in levels])
+        self._mpp = _mpp(self._pyramid)
+        self._identity = _identity(wsi, name)
+
+    @classmethod
+    def open(cls, path: Path | Sequence[Path]) -> Self:
+        """Open a file, a folder, or the files of one series.
+
+        Raises
+        ------
+        NoVolumeError
+            If there are DICOM slide files, and none of them is a level of a pyramid.
+        SlideError
+            If nothing there can be opened.
+        """
+        first = path if isinstance(path, Path) else path[0]
+        if not first.exists():
+            raise SlideError(f"There is no slide at {first}; check the path.")
+        try:
+            wsi = WsiDicom.open(path if isinstance(path, Path) else list(path))
+        except WsiDicomNotFoundError as error:
+            raise _no_volume(first.name) from error
+        except (WsiDicomError, OSError) as error:
+            raise SlideError(f"{first.name} cannot be opened as a DICOM slide ({error}).") from error
+        return cls(wsi, first.name)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The pyramid, level 0 first."""
+        return self._levels
+
+    @property
+    def mpp(self) -> tuple[float, float] | None:
+        """Micrometres per pixel of level 0, (x, y)."""
+        return self._mpp
+
+    @property
+    def identity(self) -> SlideIdentity:
+        """UIDs and container of the series."""
+        return self._identity
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
+        """Read a rectangle as `Slide.read_region` says."""
+        target = self._levels[level]
+        left = round(location[0] / target.downsample[0])
+        top = round(location[1] / target.downsample[1])
+        x0, y0 = max(left, 0), max(top, 0)
+        x1, y1 = min(left + size[0], target.width), min(top + size[1], target.height)
+        if x0 >= x1 or y0 >= y1:
+            return _white(size)
+        inside = self._read((x0, y0), level, (x1 - x0, y1 - y0))
+        if inside.shape[:2] == (size[1], size[0]):
+            return inside
+        region = _white(size)
+        region[y0 - top : y1 - top, x0 - left : x1 - left] = inside
+        return region
+
+    def _read(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
+        try:
+            pixels = self._wsi.read_region(location, self._indices[level], size, threads=1, as_array=True)
+        except (WsiDicomError, OSError, ValueError) as error:
+            raise SlideError(
+                f"The slide cannot be read at {location} of level {level} ({error}); "
+                "the file is damaged, or its compression is not supported."
+            ) from error
+        array = np.asarray(pixels)
+        if array.ndim == 2 or array.shape[2] == 1:
+            array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+        return np.ascontiguousarray(array[..., :3], dtype=np.uint8)
+
+    def close(self) -> None:
+        """Close the series."""
+        self._wsi.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _white(size: tuple[int, int]) -> Pixels:
+    return np.full((size[1], size[0], 3), 255, dtype=np.uint8)
+
+
+def _no_volume(name: str) -> NoVolumeError:
+    return NoVolumeError(
+        f"{name} holds no image of the whole slide (ImageType VOLUME), only labels, overviews "
+        "or other objects; choose the series that holds the slide itself."
+    )
+
+
+def _only_pyramid(wsi: WsiDicom) -> Pyramid:
+    pyramids = list(wsi.pyramids)
+    if not pyramids:
+        raise _no_volume("The series")
+    if len(pyramids) > 1:
+        raise SlideError(
+            f"The series holds {len(pyramids)} pyramids; "
+            "store each of them as a series of its own and analyse that."
+        )
+    base = pyramids[0].base_level
+    for what, found in (("optical paths", base.optical_paths), ("focal planes", base.focal_planes)):
+        if len(found) > 1:
+            raise SlideError(
+                f"The slide has {len(found)} {what}, and the model knows one; "
+                "export one of them as a series of its own."
+            )
+    return pyramids[0]
+
+
+def _mpp(pyramid_: Pyramid) -> tuple[float, float] | None:
+    spacing = pyramid_.base_level.pixel_spacing
+    if spacing is None or spacing.width <= 0 or spacing.height <= 0:
+        return None
+    # Decimal strings of millimetres: rounding keeps 0.000499 mm from becoming 0.49900000000000005 um.
+    return round(float(spacing.width) * 1000, 6), round(float(spacing.height) * 1000, 6)
+
+
+def _identity(wsi: WsiDicom, name: str | None) -> SlideIdentity:
+    uids = wsi.uids
+    # The tag itself, from the smallest header: wsidicom's metadata model refuses a whole series for one
+    # unusual code somewhere else in it.
+    header = min(wsi.pyramid.datasets, key=lambda dataset: dataset.frame_count).as_dataset()
+    container = header.get("ContainerIdentifier")
+    return SlideIdentity(
+        series_instance_uid=str(uids.series_instance),
+        study_instance_uid=str(uids.study_instance),
+        frame_of_reference_uid=str(uids.frame_of_reference) if uids.frame_of_reference else None,
+        container_id=container_name(None if container is None else str(container)),
+        name=name,
+    )
