@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The `Pathology` section of Orthanc's configuration, checked once at start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import SettingsError
+
+_SECTION = "Pathology"
+_FIRST_USER_NUMBER = 1024
+_LAST_USER_NUMBER = 65535
+
+
+@dataclass(frozen=True)
+class PermittedModel:
+    """A model that the site allows; `version` and `sha256` restrict it further where they are given."""
+
+    name: str
+    version: str | None = None
+    sha256: str | None = None
+    is_default: bool = False
+    enabled: bool = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a site can set; durations are seconds.
+
+    Attributes
+    ----------
+    enabled
+        False leaves Orthanc without any route of this plugin (all nodes of a database but one).
+    workers, monitors
+        Users that may claim and complete, and users that may only watch. Everybody else is a person.
+    allowed_origins
+        Origins besides Orthanc's own whose pages may change state.
+    trusted_user_header
+        Header in which a proxy on the same machine names the user, or None.
+    models
+        Permitted models, or None where any model may run.
+    metadata_number, damaged_number, archive_number, first_attachment
+        Numbers of the series' metadata and attachments that the plugin keeps its state in.
+    global_property
+        Number of the database's global property that lists the series with open requests.
+    audit
+        ``syslog``, or the path of the audit file; None puts it into Orthanc's storage folder.
+    source_url
+        Where the source of the running plugin is offered (AGPL, section 13).
+    """
+
+    enabled: bool = True
+    workers: tuple[str, ...] = ()
+    monitors: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    trusted_user_header: str | None = None
+    models: tuple[PermittedModel, ...] | None = None
+    metadata_number: int = 5000
+    archive_number: int = 5001
+    damaged_number: int = 5002
+    first_attachment: int = 5100
+    global_property: int = 5000
+    lease_s: float = 60.0
+    heartbeat_s: float = 15.0
+    confirm_s: float = 15.0
+    retry_s: float = 30.0
+    max_attempts: int = 3
+    claim_waiters: int = 10
+    page_waiters: int = 10
+    audit: str | None = None
+    source_url: str = ""
+
+
+def _bool(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError(f"{key} must be true or false, not {value!r}.")
+    return value
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SettingsError(f"{key} must be a non-empty string, not {value!r}.")
+    return value
+
+
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(f'{key} must be a list of strings such as ["lab"], not {value!r}.')
+    return tuple(_text(f"{key}[{position}]", item) for position, item in enumerate(value))
+
+
+def _whole(low: int, high: int) -> Callable[[str, Any], int]:
+    def check(key: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise SettingsError(f"{key} must be a whole number from {low} to {high}, not {value!r}.")
+        return value
+
+    return check
+
+
+def _seconds(low: float, high: float) -> Callable[[str, Any], float]:
+    def check(key: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise SettingsError(f"{key} must be a number of seconds from {low:g} to {high:g}, not {value!r}.")
+        return float(value)
+
+    return check
+
+
+def _sha256(key: str, value: Any) -> str:
+    text = _text(key, value).lower()
+    if len(text) != 64 or set(text) - set("0123456789abcdef"):
+        raise SettingsError(f"{key} must be a SHA-256 as 64 hexadecimal digits, not {value!r}.")
+    return text
+
+
+_MODEL_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
+    "Name": ("name", _text),
+    "Version": ("version", _text),
+    "Sha256": ("sha256", _sha256),
+    "Default": ("is_default", _bool),
+    "Enabled": ("enabled", _bool),
+}
+
+
+def _model(key: str, value: Any) -> PermittedModel:
+    if not isinstance(value, dict) or "Name" not in value:
+        raise SettingsError(f'{key} must be an object with at least "Name", not {value!r}.')
+    return PermittedModel(**_checked(key, value, _MODEL_KEYS))
+
+
+def _models(key: str, value: Any) -> tuple[PermittedModel, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(f"{key} must be a list of models, not {value!r}.")
+    models = tuple(_model(f"{key}[{position}]", item) for position, item in enumerate(value))
+    if sum(model.is_default for model in models) > 1:
+        raise SettingsError(f"{key} may name only one model as Default.")
+    return models
+
+
+_number = _whole(_FIRST_USER_NUMBER, _LAST_USER_NUMBER)
+_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
+    "Enabled": ("enabled", _bool),
+    "Workers": ("workers", _names),
+    "Monitors": ("monitors", _names),
+    "AllowedOrigins": ("allowed_origins", _names),
+    "TrustedUserHeader": ("trusted_user_header", lambda key, value: _text(key, value).lower()),
+    "Models": ("models", _models),
+    "MetadataNumber": ("metadata_number", _number),
+    "ArchiveAttachment": ("archive_number", _number),
+    "DamagedMetadataNumber": ("damaged_number", _number),
+    "FirstAttachment": ("first_attachment", _number),
+    "GlobalProperty": ("global_property", _number),
+    "LeaseSeconds": ("lease_s", _seconds(1, 3600)),
+    "HeartbeatSeconds": ("heartbeat_s", _seconds(0.2, 1200)),
+    "ConfirmSeconds": ("confirm_s", _seconds(0.5, 600)),
+    "RetrySeconds": ("retry_s", _seconds(0, 3600)),
+    "MaxAttempts": ("max_attempts", _whole(1, 20)),
+    "ClaimWaiters": ("claim_waiters", _whole(0, 200)),
+    "PageWaiters": ("page_waiters", _whole(0, 200)),
+    "Audit": ("audit", _text),
+    "Source": ("source_url", _text),
+}
+
+
+def _checked(
+    where: str, section: Mapping[str, Any], keys: Mapping[str, tuple[str, Callable[[str, Any], Any]]]
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in section.items():
+        if key not in keys:
+            raise SettingsError(f"{where}.{key} is no setting; the settings are {', '.join(sorted(keys))}.")
+        name, check = keys[key]
+        values[name] = check(f"{where}.{key}", value)
+    return values
+
+
+@dataclass(frozen=True)
+class _Rule:
+    holds: Callable[[Settings], bool]
+    sentence: str = field(default="")
+
+
+_RULES = (
+    _Rule(
+        lambda settings: settings.heartbeat_s < settings.lease_s,
+        "Pathology.HeartbeatSeconds must be smaller than Pathology.LeaseSeconds.",
+    ),
+    _Rule(
+        lambda settings: not set(settings.workers) & set(settings.monitors),
+        "A user may stand in Pathology.Workers or in Pathology.Monitors, not in both.",
+    ),
+    _Rule(
+        lambda settings: len({settings.metadata_number, settings.damaged_number}) == 2,
+        "Pathology.MetadataNumber and Pathology.DamagedMetadataNumber must differ.",
+    ),
+    _Rule(
+        lambda settings: settings.archive_number < settings.first_attachment,
+        "Pathology.ArchiveAttachment must be smaller than Pathology.FirstAttachment.",
+    ),
+)
+
+
+def read_settings(configuration: Mapping[str, Any]) -> Settings:
+    """Return the plugin's settings out of Orthanc's whole configuration.
+
+    Raises
+    ------
+    SettingsError
+        Where a key is unknown, a value is bad, or Orthanc itself is not configured safely; the sentence names
+        the key.
+    """
+    section = configuration.get(_SECTION, {})
+    if not isinstance(section, dict):
+        raise SettingsError(f"{_SECTION} must be an object, not {section!r}.")
+    settings = Settings(**_checked(_SECTION, section, _KEYS))
+    for rule in _RULES:
+        if not rule.holds(settings):
+            raise SettingsError(rule.sentence)
+    if settings.enabled:
+        _check_orthanc(configuration, settings)
+    return settings
+
+
+def _check_orthanc(configuration: Mapping[str, Any], settings: Settings) -> None:
+    if configuration.get("AuthenticationEnabled") is not True and settings.trusted_user_header is None:
+        raise SettingsError(
+            "AuthenticationEnabled must be true and RegisteredUsers filled: the plugin must know who asks."
+        )
+    if configuration.get("CheckRevisions") is True and _has_foreign_index(configuration):
+        raise SettingsError(
+            "CheckRevisions must be false: this plugin coordinates one database from exactly one Orthanc."
+        )
+
+
+def _has_foreign_index(configuration: Mapping[str, Any]) -> bool:
+    sections = (configuration.get(name) for name in ("PostgreSQL", "MySQL", "Odbc"))
+    return any(isinstance(section, dict) and section.get("EnableIndex") is True for section in sections)
