@@ -52,7 +52,15 @@ class ServerError(WorkerError):
 
 
 class UnreachableError(ServerError):
-    """No answer came: network, name resolution, TLS or a time-out."""
+    """No answer came: network, name resolution, TLS or a time-out.
+
+    Attributes
+    ----------
+    dropped
+        Whether an open connection was closed under the call, which a fresh connection mends at once.
+    """
+
+    dropped = False
 
 
 class UnauthorizedError(ServerError):

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP client of the plugin's contract (``docs/rest.md``).
+
+Every call that a worker makes may be repeated safely: a claim repeats its token, a heartbeat says the same
+again, an artifact and a completion carry the same bytes. So a call whose answer was lost is sent again.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from worker import API_VERSION, __version__
+from worker.backoff import Backoff
+from worker.contract import (
+    ArtifactRef,
+    Claim,
+    HeartbeatAnswer,
+    Lease,
+    ModelOffer,
+    parse_claim,
+    parse_heartbeat,
+)
+from worker.errors import (
+    BusyError,
+    LeaseLostError,
+    RefusedError,
+    RequestGoneError,
+    ServerError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from worker.settings import Credentials, Settings
+
+CONTENT_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".npz": "application/octet-stream",
+    ".dcm": "application/dicom",
+}
+"""Content types of artifacts by the end of their names, as the contract lists them."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a call is repeated.
+
+    Attributes
+    ----------
+    attempts
+        Tries in all.
+    backoff
+        Waits between them; the first repeat of a dropped connection does not wait at all.
+    """
+
+    attempts: int = 4
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+ONCE = Retry(attempts=1)
+
+
+def make_session(credentials: Credentials | None, connections: int = 8) -> requests.Session:
+    """Make a session that authenticates as one user; proxies and CA come from the environment.
+
+    ``.netrc`` is not consulted: it would silently replace the user that was set.
+    """
+    session = requests.Session()
+    session.auth = _Basic(credentials) if credentials else _Nobody()
+    session.headers["User-Agent"] = f"pathology-worker/{__version__}"
+    adapter = HTTPAdapter(pool_connections=2, pool_maxsize=connections)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+class _Nobody(requests.auth.AuthBase):
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+class _Basic(requests.auth.HTTPBasicAuth):
+    """Basic authentication in UTF-8, as Orthanc compares it, and silent about itself."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        super().__init__(credentials.user.encode(), credentials.password.encode())
+
+    def __repr__(self) -> str:
+        return "<Basic authentication>"
+
+
+class PluginClient:
+    """The contract's routes as methods.
+
+    One client serves one thread.
+
+    Parameters
+    ----------
+    settings
+        Addresses and time-outs.
+    credentials
+        The user to act as.
+    session
+        The HTTP session; by default a new one for `credentials`.
+    retry
+        How often a call is repeated.
+    wait
+        Waits the given seconds and returns True where waiting was cut short and no repeat is wanted; by
+        default an event that nobody sets.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials | None,
+        *,
+        session: requests.Session | None = None,
+        retry: Retry | None = None,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._session = session if session is not None else make_session(credentials)
+        self._retry = retry if retry is not None else Retry()
+        self._wait = wait if wait is not None else threading.Event().wait
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def claim(
+        self,
+        token: str,
+        offers: Sequence[ModelOffer],
+        default_model: str | None,
+        *,
+        device: str,
+        wait_s: float,
+    ) -> tuple[Claim | None, float | None]:
+        """Ask for a request to work on.
+
+        Returns
+        -------
+        tuple
+            The claim, or None where there is nothing to do; and the seconds that the server wants to pass
+            before the next claim, or None.
+
+        Raises
+        ------
+        ServerError
+            If no usable answer came. Nothing is lost: repeat with the same token.
+        """
+        body = {
+            "worker_id": self._settings.worker_id,
+            "token": token,
+            "api": API_VERSION,
+            "wait": wait_s,
+            "models": [offer.as_json() for offer in offers],
+            "default_model": default_model,
+            "software": __version__,
+            "device": device,
+        }
+        answer = self._send("POST", "/claim", json_body=body, extra_s=wait_s, retry=ONCE)
+        if answer.status_code == 204:
+            return None, _retry_after(answer)
+        document = _document(answer)
+        pause = document.get("retry_after_s")
+        return parse_claim(document, token), float(pause) if isinstance(pause, int | float) else None
+
+    def heartbeat(
+        self, request_id: str, lease: Lease, *, stage: str, progress: float, detail: str
+    ) -> HeartbeatAnswer:
+        """Keep the lease and say how far the work is.
+
+        Raises
+        ------
+        LeaseLostError, RequestGoneError
+            If the work must be dropped.
+        ServerError
+            If no usable answer came.
+        """
+        body = self._lease_body(
+            lease, status="processing", stage=stage, progress=round(progress, 4), detail=detail
+        )
+        return parse_heartbeat(_document(self._send("POST", f"/update-status/{request_id}/", json_body=body)))
+
+    def hand_back(self, request_id: str, lease: Lease, *, retry: Retry | None = None) -> None:
+        """Return the lease, so that another worker takes the request now."""
+        body = self._lease_body(lease, status="pending")
+        self._send("POST", f"/update-status/{request_id}/", json_body=body, retry=retry)
+
+    def confirm_cancel(self, request_id: str, lease: Lease) -> None:
+        """Say that the work was dropped because a person asked for it."""
+        body = self._lease_body(lease, status="cancelled")
+        self._send("POST", f"/update-status/{request_id}/", json_body=body)
+
+    def put_artifact(self, request_id: str, lease: Lease, name: str, data: bytes) -> None:
+        """Send one artifact.
+
+        Raises
+        ------
+        ServerError
+            If it was refused, could not be sent, or arrived as something else.
+        """
+        headers = {
+            "Content-Type": CONTENT_TYPES[name[name.rfind(".") :]],
+            "X-Pathology-Token": lease.token,
+            "X-Pathology-Fence": str(lease.fence),
+        }
+        answer = self._send("PUT", f"/requests/{request_id}/artifacts/{name}", data=data, headers=headers)
+        stored = _document(answer).get("artifact") or {}
+        expected = ArtifactRef.of(name, data)
+        if stored.get("sha256", expected.sha256) != expected.sha256:
+            raise ServerError(f"{name} arrived damaged: check the proxy between this worker and Orthanc.")
+
+    def complete(self, request_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Send the end of a request, a result or an error; the same body may be sent again at any time."""
+        answer = self._send("POST", f"/complete-request/{request_id}/", json_body=body)
+        return dict(_document(answer).get("request") or {})
+
+    def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Submit an analysis as a person.
+
+        A forced submission is not repeated when its answer is lost: that could start two analyses.
+        """
+        return _document(
+            self._send("POST", "/analyze", json_body=body, retry=ONCE if body.get("force") else None)
+        )
+
+    def get_request(
+        self, request_id: str, *, wait_s: float = 0.0, version: str | None = None
+    ) -> dict[str, Any]:
+        """Return one request; with `wait_s` the answer is held until its version differs from `version`."""
+        params = {"wait": f"{wait_s:g}", "version": version} if version is not None and wait_s > 0 else {}
+        answer = self._send("GET", f"/requests/{request_id}", params=params, extra_s=wait_s)
+        return dict(_document(answer)["request"])
+
+    def list_requests(self, filters: Mapping[str, str]) -> dict[str, Any]:
+        """Return a page of the list of requests."""
+        return _document(self._send("GET", "/requests/", params=filters))
+
+    def artifact_address(self, request_id: str, name: str) -> str:
+        """Return the address under which a person finds an artifact."""
+        return f"{self._settings.api_url}/requests/{request_id}/artifacts/{name}"
+
+    def health(self) -> dict[str, Any]:
+        """Return what the plugin says about itself."""
+        return _document(self._send("GET", "/health"))
+
+    def _lease_body(self, lease: Lease, **fields: Any) -> dict[str, Any]:
+        return {"worker_id": self._settings.worker_id, "token": lease.token, "fence": lease.fence, **fields}
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        json_body: Mapping[str, Any] | None = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        extra_s: float = 0.0,
+        retry: Retry | None = None,
+    ) -> requests.Response:
+        """Send a call, again and again within bounds, and raise for everything that is not 2xx."""
+        sent_headers = dict(headers or {})
+        if json_body is not None:
+            data = json.dumps(json_body, allow_nan=False).encode()
+            sent_headers["Content-Type"] = "application/json"
+        call = _Call(method, self._settings.api_url + path, data, sent_headers, dict(params or {}), extra_s)
+        return self._repeat(call, retry or self._retry)
+
+    def _repeat(self, call: _Call, retry: Retry) -> requests.Response:
+        failures = 0
+        while True:
+            try:
+                return self._once(call)
+            except (UnreachableError, BusyError) as error:
+                failures += 1
+                if failures >= retry.attempts or self._wait(_pause(error, failures, retry.backoff)):
+                    raise
+
+    def _once(self, call: _Call) -> requests.Response:
+        timeout = (self._settings.connect_timeout_s, self._settings.read_timeout_s + call.extra_s)
+        try:
+            answer = self._session.request(
+                call.method,
+                call.url,
+                data=call.data,
+                headers=call.headers,
+                params=call.params,
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise unreachable(self._settings.api_url, error) from error
+        if 200 <= answer.status_code < 300:
+            return answer
+        raise refusal(answer, self._settings.api_url)
+
+
+@dataclass(frozen=True)
+class _Call:
+    method: str
+    url: str
+    data: bytes | None
+    headers: dict[str, str]
+    params: dict[str, str]
+    extra_s: float
+
+
+def unreachable(address: str, error: requests.RequestException) -> ServerError:
+    """Turn a failure of the transport into a sentence."""
+    if isinstance(error, requests.exceptions.SSLError):
+        text = "its certificate is not trusted here: set REQUESTS_CA_BUNDLE to the file of your CA"
+    elif isinstance(error, requests.exceptions.ProxyError):
+        text = "the proxy does not let it through: check HTTPS_PROXY and NO_PROXY"
+    elif isinstance(error, requests.exceptions.Timeout):
+        text = "no answer came in time: check the network, and READ_TIMEOUT if the line is slow"
+    else:
+        text = "check that Orthanc runs, the address and the network"
+    failure = UnreachableError(f"Cannot reach {address}: {text}.")
+    failure.dropped = _was_dropped(error)
+    return failure
+
+
+def _was_dropped(error: requests.RequestException) -> bool:
+    """Whether an open connection was closed under the call (Orthanc does so after one idle second)."""
+    return isinstance(error, requests.exceptions.ConnectionError) and "Connection aborted" in str(error)
+
+
+def _pause(error: ServerError, failures: int, backoff: Backoff) -> float:
+    if isinstance(error, UnreachableError) and error.dropped and failures == 1:
+        return 0.0
+    after = error.retry_after_s if isinstance(error, RefusedError) else None
+    return backoff.delay(failures - 1, after or 0.0)
+
+
+def refusal(answer: requests.Response, address: str) -> ServerError:
+    """Turn an error answer into the exception that tells what to do."""
+    status = answer.status_code
+    code, message = _error_fields(answer)
+    if status == 401:
+        return UnauthorizedError(f"{address} does not accept the user or the password: check the settings.")
+    if 300 <= status < 400:
+        return RefusedError(
+            status, f"http_{status}", f"{address} redirects elsewhere: set the final address."
+        )
+    if code == "lease_lost":
+        return LeaseLostError(status, code, message)
+    if status == 410 or code == "unknown_request":
+        return RequestGoneError(status, code, message)
+    if status == 429 or status >= 500:
+        return BusyError(status, code, message, _retry_after(answer))
+    if status == 404 and code == "http_404":
+        message = (
+            f"{address} has no such route: check the address, and that Orthanc loads the pathology plugin."
+        )
+    return RefusedError(status, code, message, _retry_after(answer))
+
+
+def _error_fields(answer: requests.Response) -> tuple[str, str]:
+    """Return the contract's code and sentence, or stand-ins where something else answered."""
+    try:
+        document = answer.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        document = {}
+    status = answer.status_code
+    code = document.get("code")
+    text = document.get("error")
+    return (
+        code if isinstance(code, str) else f"http_{status}",
+        text if isinstance(text, str) else f"The server answered {status} without saying why.",
+    )
+
+
+def _retry_after(answer: requests.Response) -> float | None:
+    try:
+        return max(0.0, float(answer.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def _document(answer: requests.Response) -> dict[str, Any]:
+    try:
+        document = answer.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise ServerError(
+            "The answer is not JSON: check that the address is the plugin's and no proxy's page."
+        )
+    return document

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the work on one request shares with its heartbeats: how far it is, and whether it must end."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from worker.errors import JobStoppedError, StopReason
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the work is.
+
+    Attributes
+    ----------
+    stage
+        Name of the stage, such as ``encode``.
+    progress
+        Share of the whole work that is done, in [0, 1].
+    detail
+        A few words for a person.
+    """
+
+    stage: str = "start"
+    progress: float = 0.0
+    detail: str = ""
+
+
+class JobControl:
+    """Shared by the thread that works, the one that sends heartbeats and the one that supervises."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._position = Position()
+        self._reason: StopReason | None = None
+        self._finished = False
+
+    @property
+    def position(self) -> Position:
+        """How far the work is now."""
+        with self._changed:
+            return self._position
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why the work must end, or None."""
+        with self._changed:
+            return self._reason
+
+    def report(self, position: Position) -> None:
+        """Note how far the work is; a new stage wakes the heartbeat.
+
+        Raises
+        ------
+        JobStoppedError
+            If the work must end.
+        """
+        with self._changed:
+            new_stage = position.stage != self._position.stage
+            self._position = position
+            if new_stage:
+                self._changed.notify_all()
+        self.check()
+
+    def check(self) -> None:
+        """Raise where the work must end.
+
+        Raises
+        ------
+        JobStoppedError
+            With the reason.
+        """
+        reason = self.stop_reason
+        if reason is not None:
+            raise JobStoppedError(reason)
+
+    def stop(self, reason: StopReason) -> bool:
+        """End the work; the first reason counts. Return whether this one was it."""
+        with self._changed:
+            if self._reason is not None or self._finished:
+                return False
+            self._reason = reason
+            self._changed.notify_all()
+            return True
+
+    def finish(self) -> None:
+        """Say that the work is over, which ends its heartbeats."""
+        with self._changed:
+            self._finished = True
+            self._changed.notify_all()
+
+    def wait_for_change(self, seconds: float, stage: str) -> bool:
+        """Wait for a stage other than `stage`, or for the end; return whether the work goes on."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_over() or self._position.stage != stage, seconds)
+            return not self._is_over()
+
+    def wait_for_end(self, seconds: float) -> bool:
+        """Wait for the end; return whether the work goes on."""
+        with self._changed:
+            self._changed.wait_for(self._is_over, seconds)
+            return not self._is_over()
+
+    def _is_over(self) -> bool:
+        return self._finished or self._reason is not None

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a request, a result with its artifacts or an error, and how it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.client import PluginClient
+from worker.contract import ArtifactRef, Claim, Lease
+from worker.failures import Failure
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What ``complete-request`` is told, whole and ready to be sent again.
+
+    Attributes
+    ----------
+    request_id
+        The request.
+    lease
+        The lease that the work was done under.
+    body
+        Body of ``complete-request``.
+    artifacts
+        Bytes of each artifact by name.
+    """
+
+    request_id: str
+    lease: Lease
+    body: Mapping[str, Any]
+    artifacts: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the artifacts."""
+        return sum(len(data) for data in self.artifacts.values())
+
+
+def result_delivery(
+    claim: Claim, worker_id: str, result: Mapping[str, Any], artifacts: Mapping[str, bytes]
+) -> Delivery:
+    """Make the delivery of a result."""
+    body = {
+        **_lease_fields(claim, worker_id),
+        "fingerprint": claim.fingerprint,
+        "artifacts": [ArtifactRef.of(name, data).as_json() for name, data in artifacts.items()],
+        "result": dict(result),
+    }
+    return Delivery(claim.request_id, claim.lease, body, dict(artifacts))
+
+
+def failure_delivery(claim: Claim, worker_id: str, failure: Failure) -> Delivery:
+    """Make the delivery of an error."""
+    body = {
+        **_lease_fields(claim, worker_id),
+        "fingerprint": claim.fingerprint,
+        "error": failure.as_json(),
+    }
+    return Delivery(claim.request_id, claim.lease, body)
+
+
+def send(client: PluginClient, delivery: Delivery, on_sent: Callable[[int], None] | None = None) -> None:
+    """Send the artifacts, then the end of the request.
+
+    Parameters
+    ----------
+    client
+        Acts as the worker.
+    delivery
+        What to send.
+    on_sent
+        Called with the bytes of each artifact that arrived.
+
+    Raises
+    ------
+    ServerError
+        If it did not arrive; it may be sent again as it is.
+    """
+    for name, data in delivery.artifacts.items():
+        client.put_artifact(delivery.request_id, delivery.lease, name, data)
+        if on_sent is not None:
+            on_sent(len(data))
+    client.complete(delivery.request_id, delivery.body)
+
+
+def _lease_fields(claim: Claim, worker_id: str) -> dict[str, Any]:
+    return {"worker_id": worker_id, "token": claim.lease.token, "fence": claim.lease.fence}

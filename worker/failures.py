@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an exception to the error that a request ends with: a code, a sentence, and whether to try again."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from clam_core.errors import ClamCoreError
+from worker.errors import ModelError, RefusedError, ServerError, SettingsError
+
+_MAX_MESSAGE = 500
+
+_RETRYABLE_CODES = frozenset({"out_of_memory", "source_unreachable", "changed_in_mid_read"})
+"""Codes of clam_core and of the slide sources that another time or another machine may mend."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a request has no result.
+
+    Attributes
+    ----------
+    code
+        Stable identifier.
+    message
+        The sentence for the user.
+    retryable
+        Whether another attempt may succeed.
+    """
+
+    code: str
+    message: str
+    retryable: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the shape of ``complete-request``'s ``error``."""
+        return {"code": self.code, "message": self.message[:_MAX_MESSAGE], "retryable": self.retryable}
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Decide what a request is told about an exception.
+
+    The text of exceptions that are not ours is not passed on: it may quote a file's name or a tag.
+    """
+    for kind, decide in _DECISIONS:
+        if isinstance(error, kind):
+            return decide(error)
+    return Failure(
+        "internal",
+        "The worker met a fault of its own: its log names the place, please report it.",
+        retryable=True,
+    )
+
+
+def _of_core(error: Any) -> Failure:
+    return Failure(error.code, str(error), retryable=error.code in _RETRYABLE_CODES)
+
+
+def _of_model(error: Any) -> Failure:
+    return Failure(error.code, str(error), retryable=False)
+
+
+def _of_settings(error: Any) -> Failure:
+    return Failure("worker_settings", str(error), retryable=False)
+
+
+def _of_refusal(error: Any) -> Failure:
+    return Failure(error.code, str(error), retryable=True)
+
+
+def _of_server(error: Any) -> Failure:
+    return Failure("network", str(error), retryable=True)
+
+
+def _of_memory(_: Any) -> Failure:
+    return Failure("out_of_memory", "The worker has too little memory for this slide.", retryable=True)
+
+
+def _of_system(error: Any) -> Failure:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return Failure(
+            "disk_full", "The worker's disk is full: free space there, then retry the request.", retryable=True
+        )
+    reason = error.strerror or type(error).__name__
+    return Failure("worker_io", f"The worker could not read or write a file ({reason}).", retryable=True)
+
+
+_DECISIONS: tuple[tuple[type[BaseException], Callable[[Any], Failure]], ...] = (
+    (ClamCoreError, _of_core),
+    (ModelError, _of_model),
+    (SettingsError, _of_settings),
+    (RefusedError, _of_refusal),
+    (ServerError, _of_server),
+    (MemoryError, _of_memory),
+    (OSError, _of_system),
+)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ends of requests kept on disk until the server has them: they outlive a cut network and a restart.
+
+Each delivery is a folder, written under another name and renamed when complete, so that a crash leaves either
+all of it or nothing that is read::
+
+    SPOOL_DIR/WORKER_ID/6f1c...-3/delivery.json
+                                  artifacts/heatmap.png
+
+The folder holds lease tokens: only its owner may read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker.contract import Lease
+from worker.delivery import Delivery
+from worker.errors import SpoolError
+
+_log = logging.getLogger(__name__)
+
+_SCHEMA = 1
+_PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class SpoolLimits:
+    """Bounds of the spool.
+
+    Attributes
+    ----------
+    max_bytes
+        Bytes of everything in it; the oldest makes room.
+    max_age_s
+        Seconds after which a delivery is of no use to anybody.
+    """
+
+    max_bytes: int
+    max_age_s: float
+
+
+class Spool:
+    """A folder of deliveries.
+
+    Parameters
+    ----------
+    folder
+        This worker's own folder; made when the first delivery comes.
+    limits
+        Its bounds.
+    clock
+        Seconds since the epoch, as files' times are.
+    """
+
+    def __init__(self, folder: Path, limits: SpoolLimits, clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._clock = clock
+
+    def store(self, delivery: Delivery) -> None:
+        """Keep a delivery, making room for it first.
+
+        Raises
+        ------
+        SpoolError
+            If it is larger than the whole spool, or the disk is full or not writable.
+        """
+        if delivery.size > self._limits.max_bytes:
+            raise SpoolError(
+                f"A result of {delivery.size >> 20} MB does not fit into the spool: raise SPOOL_MAX_MB."
+            )
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.tidy(room_for=delivery.size)
+            self._write(delivery)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise SpoolError(
+                    f"The disk of {self._folder} is full: free space or set SPOOL_DIR elsewhere."
+                ) from error
+            raise SpoolError(
+                f"{self._folder} cannot be written ({error.strerror}): check SPOOL_DIR and its rights."
+            ) from error
+
+    def discard(self, delivery: Delivery) -> None:
+        """Forget a delivery that arrived or that nobody wants any more."""
+        _remove(self._path(delivery))
+
+    def waiting(self) -> Iterator[Delivery]:
+        """Read the deliveries, oldest first; a damaged one is removed with a line in the log."""
+        for path in self._entries():
+            try:
+                yield _read(path)
+            except (OSError, ValueError, KeyError, TypeError):
+                _log.warning("A spooled result (%s) is damaged and was removed.", path.name)
+                _remove(path)
+
+    def tidy(self, room_for: int = 0) -> None:
+        """Remove what is too old, then the oldest until `room_for` more bytes fit."""
+        for path in self._folder.glob(f"*{_PARTIAL}"):
+            _remove(path)
+        kept = []
+        for path in self._entries():
+            if self._clock() - path.stat().st_mtime > self._limits.max_age_s:
+                _log.warning("A spooled result (%s) grew too old to be sent and was removed.", path.name)
+                _remove(path)
+            else:
+                kept.append((path, _size(path)))
+        excess = sum(size for _, size in kept) + room_for - self._limits.max_bytes
+        for path, size in kept:
+            if excess <= 0:
+                break
+            _log.warning("A spooled result (%s) was removed to make room: raise SPOOL_MAX_MB.", path.name)
+            _remove(path)
+            excess -= size
+
+    def _path(self, delivery: Delivery) -> Path:
+        return self._folder / f"{delivery.request_id}-{delivery.lease.fence}"
+
+    def _entries(self) -> list[Path]:
+        if not self._folder.is_dir():
+            return []
+        folders = [path for path in self._folder.iterdir() if path.is_dir() and path.suffix != _PARTIAL]
+        return sorted(folders, key=lambda path: (path.stat().st_mtime, path.name))
+
+    def _write(self, delivery: Delivery) -> None:
+        path = self._path(delivery)
+        partial = path.with_name(path.name + _PARTIAL)
+        try:
+            (partial / "artifacts").mkdir(mode=0o700, parents=True)
+            for name, data in delivery.artifacts.items():
+                _write_durably(partial / "artifacts" / name, data)
+            document = {
+                "schema": _SCHEMA,
+                "request_id": delivery.request_id,
+                "lease": dataclasses.asdict(delivery.lease),
+                "body": dict(delivery.body),
+            }
+            _write_durably(partial / "delivery.json", json.dumps(document).encode())
+            if path.exists():
+                shutil.rmtree(path)
+            partial.rename(path)
+        except OSError:
+            _remove(partial)
+            raise
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> Delivery:
+    document: dict[str, Any] = json.loads((path / "delivery.json").read_bytes())
+    if document["schema"] != _SCHEMA:
+        raise ValueError(document["schema"])
+    names = [str(item["name"]) for item in document["body"].get("artifacts", [])]
+    if any(Path(name).name != name for name in names):
+        raise ValueError(names)
+    return Delivery(
+        request_id=str(document["request_id"]),
+        lease=Lease(**document["lease"]),
+        body=document["body"],
+        artifacts={name: (path / "artifacts" / name).read_bytes() for name in names},
+    )
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
