@@ -1,4 +1,5 @@
-# The worker, on the CPU by default; for an NVIDIA GPU build with --build-arg TORCH=torch==2.13.0 and run with --gpus all.
+# The worker. torch's default build runs on NVIDIA GPUs (docker run --gpus all) and on the CPU; a machine without a GPU saves
+# gigabytes with --build-arg TORCH='torch==2.13.0 --index-url ...', the CPU index that pytorch.org's install page names.
 # Build from the repository's root: docker build -f docker/worker.Dockerfile -t orthanc-pathology-worker .
 FROM python:3.11-slim-bookworm
 
@@ -10,7 +11,7 @@ RUN apt-get update -q \
 WORKDIR /opt/orthanc-pathology
 # What changes least comes first, so that a change of the code costs no new download of torch.
 COPY requirements requirements
-ARG TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+ARG TORCH="torch==2.13.0"
 # hadolint ignore=SC2086
 RUN pip install --no-cache-dir -c requirements/constraints.txt $TORCH \
     && pip install --no-cache-dir --require-hashes -r requirements/demo-encoder.txt
