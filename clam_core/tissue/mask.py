@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pixels of a level are tissue: saturated ones, smoothed."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from clam_core.slides import Slide
+from clam_core.tissue.presets import TissueParameters
+
+STRIP_PIXELS = 1 << 24
+"""Pixels read at once: 48 MB of RGB, whatever the size of the level."""
+
+
+def saturation(slide: Slide, level: int, shrink: int = 1) -> NDArray[np.uint8]:
+    """Return the HSV saturation of a whole level.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    level
+        Its level to read.
+    shrink
+        Averages squares of so many pixels a side; the ragged right and bottom edges are left out.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, (height // shrink, width // shrink).
+    """
+    chosen = slide.levels[level]
+    width, height = chosen.width // shrink, chosen.height // shrink
+    result = np.empty((height, width), dtype=np.uint8)
+    rows = max(1, STRIP_PIXELS // (chosen.width * shrink))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        location = (0, round(top * shrink * chosen.downsample[1]))
+        rgb = slide.read_region(location, level, (width * shrink, (bottom - top) * shrink))
+        if shrink > 1:
+            rgb = np.asarray(cv2.resize(rgb, (width, bottom - top), interpolation=cv2.INTER_AREA), np.uint8)
+        result[top:bottom] = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1]
+    return result
+
+
+def tissue_mask(saturation_: NDArray[np.uint8], parameters: TissueParameters) -> NDArray[np.uint8]:
+    """Return 255 where there is tissue and 0 elsewhere, (height, width): blur, threshold, close."""
+    blurred = cv2.medianBlur(saturation_, parameters.median_kernel)
+    method = cv2.THRESH_BINARY | (cv2.THRESH_OTSU if parameters.use_otsu else 0)
+    threshold = 0 if parameters.use_otsu else parameters.saturation_threshold
+    mask = cv2.threshold(blurred, threshold, 255, method)[1]
+    if parameters.close_kernel > 0:
+        kernel = np.ones((parameters.close_kernel, parameters.close_kernel), dtype=np.uint8)
+        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel)
+    return np.asarray(mask, dtype=np.uint8)
