@@ -4,7 +4,8 @@
 ClamCoreError
 ├── SlideError                     the slide cannot be opened or read
 │   ├── NoVolumeError              only a label, an overview or a thumbnail, no slide
-│   └── MissingMppError            nobody says how large a pixel is
+│   ├── MissingMppError            nobody says how large a pixel is
+│   └── MppMismatchError           the pixels are far larger than those the model was trained on
 ├── NoTissueError                  nothing on the glass, or nothing large enough for one patch
 ├── ModelError                     what predicts cannot be used
 │   ├── CheckpointError            the checkpoint is missing or damaged
@@ -45,6 +46,12 @@ class MissingMppError(SlideError):
     """Neither the slide nor the user says how large a pixel is, in micrometres."""
 
     code = "mpp_missing"
+
+
+class MppMismatchError(SlideError):
+    """The slide is too coarse for the model."""
+
+    code = "mpp_too_coarse"
 
 
 class NoTissueError(ClamCoreError):

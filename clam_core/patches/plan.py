@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From which level patches are read, and how large: the model sees the magnification it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from clam_core.errors import MissingMppError, MppMismatchError, ParameterError
+from clam_core.slides import Level, Pixels, Slide
+
+MPP_TOLERANCE = 0.02
+"""Spacings that differ by less count as equal: scanners round, and resampling by a pixel only blurs."""
+COARSEST_RATIO = 2.0
+"""Beyond this the slide shows half the detail or less of what the model was trained on: refused."""
+
+COARSER = "mpp_coarser_than_model"
+"""Flag of a result whose slide is coarser than the model's training material."""
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """How patches are read.
+
+    Parameters
+    ----------
+    level
+        Level of the slide.
+    read_px
+        (width, height) to read, in pixels of that level.
+    patch_px
+        Side of the patch after the resize: what the encoder gets.
+    footprint
+        (width, height) of a patch in level-0 pixels.
+    mpp
+        Micrometres per pixel of the patch as the encoder gets it; None where the slide does not say.
+    flags
+        What the reader of the result should know.
+    """
+
+    level: int
+    read_px: tuple[int, int]
+    patch_px: int
+    footprint: tuple[int, int]
+    mpp: float | None
+    flags: tuple[str, ...] = ()
+
+
+def plan_by_mpp(
+    levels: Sequence[Level], mpp: tuple[float, float] | None, wanted_mpp: float, patch_px: int
+) -> PatchPlan:
+    """Choose the coarsest level that still holds the wanted detail, and the exact resize from there.
+
+    Parameters
+    ----------
+    levels
+        The slide's pyramid.
+    mpp
+        Micrometres per pixel of level 0, (x, y).
+    wanted_mpp
+        Micrometres per pixel the model was trained at.
+    patch_px
+        Side of its patches, in pixels at that spacing.
+
+    Raises
+    ------
+    MissingMppError
+        If `mpp` is None.
+    MppMismatchError
+        If level 0 is more than twice as coarse as the model wants.
+    """
+    if mpp is None:
+        raise MissingMppError(
+            "The slide does not say how large its pixels are: give the micrometres per pixel of its full "
+            'resolution with --mpp, with the request parameter "mpp", or in the slide\'s own tags.'
+        )
+    base = sum(mpp) / 2
+    if base > wanted_mpp * COARSEST_RATIO:
+        raise MppMismatchError(
+            f"The slide has {base:g} micrometres per pixel at best and the model wants {wanted_mpp:g}: "
+            "scan it at a higher magnification, or choose a model for this one."
+        )
+    level = _coarsest_fitting(levels, base, wanted_mpp)
+    spacing = [side * ratio for side, ratio in zip(mpp, levels[level].downsample, strict=True)]
+    read = [_pixels(patch_px, wanted_mpp / side) for side in spacing]
+    footprint = [max(1, round(px * ratio)) for px, ratio in zip(read, levels[level].downsample, strict=True)]
+    return PatchPlan(
+        level=level,
+        read_px=(read[0], read[1]),
+        patch_px=patch_px,
+        footprint=(footprint[0], footprint[1]),
+        mpp=(read[0] * spacing[0] + read[1] * spacing[1]) / (2 * patch_px),
+        flags=(COARSER,) if base > wanted_mpp * (1 + MPP_TOLERANCE) else (),
+    )
+
+
+def plan_by_level(
+    levels: Sequence[Level], mpp: tuple[float, float] | None, level: int, patch_px: int
+) -> PatchPlan:
+    """Read a fixed level whatever its magnification, as the reference CLAM does.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such level.
+    """
+    if not 0 <= level < len(levels):
+        raise ParameterError(
+            f"The slide has levels 0 to {len(levels) - 1}, and patch level {level} was asked for."
+        )
+    ratio = levels[level].downsample
+    return PatchPlan(
+        level=level,
+        read_px=(patch_px, patch_px),
+        patch_px=patch_px,
+        footprint=(patch_px * int(ratio[0]), patch_px * int(ratio[1])),
+        mpp=None if mpp is None else (mpp[0] * ratio[0] + mpp[1] * ratio[1]) / 2,
+    )
+
+
+def read_patch(slide: Slide, plan: PatchPlan, corner: tuple[int, int]) -> Pixels:
+    """Read one patch as the encoder gets it: RGB, uint8, (patch_px, patch_px, 3)."""
+    pixels = slide.read_region(corner, plan.level, plan.read_px)
+    side = plan.patch_px
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    smaller = pixels.shape[0] >= side and pixels.shape[1] >= side
+    method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, (side, side), interpolation=method), dtype=np.uint8)
+
+
+def _coarsest_fitting(levels: Sequence[Level], base: float, wanted: float) -> int:
+    limit = wanted * (1 + MPP_TOLERANCE)
+    fitting = [index for index, level in enumerate(levels) if base * sum(level.downsample) / 2 <= limit]
+    return max(fitting, key=lambda index: sum(levels[index].downsample), default=0)
+
+
+def _pixels(patch_px: int, ratio: float) -> int:
+    return patch_px if abs(ratio - 1) <= MPP_TOLERANCE else max(1, round(patch_px * ratio))
