@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an encoder's name and its weights to something that encodes tiles."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from clam_core.encoders.fold import fold_batch_norms
+from clam_core.encoders.registry import ENCODERS, EncoderEntry
+from clam_core.encoders.transforms import to_input
+from clam_core.errors import CheckpointError, EncoderWeightsError, UnsupportedCheckpointError
+from clam_core.tensors import read_tensors, sha256_of
+
+SHOWN = 3
+"""So many tensors are named in an error; the rest is counted."""
+
+
+class Encoder(Protocol):
+    """Something that turns tiles into vectors."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry."""
+
+    @property
+    def dim(self) -> int:
+        """Values a tile."""
+
+    @property
+    def input_px(self) -> int:
+        """Side of its square input."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its weights file."""
+
+    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode RGB tiles (B, H, W, 3) of any size into vectors (B, dim)."""
+
+
+class TorchEncoder:
+    """An encoder of the registry, its weights on a device."""
+
+    def __init__(self, entry: EncoderEntry, network: nn.Module, sha256: str, device: torch.device) -> None:
+        self.name = entry.name
+        self.dim = entry.dim
+        self.input_px = entry.input_px
+        self.sha256 = sha256
+        self._normalisation = entry.normalisation
+        self._device = device
+        self._network = network
+
+    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Resize, normalise and encode tiles.
+
+        Parameters
+        ----------
+        tiles
+            RGB tiles (B, H, W, 3) of any size.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 (B, dim).
+
+        Raises
+        ------
+        ParameterError
+            If the tiles have another shape or type.
+        """
+        if len(tiles) == 0:
+            return np.empty((0, self.dim), np.float32)
+        with torch.inference_mode():
+            batch = to_input(tiles, self.input_px, self._normalisation, self._device)
+            features = self._network(batch.contiguous(memory_format=torch.channels_last))
+        vectors: NDArray[np.float32] = features.float().cpu().numpy()
+        return vectors
+
+
+def load_encoder(
+    name: str, *, weights: Path | None = None, device: torch.device | str = "cpu", fold: bool = True
+) -> Encoder:
+    """Load an encoder by name.
+
+    Parameters
+    ----------
+    name
+        A key of `ENCODERS`.
+    weights
+        Its weights file; not needed where the registry knows where they lie.
+    device
+        Where it shall run.
+    fold
+        Merge batch norms into convolutions: the features agree to 1e-5 of the largest, in half the time.
+
+    Returns
+    -------
+    Encoder
+        Ready to encode.
+
+    Raises
+    ------
+    EncoderWeightsError
+        If the name is unknown, or the weights are missing, damaged, another file than the pinned one, or
+        those of another encoder.
+    """
+    entry = _entry(name)
+    path = weights or entry.find()
+    if path is None or not path.is_file():
+        place = "are not installed" if path is None else f"are not at {path}"
+        raise EncoderWeightsError(f"The weights of the encoder {name} {place}: {entry.how_to_get}.")
+    sha256 = _verified_sha256(entry, path)
+    target = torch.device(device)
+    network = _filled(entry, path).eval().requires_grad_(requires_grad=False)
+    if fold:
+        network = fold_batch_norms(network)
+    # torch 2.13's stubs lack this overload of Module.to.
+    network = network.to(device=target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TorchEncoder(entry, network, sha256, target)
+
+
+def _entry(name: str) -> EncoderEntry:
+    if name not in ENCODERS:
+        raise EncoderWeightsError(
+            f"There is no encoder named {name!r}: use one of {', '.join(sorted(ENCODERS))}."
+        )
+    return ENCODERS[name]
+
+
+def _verified_sha256(entry: EncoderEntry, path: Path) -> str:
+    sha256 = sha256_of(path)
+    if entry.sha256 is not None and sha256 != entry.sha256:
+        raise EncoderWeightsError(
+            f"{path} is not the file that is known for {entry.name} (SHA-256 {sha256[:12]}... instead of "
+            f"{entry.sha256[:12]}...): {entry.how_to_get}."
+        )
+    return sha256
+
+
+def _filled(entry: EncoderEntry, path: Path) -> nn.Module:
+    try:
+        tensors = entry.select(read_tensors(path))
+    except (CheckpointError, UnsupportedCheckpointError) as error:
+        raise EncoderWeightsError(
+            f"The weights of the encoder {entry.name} cannot be read: {error}"
+        ) from error
+    network = entry.build()
+    _check_fit(entry, path, network, tensors)
+    network.load_state_dict(dict(tensors))
+    return network
+
+
+def _check_fit(
+    entry: EncoderEntry, path: Path, network: nn.Module, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Say which tensors are missing, unknown or of another shape, before torch says it at length."""
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    problems = [
+        *_listed("lacks", sorted(wanted.keys() - found.keys())),
+        *_listed("has besides", sorted(found.keys() - wanted.keys())),
+        *_listed(
+            "has in another shape",
+            [
+                f"{key} {found[key]} (not {wanted[key]})"
+                for key in wanted
+                if found.get(key, wanted[key]) != wanted[key]
+            ],
+        ),
+    ]
+    if problems:
+        raise EncoderWeightsError(
+            f"{path} does not fit the encoder {entry.name}: it {'; '.join(problems)}. "
+            f"{_sentence(entry.how_to_get)}."
+        )
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [f"{what} {', '.join(names[:SHOWN])}{more}"]
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the pixels of tiles to the input of an encoder."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from clam_core.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """The mean and standard deviation, of values in [0, 1], that an encoder was trained with."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Of ImageNet's training images: what torchvision's and most pathology encoders expect."""
+
+TENSORFLOW_LITE = Normalisation((127 / 255,) * 3, (128 / 255,) * 3)
+"""(x - 127) / 128.
+
+What the EfficientNet-Lite models were trained with (tensorflow/tpu, efficientnet/lite).
+"""
+
+
+def resized(tile: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
+    """Resize one RGB tile (H, W, 3) so that its short side has so many pixels.
+
+    Bilinear by Pillow, with the antialiasing that Pillow applies when it shrinks; the result is bit for bit
+    that of torchvision's ``Resize`` on a Pillow image.
+    """
+    height, width = tile.shape[:2]
+    if min(height, width) == short_side:
+        return tile
+    scale = short_side / min(height, width)
+    size = (short_side, int(height * scale)) if width <= height else (int(width * scale), short_side)
+    return np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.BILINEAR))
+
+
+def to_input(
+    tiles: NDArray[np.uint8], short_side: int, normalisation: Normalisation, device: torch.device
+) -> torch.Tensor:
+    """Turn tiles into a normalised batch on the device.
+
+    Parameters
+    ----------
+    tiles
+        RGB tiles (B, H, W, 3) of any size.
+    short_side
+        Pixels that the short side is resized to.
+    normalisation
+        What the encoder was trained with.
+    device
+        Where the batch shall lie. The pixels travel as bytes and become floats there.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 (B, 3, H', W'), channels last in memory.
+
+    Raises
+    ------
+    ParameterError
+        If the tiles are not (B, H, W, 3) of uint8.
+    """
+    if tiles.ndim != 4 or tiles.shape[-1] != 3 or tiles.dtype != np.uint8:
+        raise ParameterError(
+            f"Tiles must be RGB bytes of shape (B, H, W, 3); these are {tiles.dtype} of shape {tiles.shape}."
+        )
+    sized = np.stack([resized(tile, short_side) for tile in tiles]) if len(tiles) else tiles
+    pixels = torch.from_numpy(np.ascontiguousarray(sized)).to(device).permute(0, 3, 1, 2)
+    mean = torch.tensor(normalisation.mean, dtype=torch.float32, device=device).view(3, 1, 1)
+    std = torch.tensor(normalisation.std, dtype=torch.float32, device=device).view(3, 1, 1)
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a checkpoint to something that predicts slides."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clam_core.errors import ParameterError, UnsupportedCheckpointError
+from clam_core.models import abmil, layouts
+from clam_core.models.prediction import AggregatorNetwork, SlidePrediction
+from clam_core.tensors import read_tensors
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Aggregator(Protocol):
+    """Something that turns the features of a slide's patches into a prediction."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Values a patch."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+
+    def predict(self, features: NDArray[np.float32]) -> SlidePrediction:
+        """Predict one slide of features (N, D)."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of aggregator: how its checkpoints are told, and built.
+
+    Attributes
+    ----------
+    name
+        For people.
+    recognises
+        Tells a state dict of this kind.
+    build
+        Makes the network that the tensors describe, filled.
+    """
+
+    name: str
+    recognises: Callable[[Tensors], bool]
+    build: Callable[[Tensors], AggregatorNetwork]
+
+
+ARCHITECTURES = (
+    Architecture("CLAM", layouts.recognises_clam, layouts.build_clam),
+    Architecture("ABMIL", abmil.recognises, abmil.build),
+    Architecture("MIL_fc", layouts.recognises_mil, layouts.build_mil),
+)
+"""Every aggregator this package knows. A new one is one file and one line here."""
+
+
+class TorchAggregator:
+    """A network of one of the architectures, on a device."""
+
+    def __init__(self, network: AggregatorNetwork, device: torch.device | str = "cpu") -> None:
+        self.embed_dim = network.embed_dim
+        self.classes = network.classes
+        self._device = torch.device(device)
+        self._network = network.eval().requires_grad_(requires_grad=False).to(self._device)
+
+    def predict(self, features: NDArray[np.float32]) -> SlidePrediction:
+        """Predict one slide.
+
+        Parameters
+        ----------
+        features
+            float32 (N, D), N at least 1.
+
+        Returns
+        -------
+        SlidePrediction
+            On the CPU.
+
+        Raises
+        ------
+        ParameterError
+            If there are no patches, or their vectors have another length than the model was trained with.
+        """
+        if features.ndim != 2 or len(features) == 0 or features.shape[1] != self.embed_dim:
+            raise ParameterError(
+                f"The model wants features of shape (patches, {self.embed_dim}), and these have "
+                f"{features.shape}: use the encoder that the model was trained with."
+            )
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(self._device)
+            return self._network.predict(batch)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Aggregator:
+    """Load a checkpoint of CLAM, MIL_fc or ABMIL, in any layout, as safetensors or as a torch file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    device
+        Where it shall run.
+
+    Returns
+    -------
+    Aggregator
+        Ready to predict.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or damaged.
+    UnsupportedCheckpointError
+        If it wants to run code, is of a kind that is not known, or is one of CLAM's broken ones.
+    """
+    return TorchAggregator(network_from(read_tensors(path), path), device)
+
+
+def network_from(tensors: Tensors, path: Path) -> AggregatorNetwork:
+    """Make the network that a state dict describes; `path` is where it came from, for the error."""
+    for architecture in ARCHITECTURES:
+        if architecture.recognises(tensors):
+            return architecture.build(tensors)
+    known = ", ".join(architecture.name for architecture in ARCHITECTURES)
+    raise UnsupportedCheckpointError(
+        f"{path} is no checkpoint of a kind that is known ({known}): its tensors are "
+        f"{', '.join(sorted(tensors)[:4])} and so on."
+    )
