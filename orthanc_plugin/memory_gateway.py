@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A gateway without an Orthanc behind it: a shipped testing aid that answers as the real one does.
+
+The same contract test runs against both (tests/contract/test_gateway.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .errors import StorageError
+from .gateway import InstanceInfo, SeriesInfo
+
+WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+VOLUME = ("ORIGINAL", "PRIMARY", "VOLUME", "NONE")
+
+
+@dataclass
+class _Series:
+    info: SeriesInfo
+    instances: dict[str, InstanceInfo] = field(default_factory=dict)
+    metadata: dict[int, bytes] = field(default_factory=dict)
+    attachments: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    operation: str
+    after: bool
+
+
+def orthanc_id(*parts: str) -> str:
+    """Return an id in Orthanc's form: five groups of the SHA-1 of the parts."""
+    digest = hashlib.sha1("|".join(parts).encode("utf-8"), usedforsecurity=False).hexdigest()
+    return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
+
+
+class MemoryGateway:
+    """Orthanc's resources in dictionaries; see `gateway.Gateway`.
+
+    Parameters
+    ----------
+    configuration
+        What `configuration` returns.
+    storage_directory
+        What `storage_directory` returns; nothing is written there.
+    """
+
+    def __init__(
+        self, configuration: Mapping[str, Any] | None = None, storage_directory: str = "/nonexistent"
+    ) -> None:
+        self._configuration = dict(configuration or {"AuthenticationEnabled": True})
+        self._storage_directory = storage_directory
+        self._series: dict[str, _Series] = {}
+        self._files: dict[str, bytes] = {}
+        self._properties: dict[int, str] = {}
+        self._failures: list[_Failure] = []
+        self._lock = threading.RLock()
+        self._clock = 0
+        self.writes: list[tuple[str, str, int]] = []
+        """Every write that took effect: operation, series (or ``""``), number."""
+
+    # What a test does to the server.
+
+    def add_slide(
+        self,
+        series_instance_uid: str = "1.2.3.4",
+        study_instance_uid: str = "1.2.3",
+        *,
+        patient_id: str = "patient",
+        modality: str = "SM",
+        image_types: Iterable[tuple[str, ...]] = (VOLUME,),
+        sop_class_uid: str = WSI_STORAGE,
+        is_stable: bool = True,
+    ) -> str:
+        """Add a series with one instance for each of `image_types`; return its Orthanc id."""
+        study_id = orthanc_id(patient_id, study_instance_uid)
+        series_id = orthanc_id(patient_id, study_instance_uid, series_instance_uid)
+        with self._lock:
+            self._series[series_id] = _Series(
+                SeriesInfo(
+                    series_id=series_id,
+                    study_id=study_id,
+                    series_instance_uid=series_instance_uid,
+                    study_instance_uid=study_instance_uid,
+                    modality=modality,
+                    instance_ids=(),
+                    is_stable=is_stable,
+                    last_update="",
+                )
+            )
+            for number, image_type in enumerate(image_types, 1):
+                self.add_instance(
+                    series_id,
+                    f"{series_instance_uid}.{number}",
+                    image_type=image_type,
+                    sop_class_uid=sop_class_uid,
+                )
+        return series_id
+
+    def add_instance(
+        self,
+        series_id: str,
+        sop_instance_uid: str,
+        *,
+        image_type: tuple[str, ...] = VOLUME,
+        sop_class_uid: str = WSI_STORAGE,
+        content: bytes | None = None,
+    ) -> str:
+        """Add an instance, or overwrite the one of this UID (with a new attachment); return its id."""
+        held = self._held(series_id)
+        stored = content if content is not None else b"\0" * 128 + b"DICM" + sop_instance_uid.encode("ascii")
+        instance_id = orthanc_id(series_id, sop_instance_uid)
+        with self._lock:
+            held.instances[instance_id] = InstanceInfo(
+                instance_id=instance_id,
+                sop_instance_uid=sop_instance_uid,
+                sop_class_uid=sop_class_uid,
+                image_type=image_type,
+                uuid=str(uuid.uuid4()),
+                size=len(stored),
+                md5=hashlib.md5(stored, usedforsecurity=False).hexdigest(),
+            )
+            self._files[instance_id] = stored
+            self._touch(held)
+        return instance_id
+
+    def delete_instance(self, instance_id: str) -> None:
+        """Delete an instance, and its series with it where it was the only one, as Orthanc does."""
+        with self._lock:
+            series_id = self.parent_series(instance_id)
+            if series_id is None:
+                return
+            held = self._held(series_id)
+            del held.instances[instance_id], self._files[instance_id]
+            self._touch(held)
+            if not held.instances:
+                del self._series[series_id]
+
+    def set_stable(self, series_id: str, *, is_stable: bool) -> None:
+        """Make a series one that is still arriving, or one that is complete."""
+        with self._lock:
+            held = self._held(series_id)
+            held.info = replace(held.info, is_stable=is_stable)
+
+    def fail_next(self, operation: str, *, after: bool = False) -> None:
+        """Let the next call of a method raise `StorageError`, before it takes effect or `after` it did.
+
+        Several failures of one method are used up in order.
+        """
+        if not hasattr(self, operation):
+            raise ValueError(f"the gateway has no method {operation!r}")
+        with self._lock:
+            self._failures.append(_Failure(operation, after))
+
+    # The gateway.
+
+    def configuration(self) -> Mapping[str, Any]:
+        """Return the configuration given to the constructor."""
+        return dict(self._configuration)
+
+    def orthanc_version(self) -> str:
+        """Return the version whose behaviour this class follows."""
+        return "1.10.1"
+
+    def list_series(self) -> Iterable[str]:
+        """Return the Orthanc ids of all series."""
+        with self._lock, self._failing("list_series"):
+            return tuple(self._series)
+
+    def series(self, series_id: str) -> SeriesInfo | None:
+        """Return a series, or None where there is none (any more)."""
+        with self._lock, self._failing("series"):
+            held = self._series.get(series_id)
+            return None if held is None else held.info
+
+    def instances(self, series_id: str) -> tuple[InstanceInfo, ...]:
+        """Return the instances of a series, sorted by SOPInstanceUID; empty where there is no such series."""
+        with self._lock, self._failing("instances"):
+            held = self._series.get(series_id)
+            found = () if held is None else tuple(held.instances.values())
+            return tuple(sorted(found, key=lambda instance: instance.sop_instance_uid))
+
+    def instance(self, instance_id: str) -> InstanceInfo | None:
+        """Return one instance with the attachment it has now, or None."""
+        with self._lock, self._failing("instance"):
+            for held in self._series.values():
+                if instance_id in held.instances:
+                    return held.instances[instance_id]
+            return None
+
+    def parent_series(self, instance_id: str) -> str | None:
+        """Return the Orthanc id of an instance's series."""
+        with self._lock, self._failing("parent_series"):
+            for series_id, held in self._series.items():
+                if instance_id in held.instances:
+                    return series_id
+            return None
+
+    def study_series(self, study_id: str) -> tuple[str, ...]:
+        """Return the Orthanc ids of a study's series; empty where there is no such study."""
+        with self._lock, self._failing("study_series"):
+            return tuple(key for key, held in self._series.items() if held.info.study_id == study_id)
+
+    def lookup_series(self, series_instance_uid: str, study_instance_uid: str | None) -> tuple[str, ...]:
+        """Return the Orthanc ids of all series with this UID."""
+        with self._lock, self._failing("lookup_series"):
+            return tuple(
+                sorted(
+                    key
+                    for key, held in self._series.items()
+                    if held.info.series_instance_uid == series_instance_uid
+                    and study_instance_uid in {None, held.info.study_instance_uid}
+                )
+            )
+
+    def get_metadata(self, series_id: str, number: int) -> bytes | None:
+        """Return a metadata value of a series, or None."""
+        with self._lock, self._failing("get_metadata"):
+            held = self._series.get(series_id)
+            return None if held is None else held.metadata.get(number)
+
+    def put_metadata(self, series_id: str, number: int, value: bytes) -> None:
+        """Write a metadata value."""
+        with self._lock, self._failing("put_metadata"):
+            self._held(series_id).metadata[number] = bytes(value)
+            self.writes.append(("put_metadata", series_id, number))
+
+    def delete_metadata(self, series_id: str, number: int) -> None:
+        """Delete a metadata value; nothing happens where there is none."""
+        with self._lock, self._failing("delete_metadata"):
+            held = self._series.get(series_id)
+            if held is not None and held.metadata.pop(number, None) is not None:
+                self.writes.append(("delete_metadata", series_id, number))
+
+    def get_attachment(self, series_id: str, number: int) -> bytes | None:
+        """Return the bytes of an attachment of a series, or None."""
+        with self._lock, self._failing("get_attachment"):
+            held = self._series.get(series_id)
+            return None if held is None else held.attachments.get(number)
+
+    def put_attachment(self, series_id: str, number: int, content: bytes) -> None:
+        """Write an attachment, replacing what was there."""
+        with self._lock, self._failing("put_attachment"):
+            self._held(series_id).attachments[number] = bytes(content)
+            self.writes.append(("put_attachment", series_id, number))
+
+    def delete_attachment(self, series_id: str, number: int) -> None:
+        """Delete an attachment; nothing happens where there is none."""
+        with self._lock, self._failing("delete_attachment"):
+            held = self._series.get(series_id)
+            if held is not None and held.attachments.pop(number, None) is not None:
+                self.writes.append(("delete_attachment", series_id, number))
+
+    def list_attachments(self, series_id: str) -> tuple[int, ...]:
+        """Return the numbers of the attachments of a series."""
+        with self._lock, self._failing("list_attachments"):
+            held = self._series.get(series_id)
+            return () if held is None else tuple(sorted(held.attachments))
+
+    def store_instance(self, content: bytes) -> str:
+        """Store a DICOM file as the only instance of a series of its own; return its Orthanc instance id.
+
+        The file is not parsed: equal bytes are one instance, as equal UIDs are in Orthanc.
+        """
+        with self._lock, self._failing("store_instance"):
+            if content[128:132] != b"DICM":
+                raise StorageError("Orthanc could not take POST /instances: Bad file format.")
+            digest = hashlib.sha256(content).hexdigest()
+            uid = f"2.25.{int(digest[:32], 16)}"
+            series_id = orthanc_id("patient", "1.2.3", uid)
+            instance_id = orthanc_id(series_id, f"{uid}.1")
+            if instance_id not in self._files:
+                self.add_slide(uid, modality="OT", image_types=())
+                self.add_instance(
+                    series_id,
+                    f"{uid}.1",
+                    image_type=(),
+                    sop_class_uid="1.2.840.10008.5.1.4.1.1.7",
+                    content=content,
+                )
+                self.writes.append(("store_instance", series_id, 0))
+            return instance_id
+
+    def delete_series(self, series_id: str) -> None:
+        """Delete a series with all it holds; nothing happens where there is none."""
+        with self._lock, self._failing("delete_series"):
+            held = self._series.pop(series_id, None)
+            if held is not None:
+                for instance_id in held.instances:
+                    del self._files[instance_id]
+                self.writes.append(("delete_series", series_id, 0))
+
+    def get_global_property(self, number: int) -> str | None:
+        """Return a global property, or None."""
+        with self._lock, self._failing("get_global_property"):
+            return self._properties.get(number)
+
+    def set_global_property(self, number: int, value: str) -> None:
+        """Write a global property."""
+        with self._lock, self._failing("set_global_property"):
+            self._properties[number] = value
+            self.writes.append(("set_global_property", "", number))
+
+    def dicom_file(self, instance_id: str) -> bytes:
+        """Return the stored DICOM file."""
+        with self._lock, self._failing("dicom_file"):
+            if instance_id not in self._files:
+                raise StorageError(f"Orthanc could not read instance {instance_id}: Unknown resource.")
+            return self._files[instance_id]
+
+    def storage_directory(self) -> str:
+        """Return the folder given to the constructor."""
+        return self._storage_directory
+
+    def _held(self, series_id: str) -> _Series:
+        if series_id not in self._series:
+            raise StorageError(f"Orthanc could not write /series/{series_id}: Unknown resource.")
+        return self._series[series_id]
+
+    def _touch(self, held: _Series) -> None:
+        self._clock += 1
+        held.info = replace(
+            held.info, instance_ids=tuple(held.instances), last_update=f"20260101T{self._clock:06d}"
+        )
+
+    def _failing(self, operation: str) -> _Injected:
+        for position, failure in enumerate(self._failures):
+            if failure.operation == operation:
+                del self._failures[position]
+                return _Injected(operation, "after" if failure.after else "before")
+        return _Injected(operation, "never")
+
+
+@dataclass(frozen=True)
+class _Injected:
+    """Raises the failure that a test asked for, before or after the block it surrounds."""
+
+    operation: str
+    when: str
+
+    def __enter__(self) -> None:
+        if self.when == "before":
+            raise StorageError(f"Orthanc could not {self.operation}: a failure was injected.")
+
+    def __exit__(self, exception_type: object, exception: object, traceback: object) -> None:
+        if self.when == "after" and exception is None:
+            raise StorageError(f"Orthanc could not {self.operation}: a failure was injected after the write.")
