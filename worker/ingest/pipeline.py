@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a slide file to a series in Orthanc."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from wsidicom import WsiDicom
+from wsidicom.errors import WsiDicomError
+
+from worker.ingest.convert import run_converter
+from worker.ingest.dicom_files import DicomSlide, find_slides, is_dicom
+from worker.ingest.errors import IngestError
+from worker.ingest.headers import NamedFile, write_headers
+from worker.ingest.identity import DicomIdentity, SlideOptions, identify, sha256_of
+from worker.ingest.levels import complete_pyramid, needs_levels
+from worker.ingest.progress import Progress, Report, Stage
+from worker.ingest.store import OrthancStore, StoredInstance
+
+
+@dataclass(frozen=True)
+class IngestedSeries:
+    """A slide in Orthanc.
+
+    Attributes
+    ----------
+    path
+        The file or folder that it came from.
+    series, study
+        Orthanc's ids.
+    series_instance_uid
+        DICOM's.
+    already_there
+        Whether nothing had to be stored.
+    instances
+        Number of its files that were stored or found.
+    """
+
+    path: str
+    series: str
+    study: str
+    series_instance_uid: str
+    already_there: bool
+    instances: int
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """How slides get into one Orthanc.
+
+    Attributes
+    ----------
+    store
+        Orthanc.
+    converter
+        Returns the converter's interpreter; asked only when something is to be converted.
+    report
+        Is told how far it is.
+    scratch
+        Folder for files in the making (about twice the slide's size), or None for the system's own.
+    today
+        Date of studies whose slide does not say when it was scanned.
+    """
+
+    store: OrthancStore
+    converter: Callable[[], Path]
+    report: Report
+    today: date
+    scratch: Path | None = None
+
+    def run(self, slide: Path, options: SlideOptions) -> tuple[IngestedSeries, ...]:
+        """Store a slide: one series, or as many as a folder of DICOM holds.
+
+        Raises
+        ------
+        IngestError
+            If it cannot be read, converted or stored; the message says what to do.
+        """
+        if not slide.exists():
+            raise IngestError("unreadable", f"There is no file {slide}: check the path.")
+        try:
+            self.store.check()
+            if is_dicom(slide):
+                return self._store_dicom(slide, options)
+            return (self._convert_and_store(slide, options),)
+        except OSError as error:
+            raise _local_failure(error) from error
+
+    def _store_dicom(self, path: Path, options: SlideOptions) -> tuple[IngestedSeries, ...]:
+        if options != SlideOptions(labels=options.labels):
+            raise IngestError(
+                "bad_option",
+                f"{path.name} is DICOM already and is stored as it is: leave --mpp and the options about "
+                "patient, study and container away.",
+            )
+        return tuple(self._store_series(path, slide) for slide in find_slides(path, labels=options.labels))
+
+    def _store_series(self, path: Path, slide: DicomSlide) -> IngestedSeries:
+        check_readable(slide.files)
+        if slide.left_out:
+            self.report(
+                Progress(
+                    Stage.UPLOAD, note=f"{slide.left_out} label, overview or thumbnail images are left out."
+                )
+            )
+        stored = self._upload(slide.files)
+        return IngestedSeries(
+            str(path),
+            stored[-1].series,
+            stored[-1].study,
+            slide.series_uid,
+            all(item.already_there for item in stored),
+            len(stored),
+        )
+
+    def _convert_and_store(self, slide: Path, options: SlideOptions) -> IngestedSeries:
+        if not slide.is_file():
+            raise IngestError("unreadable", f"{slide} is a folder without DICOM files: name a slide file.")
+        identity = identify(slide, sha256_of(slide), options)
+        present = self._already_there(slide, identity)
+        if present is not None:
+            return present
+        with tempfile.TemporaryDirectory(prefix="ingest-", dir=self.scratch) as folder:
+            named = self._convert(slide, options, identity, Path(folder))
+            stored = self._upload([file.path for file in named])
+        return IngestedSeries(
+            str(slide), stored[-1].series, stored[-1].study, identity.series_uid, already_there=False,
+            instances=len(stored),
+        )  # fmt: skip
+
+    def _already_there(self, slide: Path, identity: DicomIdentity) -> IngestedSeries | None:
+        """Look for the largest level, which is stored last: where it is, the whole series is."""
+        found = self.store.find_instance(identity.uid("level-0"))
+        if found is None:
+            return None
+        return IngestedSeries(
+            str(slide), found.series, found.study, identity.series_uid, already_there=True, instances=0
+        )
+
+    def _convert(
+        self, slide: Path, options: SlideOptions, identity: DicomIdentity, folder: Path
+    ) -> tuple[NamedFile, ...]:
+        converted, completed, named = (folder / name for name in ("converted", "completed", "named"))
+        for step in (converted, completed, named):
+            step.mkdir()
+        conversion = run_converter(
+            self.converter(), slide, converted, mpp=options.mpp, labels=options.labels, report=self.report
+        )
+        files: Sequence[Path] = conversion.files
+        if needs_levels(files):
+            self.report(Progress(Stage.LEVELS))
+            files = complete_pyramid(files, completed)
+            _remove(conversion.files)
+        result = write_headers(files, named, identity, today=self.today)
+        _remove(files)
+        check_readable([file.path for file in result])
+        return result
+
+    def _upload(self, files: Sequence[Path]) -> list[StoredInstance]:
+        total = sum(file.stat().st_size for file in files)
+        done = 0
+
+        def sent(count: int) -> None:
+            nonlocal done
+            done += count
+            self.report(Progress(Stage.UPLOAD, done, total))
+
+        return [self.store.store(file, sent) for file in files]
+
+
+def check_readable(files: Sequence[Path]) -> None:
+    """Open the slide the way a worker will, before anybody else meets what is wrong with it.
+
+    Raises
+    ------
+    IngestError
+        ``not_a_slide`` where no level is found, ``no_mpp`` where its resolution is missing, ``unreadable``
+        where its tiles cannot be decoded.
+    """
+    name = files[-1].name
+    try:
+        with WsiDicom.open(list(files)) as wsi:
+            if not list(wsi.pyramids):
+                raise IngestError("not_a_slide", f"{name} holds no level of a slide (ImageType VOLUME).")
+            spacing = wsi.pyramids[0].base_level.pixel_spacing
+            if spacing is None or spacing.width <= 0:
+                raise IngestError(
+                    "no_mpp",
+                    f"{name} does not say its resolution (PixelSpacing): export it again with it.",
+                )
+            wsi.read_tile(0, (0, 0), as_array=True)
+    except (WsiDicomError, ValueError, KeyError, AttributeError) as error:
+        raise IngestError(
+            "unreadable",
+            f"{name} cannot be read as a DICOM slide ({error}): export or convert it again.",
+        ) from error
+
+
+def _remove(files: Sequence[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def _local_failure(error: OSError) -> IngestError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return IngestError(
+            "disk_full",
+            "The disk is full: an ingest needs about twice the slide's size in the folder for temporary "
+            "files; free some, or name another folder with --scratch.",
+        )
+    return IngestError(
+        "unreadable", f"A file cannot be read or written ({error}): check path, rights and disk."
+    )
+
+
+def as_json(series: IngestedSeries) -> dict[str, Any]:
+    """Return the values for scripts."""
+    return dict(vars(series))
