@@ -4,28 +4,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 from worker.errors import JobStoppedError, StopReason
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far the work is.
-
-    Attributes
-    ----------
-    stage
-        Name of the stage, such as ``encode``.
-    progress
-        Share of the whole work that is done, in [0, 1].
-    detail
-        A few words for a person.
-    """
-
-    stage: str = "start"
-    progress: float = 0.0
-    detail: str = ""
+from worker.stages import Position, position_in
 
 
 class JobControl:
@@ -36,6 +17,7 @@ class JobControl:
         self._position = Position()
         self._reason: StopReason | None = None
         self._finished = False
+        self._publishing = False
 
     @property
     def position(self) -> Position:
@@ -76,10 +58,23 @@ class JobControl:
         if reason is not None:
             raise JobStoppedError(reason)
 
+    def report_publishing(self) -> None:
+        """Say that the result is there and being sent: from now on it is not handed back any more.
+
+        Raises
+        ------
+        JobStoppedError
+            If the work was stopped before.
+        """
+        with self._changed:
+            self._publishing = self._reason is None
+        self.report(position_in("publish", 0.0))
+
     def stop(self, reason: StopReason) -> bool:
         """End the work; the first reason counts. Return whether this one was it."""
         with self._changed:
-            if self._reason is not None or self._finished:
+            too_late = self._publishing and reason is StopReason.HANDED_BACK
+            if self._is_over() or too_late:
                 return False
             self._reason = reason
             self._changed.notify_all()

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a request, a result with its artifacts or an error, and how it is sent."""
+"""The end of a request, a result with its artifacts or an error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.client import PluginClient
 from worker.contract import ArtifactRef, Claim, Lease
 from worker.failures import Failure
 
@@ -60,30 +59,6 @@ def failure_delivery(claim: Claim, worker_id: str, failure: Failure) -> Delivery
         "error": failure.as_json(),
     }
     return Delivery(claim.request_id, claim.lease, body)
-
-
-def send(client: PluginClient, delivery: Delivery, on_sent: Callable[[int], None] | None = None) -> None:
-    """Send the artifacts, then the end of the request.
-
-    Parameters
-    ----------
-    client
-        Acts as the worker.
-    delivery
-        What to send.
-    on_sent
-        Called with the bytes of each artifact that arrived.
-
-    Raises
-    ------
-    ServerError
-        If it did not arrive; it may be sent again as it is.
-    """
-    for name, data in delivery.artifacts.items():
-        client.put_artifact(delivery.request_id, delivery.lease, name, data)
-        if on_sent is not None:
-            on_sent(len(data))
-    client.complete(delivery.request_id, delivery.body)
 
 
 def _lease_fields(claim: Claim, worker_id: str) -> dict[str, Any]:

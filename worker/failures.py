@@ -82,7 +82,9 @@ def _of_memory(_: Any) -> Failure:
 def _of_system(error: Any) -> Failure:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return Failure(
-            "disk_full", "The worker's disk is full: free space there, then retry the request.", retryable=True
+            "disk_full",
+            "The worker's disk is full: free space there, then retry the request.",
+            retryable=True,
         )
     reason = error.strerror or type(error).__name__
     return Failure("worker_io", f"The worker could not read or write a file ({reason}).", retryable=True)

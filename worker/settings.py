@@ -20,8 +20,15 @@ _RETIRED = {
     "DJANGO_USER": "use ORTHANC_USER",
     "DJANGO_PASSWORD": "use ORTHANC_PASSWORD",
 }
-_TRANSPORT = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""Read by requests itself; a ``.env`` file may hold them too."""
+_PASSED_ON = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "CONVERTER_PYTHON",
+)
+"""Read from the environment by requests and by ``ingest``; a ``.env`` file may hold them too."""
 
 _NAMES = (
     "PATHOLOGY_API_URL",
@@ -118,8 +125,8 @@ class Settings:
         Bounds of that folder.
     log_format, log_level
         How the log is written.
-    transport
-        Proxy and CA settings found in the ``.env`` file, for the process' environment.
+    passed_on
+        What the ``.env`` file holds for the process' environment: proxy, CA, converter.
     warnings
         Sentences about settings that are out of use.
     """
@@ -145,7 +152,7 @@ class Settings:
     spool_max_age_s: float
     log_format: LogFormat
     log_level: str
-    transport: Mapping[str, str] = field(default_factory=dict, repr=False)
+    passed_on: Mapping[str, str] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
 
     def secrets(self) -> tuple[str, ...]:
@@ -201,7 +208,7 @@ def load_settings(environ: Mapping[str, str], env_file: Path | None = None) -> S
     from_file = parse_env_file(env_file) if env_file is not None else {}
     reader = _Reader({**from_file, **_relevant(environ)})
     reader.check_names(from_file, environ)
-    settings = _read(reader, {name: from_file[name] for name in _TRANSPORT if name in from_file})
+    settings = _read(reader, {name: from_file[name] for name in _PASSED_ON if name in from_file})
     if reader.problems:
         raise SettingsError(" ".join(reader.problems))
     return settings
@@ -258,7 +265,7 @@ class _Reader:
 
         The environment may be shared with Orthanc, whose own variables begin alike.
         """
-        known = {*_NAMES, *_RENAMED, *_RETIRED, *_TRANSPORT}
+        known = {*_NAMES, *_RENAMED, *_RETIRED, *_PASSED_ON}
         ours = [name for name in environ if name.startswith("PATHOLOGY_API")]
         for name in sorted({*from_file, *ours} - known):
             close = difflib.get_close_matches(name, known, n=1)
@@ -336,7 +343,7 @@ class _Reader:
         return Credentials(user, password)
 
 
-def _read(reader: _Reader, transport: Mapping[str, str]) -> Settings:
+def _read(reader: _Reader, passed_on: Mapping[str, str]) -> Settings:
     orthanc_url = reader.url("ORTHANC_URL", "http://localhost:8042")
     return Settings(
         orthanc_url=orthanc_url,
@@ -362,7 +369,7 @@ def _read(reader: _Reader, transport: Mapping[str, str]) -> Settings:
         spool_max_age_s=reader.number("SPOOL_MAX_HOURS", 72, 0.01, 8760) * 3600,
         log_format=LogFormat(reader.one_of("LOG_FORMAT", "text", tuple(form.value for form in LogFormat))),
         log_level=reader.one_of("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
-        transport=dict(transport),
+        passed_on=dict(passed_on),
         warnings=tuple(reader.warnings),
     )
 

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 _SCHEMA = 1
 _PARTIAL = ".partial"
+_DOCUMENT = "delivery.json"
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,23 @@ class Spool:
             self.tidy(room_for=delivery.size)
             self._write(delivery)
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise SpoolError(
-                    f"The disk of {self._folder} is full: free space or set SPOOL_DIR elsewhere."
-                ) from error
-            raise SpoolError(
-                f"{self._folder} cannot be written ({error.strerror}): check SPOOL_DIR and its rights."
-            ) from error
+            raise self._sentence(error) from error
+
+    def replace_body(self, delivery: Delivery) -> None:
+        """Put another body in place of the kept one, in one step.
+
+        Raises
+        ------
+        SpoolError
+            If the disk is full or not writable; the old body is kept.
+        """
+        target = self._path(delivery) / _DOCUMENT
+        fresh = target.with_suffix(_PARTIAL)
+        try:
+            _write_durably(fresh, _document(delivery))
+            fresh.replace(target)
+        except OSError as error:
+            raise self._sentence(error) from error
 
     def discard(self, delivery: Delivery) -> None:
         """Forget a delivery that arrived or that nobody wants any more."""
@@ -126,6 +137,13 @@ class Spool:
             _remove(path)
             excess -= size
 
+    def _sentence(self, error: OSError) -> SpoolError:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return SpoolError(f"The disk of {self._folder} is full: free space or set SPOOL_DIR elsewhere.")
+        return SpoolError(
+            f"{self._folder} cannot be written ({error.strerror}): check SPOOL_DIR and its rights."
+        )
+
     def _path(self, delivery: Delivery) -> Path:
         return self._folder / f"{delivery.request_id}-{delivery.lease.fence}"
 
@@ -142,19 +160,23 @@ class Spool:
             (partial / "artifacts").mkdir(mode=0o700, parents=True)
             for name, data in delivery.artifacts.items():
                 _write_durably(partial / "artifacts" / name, data)
-            document = {
-                "schema": _SCHEMA,
-                "request_id": delivery.request_id,
-                "lease": dataclasses.asdict(delivery.lease),
-                "body": dict(delivery.body),
-            }
-            _write_durably(partial / "delivery.json", json.dumps(document).encode())
+            _write_durably(partial / _DOCUMENT, _document(delivery))
             if path.exists():
                 shutil.rmtree(path)
             partial.rename(path)
         except OSError:
             _remove(partial)
             raise
+
+
+def _document(delivery: Delivery) -> bytes:
+    document = {
+        "schema": _SCHEMA,
+        "request_id": delivery.request_id,
+        "lease": dataclasses.asdict(delivery.lease),
+        "body": dict(delivery.body),
+    }
+    return json.dumps(document).encode()
 
 
 def _write_durably(path: Path, data: bytes) -> None:
@@ -165,7 +187,7 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 def _read(path: Path) -> Delivery:
-    document: dict[str, Any] = json.loads((path / "delivery.json").read_bytes())
+    document: dict[str, Any] = json.loads((path / _DOCUMENT).read_bytes())
     if document["schema"] != _SCHEMA:
         raise ValueError(document["schema"])
     names = [str(item["name"]) for item in document["body"].get("artifacts", [])]

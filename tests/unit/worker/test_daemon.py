@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: claim, work, send, against a server that misbehaves on purpose."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from clam_core.errors import NoTissueError
+from tests.support.scripted_server import Answer, Fault, ScriptedRequest, ScriptedServer
+from tests.unit.worker.conftest import Rig, good_analysis
+from worker.daemon import Mode
+from worker.errors import RefusedError
+from worker.job import Analysis, StageReport
+
+REQUEST_ID = "a" * 32
+
+
+class Held:
+    """An analysis that goes on until it is let go, checking as a real one does."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.may_end = threading.Event()
+
+    def __call__(self, request: Mapping[str, Any], report: StageReport) -> Analysis:
+        self.begun.set()
+        while not self.may_end.wait(0.01):
+            report("encode", 0.5, "held")
+        return good_analysis(request, report)
+
+
+def test_a_request_is_claimed_analysed_and_completed_with_its_artifacts(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    request = server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    assert request.status == "completed"
+    assert set(request.artifacts) == {"heatmap.png", "attention.npz"}
+    body = server.calls_to("/complete-request/")[-1].json
+    assert body["fingerprint"] == "f" * 64
+    assert [item["name"] for item in body["artifacts"]] == ["heatmap.png", "attention.npz"]
+    assert body["result"]["slide"] == {"series_instance_uid": "1.2.3", "fingerprint": "f" * 64}
+    assert body["result"]["software"]["device"] == "cpu"
+
+
+def test_a_result_tells_the_time_of_each_stage(rig: Rig, server: ScriptedServer) -> None:
+    server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    timings = server.calls_to("/complete-request/")[-1].json["result"]["timings_s"]
+    assert list(timings) == ["queue", "open", "encode", "publish"]
+    assert timings["queue"] == 0.5
+
+
+def test_a_claim_names_the_models_the_device_and_the_contract(rig: Rig, server: ScriptedServer) -> None:
+    server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    body = server.calls_to("/claim")[0].json
+    assert body["models"] == [{"name": "test-model", "version": "1", "sha256": "0" * 64}]
+    assert (body["worker_id"], body["api"], body["default_model"], body["device"]) == (
+        "lab-1",
+        1,
+        "test-model",
+        "cpu",
+    )
+    assert len(body["token"]) == 32
+
+
+@pytest.mark.parametrize(
+    "route", ["/claim", "/update-status/", "/artifacts/heatmap.png", "/complete-request/"]
+)
+@pytest.mark.parametrize("fault", list(Fault))
+def test_one_fault_anywhere_costs_nothing(rig: Rig, server: ScriptedServer, route: str, fault: Fault) -> None:
+    request = server.add_request()
+    server.misbehave(route, fault)
+    rig.daemon().run(Mode.ONCE)
+    assert request.status == "completed"
+    assert (request.fence, rig.analyzer.analyzed) == (1, [REQUEST_ID])
+
+
+def test_a_lost_claim_is_repeated_with_the_same_token(rig: Rig, server: ScriptedServer) -> None:
+    server.add_request()
+    server.misbehave("/claim", Fault.DROP_AFTER)
+    rig.daemon().run(Mode.ONCE)
+    first, second = (call.json["token"] for call in server.calls_to("/claim")[:2])
+    assert first == second
+
+
+def test_each_claim_that_was_answered_is_followed_by_another_token(rig: Rig, server: ScriptedServer) -> None:
+    server.add_request("a" * 32)
+    server.add_request("b" * 32)
+    rig.daemon().run(Mode.UNTIL_EMPTY)
+    tokens = [call.json["token"] for call in server.calls_to("/claim")]
+    assert len(tokens) == 3
+    assert len(set(tokens)) == 3
+
+
+def test_drain_when_empty_serves_all_and_ends(rig: Rig, server: ScriptedServer) -> None:
+    requests = [server.add_request(letter * 32) for letter in "abc"]
+    end = rig.daemon().run(Mode.UNTIL_EMPTY)
+    assert end.served == 3
+    assert {request.status for request in requests} == {"completed"}
+
+
+def test_a_failure_ends_its_request_with_code_and_sentence_and_the_next_one_is_served(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    def work(request: Mapping[str, Any], report: StageReport) -> Analysis:
+        if request["request_id"] == REQUEST_ID:
+            raise NoTissueError("No tissue was found: choose another preset.")
+        return good_analysis(request, report)
+
+    rig.analyzer.work = work
+    blank, good = server.add_request(REQUEST_ID), server.add_request("b" * 32)
+    rig.daemon().run(Mode.UNTIL_EMPTY)
+    assert blank.document["error"] == {
+        "code": "no_tissue",
+        "message": "No tissue was found: choose another preset.",
+        "retryable": False,
+    }
+    assert (blank.status, good.status) == ("failed", "completed")
+
+
+def test_a_full_disk_in_the_analysis_is_a_retryable_sentence(rig: Rig, server: ScriptedServer) -> None:
+    def work(request: Mapping[str, Any], report: StageReport) -> Analysis:
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache/SMITH^JOHN.h5")
+
+    rig.analyzer.work = work
+    request = server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    error = request.document["error"]
+    assert (error["code"], error["retryable"]) == ("disk_full", True)
+    assert "free space" in error["message"]
+
+
+def test_a_fault_of_the_workers_own_tells_neither_server_nor_log_what_the_exception_quoted(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def work(request: Mapping[str, Any], report: StageReport) -> Analysis:
+        raise KeyError("PatientName SMITH^JOHN")
+
+    rig.analyzer.work = work
+    request = server.add_request()
+    with caplog.at_level(logging.DEBUG):
+        rig.daemon().run(Mode.ONCE)
+    assert request.document["error"]["code"] == "internal"
+    assert "SMITH" not in str(request.document["error"])
+    assert "SMITH" not in "".join(record.getMessage() for record in caplog.records)
+
+
+def test_heartbeats_carry_stage_and_progress_while_the_work_runs(rig: Rig, server: ScriptedServer) -> None:
+    held = Held()
+    rig.analyzer.work = held
+    server.add_request()
+    thread = rig.start()
+    server.wait_for(
+        lambda: any(call.json.get("stage") == "encode" for call in server.calls_to("/update-status/"))
+    )
+    held.may_end.set()
+    server.wait_for(lambda: bool(server.calls_to("/complete-request/")))
+    beat = next(
+        call.json for call in server.calls_to("/update-status/") if call.json.get("stage") == "encode"
+    )
+    assert beat["status"] == "processing"
+    assert 0.4 < beat["progress"] < 0.6
+    rig.shutdown.ask()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def lease_lost(_: ScriptedRequest) -> Answer:
+    return (
+        409,
+        {"success": False, "code": "lease_lost", "error": "Another worker holds this request now."},
+        {},
+    )
+
+
+def source_deleted(_: ScriptedRequest) -> Answer:
+    return 410, {"success": False, "code": "source_deleted", "error": "The series was deleted."}, {}
+
+
+@pytest.mark.parametrize("answer", [lease_lost, source_deleted])
+def test_a_lost_lease_or_a_deleted_series_drops_the_work_and_sends_nothing(
+    rig: Rig, server: ScriptedServer, answer: Any
+) -> None:
+    rig.analyzer.work = Held()
+    server.heartbeat_answer = answer
+    server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    assert server.calls_to("/complete-request/") == []
+    assert server.calls_to("/artifacts/") == []
+    assert list(rig.spool.waiting()) == []
+
+
+def test_a_cancel_drops_the_work_and_confirms(rig: Rig, server: ScriptedServer) -> None:
+    rig.analyzer.work = Held()
+    server.heartbeat_answer = lambda _: (200, {"success": True, "cancel": True, "drain": False}, {})
+    request = server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    assert request.status == "cancelled"
+    assert server.calls_to("/complete-request/") == []
+
+
+def test_a_drain_finishes_the_request_in_work_and_takes_no_other(rig: Rig, server: ScriptedServer) -> None:
+    server.heartbeat_answer = lambda _: (200, {"success": True, "cancel": False, "drain": True}, {})
+    rig.analyzer.work = slow = Held()
+    first, second = server.add_request("a" * 32), server.add_request("b" * 32)
+    thread = rig.start()
+    server.wait_for(rig.shutdown.drained.is_set)
+    slow.may_end.set()
+    thread.join(5)
+    assert (first.status, second.status) == ("completed", "pending")
+
+
+def test_the_server_dictates_the_interval_of_heartbeats(rig: Rig, server: ScriptedServer) -> None:
+    server.heartbeat_s = 30
+    rig.analyzer.work = held = Held()
+    server.add_request()
+    thread = rig.start()
+    held.begun.wait(5)
+    threading.Event().wait(1.5)
+    beats = [call.json["stage"] for call in server.calls_to("/update-status/")]
+    assert len(beats) <= 2
+    held.may_end.set()
+    rig.shutdown.ask()
+    thread.join(5)
+
+
+def test_a_polite_shutdown_finishes_the_request_in_work(rig: Rig, server: ScriptedServer) -> None:
+    rig.analyzer.work = held = Held()
+    first, second = server.add_request("a" * 32), server.add_request("b" * 32)
+    thread = rig.start()
+    held.begun.wait(5)
+    rig.shutdown.ask()
+    held.may_end.set()
+    thread.join(5)
+    assert (first.status, second.status) == ("completed", "pending")
+
+
+def test_handback_gives_the_request_back_at_the_first_asking(rig: Rig, server: ScriptedServer) -> None:
+    rig.environment["SHUTDOWN"] = "handback"
+    rig.analyzer.work = held = Held()
+    request = server.add_request()
+    thread = rig.start()
+    held.begun.wait(5)
+    rig.shutdown.ask()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert request.status == "pending"
+
+
+def test_a_second_asking_hands_back_now(rig: Rig, server: ScriptedServer) -> None:
+    rig.analyzer.work = held = Held()
+    request = server.add_request()
+    thread = rig.start()
+    held.begun.wait(5)
+    rig.shutdown.ask()
+    rig.shutdown.ask()
+    thread.join(5)
+    assert request.status == "pending"
+    assert server.calls_to("/complete-request/") == []
+
+
+def test_a_shutdown_ends_an_open_long_poll_at_once_and_leaves_no_lease(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    thread = rig.start()
+    server.wait_for(lambda: bool(server.calls_to("/claim")))
+    rig.shutdown.ask()
+    thread.join(2)
+    assert not thread.is_alive()
+    assert server.calls_to("/claim")[-1].json["wait"] == 0
+
+
+def test_a_request_that_arrives_in_the_very_moment_of_a_shutdown_is_handed_back(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    thread = rig.start()
+    server.wait_for(lambda: bool(server.calls_to("/claim")))
+    rig.shutdown.ask()
+    request = server.add_request()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert (request.status, rig.analyzer.analyzed) == ("pending", [])
+    assert request.fence in {0, 1}
+
+
+def test_a_result_waits_on_disk_through_a_cut_and_arrives_at_the_next_start(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    request = server.add_request()
+    server.accepts_results = False
+    rig.daemon().run(Mode.ONCE)
+    assert [delivery.request_id for delivery in rig.spool.waiting()] == [REQUEST_ID]
+    server.accepts_results = True
+    rig.daemon().run(Mode.UNTIL_EMPTY)
+    assert request.status == "completed"
+    assert list(rig.spool.waiting()) == []
+
+
+def test_a_replayed_result_has_the_very_body_that_was_sent_before(rig: Rig, server: ScriptedServer) -> None:
+    request = server.add_request()
+    server.misbehave("/complete-request/", *[Fault.DROP_AFTER] * 4)
+    rig.daemon().run(Mode.ONCE)
+    assert len(list(rig.spool.waiting())) == 1
+    rig.daemon().run(Mode.UNTIL_EMPTY)
+    assert len({call.body for call in server.calls_to("/complete-request/")}) == 1
+    assert request.status == "completed"
+    assert list(rig.spool.waiting()) == []
+
+
+def test_a_waiting_result_that_somebody_else_made_meanwhile_is_dropped(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    request = server.add_request()
+    server.accepts_results = False
+    rig.daemon().run(Mode.ONCE)
+    server.accepts_results = True
+    server.take_over(request.request_id)
+    rig.daemon().run(Mode.UNTIL_EMPTY)
+    assert list(rig.spool.waiting()) == []
+    assert request.completion is None
+
+
+def test_a_full_spool_disk_still_sends_the_result(
+    rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: object, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("worker.spool._write_durably", full)
+    request = server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    assert request.status == "completed"
+    assert "is full" in caplog.text
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "forbidden_role"), (409, "upgrade_worker")])
+def test_a_worker_that_is_turned_away_at_its_first_claim_ends_with_the_reason(
+    rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    monkeypatch.setattr(
+        server,
+        "answer",
+        lambda call: (status, {"success": False, "code": code, "error": f"Why: {code}."}, {}),
+    )
+    with pytest.raises(RefusedError, match=code):
+        rig.daemon().run()

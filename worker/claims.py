@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Getting the next request: a long poll that a shutdown can end without leaving a lease behind."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from worker.client import ONCE, PluginClient
+from worker.contract import Claim, new_token
+from worker.errors import RefusedError, ServerError
+from worker.job import Analyzer
+
+_log = logging.getLogger(__name__)
+
+_TICK_S = 0.2
+"""How late a shutdown may be noticed; an answer is noticed at once."""
+
+
+@dataclass(frozen=True)
+class ClaimAnswer:
+    """What a claim came to.
+
+    Attributes
+    ----------
+    claim
+        The claimed request, or None where there is nothing to do.
+    pause_s
+        Seconds that the server wants to pass before the next claim, or None.
+    """
+
+    claim: Claim | None
+    pause_s: float | None
+
+
+class Claimer:
+    """Claims requests for the models that an analyzer offers.
+
+    Parameters
+    ----------
+    make_client
+        Makes a client; the long poll and its end need one each.
+    analyzer
+        Says which models run here.
+    should_end
+        Whether waiting must end now.
+    """
+
+    def __init__(
+        self, make_client: Callable[[], PluginClient], analyzer: Analyzer, should_end: Callable[[], bool]
+    ) -> None:
+        self._make_client = make_client
+        self._poll_client = make_client()
+        self._analyzer = analyzer
+        self._should_end = should_end
+        self._token = new_token()
+
+    def claim(self, wait_s: float) -> ClaimAnswer:
+        """Ask once, for up to `wait_s` seconds.
+
+        The token stays the same until an answer came, so a lost answer is asked for again, not twice.
+
+        Raises
+        ------
+        ServerError
+            If no usable answer came.
+        """
+        answers: queue.Queue[ClaimAnswer | ServerError] = queue.Queue()
+        thread = threading.Thread(target=self._poll, args=(wait_s, answers), name="claim", daemon=True)
+        thread.start()
+        while True:
+            try:
+                answer = answers.get(timeout=_TICK_S)
+            except queue.Empty:
+                if self._should_end():
+                    self._end_poll()
+                    return ClaimAnswer(None, None)
+                continue
+            if isinstance(answer, ServerError):
+                raise answer
+            return self._settled(answer)
+
+    def _settled(self, answer: ClaimAnswer) -> ClaimAnswer:
+        """Begin with a new token; what arrives when nothing more may be taken goes back at once."""
+        self._token = new_token()
+        if answer.claim is not None and self._should_end():
+            self._hand_back(self._make_client(), answer.claim)
+            return ClaimAnswer(None, None)
+        return answer
+
+    def _poll(self, wait_s: float, answers: queue.Queue[ClaimAnswer | ServerError]) -> None:
+        try:
+            claim, pause_s = self._ask(self._poll_client, wait_s)
+        except ServerError as error:
+            answers.put(error)
+        else:
+            answers.put(ClaimAnswer(claim, pause_s))
+
+    def _ask(self, client: PluginClient, wait_s: float) -> tuple[Claim | None, float | None]:
+        return client.claim(
+            self._token,
+            self._analyzer.offers,
+            self._analyzer.default_model,
+            device=self._analyzer.device,
+            wait_s=wait_s,
+        )
+
+    def _end_poll(self) -> None:
+        """End the open long poll: a second claim under its token ends it, and shows what it may have won."""
+        client = self._make_client()
+        try:
+            claim, _ = self._ask(client, 0)
+        except RefusedError as error:
+            _log.debug("The last claim was refused: %s", error)
+        except ServerError as error:
+            _log.warning("The server was not told that this worker ends: %s", error)
+        else:
+            if claim is not None:
+                self._hand_back(client, claim)
+        finally:
+            client.close()
+
+    def _hand_back(self, client: PluginClient, claim: Claim) -> None:
+        try:
+            client.hand_back(claim.request_id, claim.lease, retry=ONCE)
+            _log.info("A request that arrived during the shutdown was handed back.")
+        except ServerError as error:
+            _log.warning("A request could not be handed back; its lease expires by itself: %s", error)

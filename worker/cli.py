@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: ``pathology-worker`` or ``python -m worker``.
+
+Exit codes: 0 done, 1 an analysis or a check failed, 2 something must be set right first, 130 ended by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from worker import __version__, logs
+from worker.errors import WorkerError
+from worker.settings import load_settings
+
+_COMMANDS = ("run", "doctor", "submit", "status", "ingest")
+"""Modules of `worker.commands`: ``add_parser(subparsers)`` of each sets ``run(arguments, settings)``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the process' exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        settings = load_settings(os.environ, _env_file(arguments.env_file))
+        for name, value in settings.passed_on.items():
+            os.environ.setdefault(name, value)
+        logs.configure(settings.log_format, settings.log_level, settings.secrets())
+        return int(arguments.run(arguments, settings))
+    except WorkerError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has gone; a second write at exit would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser from the command modules."""
+    parser = argparse.ArgumentParser(
+        prog="pathology-worker",
+        description="AI analysis of whole-slide images for Orthanc. Settings: the environment or .env, "
+        "see worker/env.example.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--env-file", type=Path, help="file of NAME=value lines; default: .env if it is there"
+    )
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name in _COMMANDS:
+        importlib.import_module(f"worker.commands.{name}").add_parser(subparsers)
+    return parser
+
+
+def _env_file(chosen: Path | None) -> Path | None:
+    if chosen is not None:
+        return chosen
+    usual = Path(".env")
+    return usual if usual.is_file() else None

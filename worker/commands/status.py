@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``worker status``: one request, or the latest ones."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from worker.client import PluginClient
+from worker.report import describe
+from worker.settings import Settings
+from worker.stages import words
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("status", help="show one request, or a list of them (as SUBMIT_USER)")
+    parser.add_argument("request_id", nargs="?", help="one request, with its result")
+    parser.add_argument("--status", help="list only these: pending, processing, completed, failed, ...")
+    parser.add_argument("--limit", type=int, default=20)
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Print what was asked for; 0 always, a refusal is an exception."""
+    client = PluginClient(settings, settings.person or settings.require_worker())
+    if arguments.request_id:
+        request = client.get_request(arguments.request_id)
+        _say(json.dumps(request, indent=1) if arguments.json else _one(client, request, settings))
+        return 0
+    filters = {"limit": str(arguments.limit), **({"status": arguments.status} if arguments.status else {})}
+    page = client.list_requests(filters)
+    if arguments.json:
+        _say(json.dumps(page, indent=1))
+        return 0
+    rows = [row(request) for request in page.get("requests", [])]
+    _say("\n".join(rows) if rows else "No requests.")
+    return 0
+
+
+def row(request: Mapping[str, Any]) -> str:
+    """Return one line for a request of a list."""
+    text = f"{request['request_id']}  {request['status']:<10}  {request.get('created', ''):<24}"
+    text += f"  {request.get('model') or 'default model'}"
+    if request["status"] == "processing":
+        text += f"  {request.get('progress') or 0:.0%} {words(str(request.get('stage') or ''))}"
+        text += f" on {request.get('worker_id')}"
+    error = request.get("error")
+    return f"{text}  {error['message']}" if error else text
+
+
+def _one(client: PluginClient, request: Mapping[str, Any], settings: Settings) -> str:
+    if request["status"] in {"pending", "processing", "publishing"}:
+        return row(request)
+    request_id = str(request["request_id"])
+    explorer = f"{settings.orthanc_url}/app/explorer.html#series?uuid={request.get('series')}"
+    return describe(request, lambda name: client.artifact_address(request_id, name), explorer)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``worker submit``: ask for an analysis as a person, follow it, print the result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from worker.client import PluginClient
+from worker.progress import make_view
+from worker.report import describe
+from worker.settings import LogFormat, Settings
+from worker.submission import Submission, Target, follow, parse_parameters, submitted_requests
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser("submit", help="ask for an analysis (as SUBMIT_USER)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--series", help="Orthanc id of a series")
+    what.add_argument("--study", help="Orthanc id of a study: every slide in it")
+    what.add_argument("--instance", help="Orthanc id of an instance: its series")
+    what.add_argument("--series-uid", help="SeriesInstanceUID")
+    parser.add_argument("--study-uid", help="StudyInstanceUID, where a SeriesInstanceUID is not unique")
+    parser.add_argument("--model", help="name of the model; default: the worker's")
+    parser.add_argument("--model-version")
+    parser.add_argument(
+        "--parameters", action="append", default=[], metavar="JSON|NAME=VALUE", help="such as mpp=0.25"
+    )
+    parser.add_argument("--priority", type=int, help="-100 to 100, higher first")
+    parser.add_argument("--force", action="store_true", help="analyse again although there is a result")
+    parser.add_argument("--wait", action="store_true", help="follow the analysis and print its result")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="with --wait: at most this long")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Submit; 0 for a result (or, without --wait, for an accepted request), 1 for an analysis without one."""
+    client = PluginClient(settings, settings.require_person())
+    answer = client.submit(_submission(arguments).as_json())
+    requests = submitted_requests(answer)
+    if not arguments.json:
+        _print_accepted(answer, requests)
+    if arguments.wait:
+        requests = [_followed(client, request, arguments, settings) for request in requests]
+    if arguments.json:
+        _say(json.dumps(requests[0] if len(requests) == 1 else requests, indent=1))
+    elif arguments.wait:
+        for request in requests:
+            _say("\n" + _described(client, request, settings))
+    succeeded = all(request["status"] == "completed" for request in requests)
+    return 0 if succeeded or not arguments.wait else 1
+
+
+def _submission(arguments: argparse.Namespace) -> Submission:
+    return Submission(
+        target=Target(
+            series=arguments.series,
+            study=arguments.study,
+            instance=arguments.instance,
+            series_instance_uid=arguments.series_uid,
+            study_instance_uid=arguments.study_uid,
+        ),
+        model=arguments.model,
+        model_version=arguments.model_version,
+        parameters=parse_parameters(arguments.parameters),
+        priority=arguments.priority,
+        force=arguments.force,
+    )
+
+
+def _print_accepted(answer: dict[str, Any], requests: list[dict[str, Any]]) -> None:
+    for request in requests:
+        known = "" if answer.get("created", True) else ", submitted before"
+        _say(f"Request {request['request_id']} is {request['status']}{known}.")
+    for skipped in answer.get("skipped") or []:
+        _say(f"Series {skipped.get('series')} was skipped: {skipped.get('error')}")
+    for warning in answer.get("warnings") or []:
+        _say(f"Note: {warning}")
+
+
+def _followed(
+    client: PluginClient, request: dict[str, Any], arguments: argparse.Namespace, settings: Settings
+) -> dict[str, Any]:
+    view = make_view(machine_readable=arguments.json or settings.log_format is LogFormat.JSON)
+    try:
+        return follow(client, request, view, timeout_s=arguments.timeout)
+    finally:
+        view.close()
+
+
+def _described(client: PluginClient, request: dict[str, Any], settings: Settings) -> str:
+    request_id = str(request["request_id"])
+    explorer = f"{settings.orthanc_url}/app/explorer.html#series?uuid={request.get('series')}"
+    return describe(request, lambda name: client.artifact_address(request_id, name), explorer)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The work on one request: open its slide, analyse it, and put the result into the contract's shape."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from clam_core.errors import ClamCoreError
+from clam_core.slides import Slide
+from worker import __version__
+from worker.contract import Claim, ModelOffer
+from worker.control import JobControl
+from worker.delivery import Delivery, failure_delivery, result_delivery
+from worker.errors import JobStoppedError, WorkerError
+from worker.failures import failure_of
+from worker.progress import ProgressView
+from worker.stages import position_in
+
+_log = logging.getLogger(__name__)
+
+StageReport = Callable[[str, float, str], None]
+"""``report(stage, fraction of the stage, detail)``; raises where the work must end."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What an analysis found.
+
+    Attributes
+    ----------
+    result
+        The contract's result without what the worker adds (artifacts, its own timings and software).
+    artifacts
+        Bytes of each artifact by name.
+    """
+
+    result: Mapping[str, Any]
+    artifacts: Mapping[str, bytes] = field(repr=False)
+
+
+class Analyzer(Protocol):
+    """Runs models on slides."""
+
+    @property
+    def offers(self) -> tuple[ModelOffer, ...]:
+        """The models that can run here."""
+        ...
+
+    @property
+    def default_model(self) -> str | None:
+        """Name of the model for requests that name none."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """The device, for people, such as ``cuda:0 NVIDIA H200``."""
+        ...
+
+    def analyze(self, slide: Slide, request: Mapping[str, Any], report: StageReport) -> Analysis:
+        """Analyse an open slide as the request asks.
+
+        Raises
+        ------
+        ClamCoreError, WorkerError
+            If there is no result; the message is for the user.
+        """
+        ...
+
+
+class Job:
+    """Works on claimed requests, one at a time.
+
+    Parameters
+    ----------
+    worker_id
+        This worker's name.
+    analyzer
+        Runs the model.
+    open_slide
+        Opens the slide of a claim.
+    clock
+        A monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        worker_id: str,
+        analyzer: Analyzer,
+        open_slide: Callable[[Claim], Slide],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._worker_id = worker_id
+        self._analyzer = analyzer
+        self._open_slide = open_slide
+        self._clock = clock
+
+    def run(self, claim: Claim, control: JobControl, view: ProgressView) -> Delivery:
+        """Work on a claim until there is a result or an error to send.
+
+        Raises
+        ------
+        JobStoppedError
+            If the work was stopped; nothing is to be sent then.
+        """
+
+        def report(stage: str, fraction: float, detail: str = "") -> None:
+            position = position_in(stage, fraction, detail)
+            view.show(position)
+            control.report(position)
+
+        try:
+            return self._analyse(claim, report)
+        except JobStoppedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one request's failure must not end the worker
+            control.check()
+            return self._failed(claim, error)
+
+    def _analyse(self, claim: Claim, report: StageReport) -> Delivery:
+        report("open", 0.0, "")
+        begun = self._clock()
+        with self._open_slide(claim) as slide:
+            opened = self._clock()
+            report("open", 1.0, "")
+            analysis = self._analyzer.analyze(slide, claim.request, report)
+        own_timings = {"queue": queue_seconds(claim.request), "open": round(opened - begun, 3)}
+        result = complete_result(analysis, claim, own_timings, self._analyzer.device)
+        _log.info("Analysed in %.1f s: %s", self._clock() - begun, describe_probabilities(result))
+        return result_delivery(claim, self._worker_id, result, analysis.artifacts)
+
+    def _failed(self, claim: Claim, error: Exception) -> Delivery:
+        failure = failure_of(error)
+        if isinstance(error, ClamCoreError | WorkerError):
+            _log.warning("No result (%s): %s", failure.code, failure.message)
+        else:
+            _log.error("No result (%s): %s", failure.code, failure.message, exc_info=error)
+        return failure_delivery(claim, self._worker_id, failure)
+
+
+def complete_result(
+    analysis: Analysis, claim: Claim, own_timings: Mapping[str, float | None], device: str
+) -> dict[str, Any]:
+    """Add to an analysis what only the worker knows."""
+    result = dict(analysis.result)
+    slide = dict(result.get("slide") or {})
+    slide["series_instance_uid"] = slide.get("series_instance_uid") or claim.request.get(
+        "series_instance_uid"
+    )
+    slide["fingerprint"] = claim.fingerprint
+    timings = {name: seconds for name, seconds in own_timings.items() if seconds is not None}
+    return {
+        **result,
+        "slide": slide,
+        "artifacts": list(analysis.artifacts),
+        "dicom": list(result.get("dicom") or []),
+        "timings_s": {**timings, **(result.get("timings_s") or {})},
+        "software": {**(result.get("software") or {}), "worker": __version__, "device": device},
+    }
+
+
+def queue_seconds(request: Mapping[str, Any]) -> float | None:
+    """Return the seconds from submission to claim, by the server's clock alone, or None."""
+    try:
+        created = dt.datetime.fromisoformat(request["created"])
+        claimed = dt.datetime.fromisoformat(request["updated"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return round(max(0.0, (claimed - created).total_seconds()), 3)
+
+
+def describe_probabilities(result: Mapping[str, Any]) -> str:
+    """Return class probabilities in one line, the likeliest first."""
+    probabilities = result.get("probabilities") or {}
+    ordered = sorted(probabilities.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {value:.3f}" for name, value in ordered) or "no probabilities"

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gets the ends of requests to the server, through the spool, so that neither a cut nor a crash loses one."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from enum import Enum
+
+from worker.client import PluginClient
+from worker.delivery import Delivery
+from worker.errors import (
+    BusyError,
+    RefusedError,
+    RequestGoneError,
+    ServerError,
+    SpoolError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from worker.failures import Failure
+from worker.logs import request_context
+from worker.spool import Spool
+
+_log = logging.getLogger(__name__)
+
+_SETTLED = frozenset({"lease_lost", "already_completed", "series_changed", "wrong_state"})
+"""Refusals after which nobody wants this delivery any more: the server has gone on without it."""
+
+
+class Fate(Enum):
+    """What became of a delivery."""
+
+    ARRIVED = "arrived"
+    WAITS = "waits"
+    UNWANTED = "unwanted"
+    REFUSED = "refused"
+
+
+class Outbox:
+    """Sends deliveries and keeps those that did not arrive.
+
+    Parameters
+    ----------
+    client
+        Acts as the worker.
+    spool
+        Where deliveries wait.
+    clock
+        A monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self, client: PluginClient, spool: Spool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client = client
+        self._spool = spool
+        self._clock = clock
+
+    def deliver(
+        self, delivery: Delivery, on_sent: Callable[[int], None] | None = None, begun_at: float | None = None
+    ) -> Fate:
+        """Send a new delivery.
+
+        Parameters
+        ----------
+        delivery
+            What to send.
+        on_sent
+            Called with the bytes of each artifact that arrived; what it raises ends the sending.
+        begun_at
+            When publishing began, on the clock; its duration becomes the result's ``timings_s.publish``.
+        """
+        spooled = self._keep(delivery)
+        started = self._clock() if begun_at is None else begun_at
+        try:
+            for name, data in delivery.artifacts.items():
+                self._client.put_artifact(delivery.request_id, delivery.lease, name, data)
+                if on_sent is not None:
+                    on_sent(len(data))
+            final = self._timed(delivery, self._clock() - started, spooled=spooled)
+            self._client.complete(final.request_id, final.body)
+        except ServerError as error:
+            return self._settle(delivery, error, spooled=spooled)
+        if spooled:
+            self._spool.discard(delivery)
+        return Fate.ARRIVED
+
+    def forget(self, delivery: Delivery) -> None:
+        """Drop a delivery whose work was stopped while it was being sent."""
+        self._spool.discard(delivery)
+
+    def replay(self) -> bool:
+        """Send what waits, oldest first, until the server cannot be reached; return whether nothing waits."""
+        self._spool.tidy()
+        for delivery in self._spool.waiting():
+            with request_context(delivery.request_id):
+                _log.info("Sending a result again that waited on disk.")
+                if self._resend(delivery) is Fate.WAITS:
+                    return False
+        return True
+
+    def _resend(self, delivery: Delivery) -> Fate:
+        try:
+            for name, data in delivery.artifacts.items():
+                self._client.put_artifact(delivery.request_id, delivery.lease, name, data)
+            self._client.complete(delivery.request_id, delivery.body)
+        except ServerError as error:
+            return self._settle(delivery, error, spooled=True)
+        _log.info("The result that waited has arrived.")
+        self._spool.discard(delivery)
+        return Fate.ARRIVED
+
+    def _keep(self, delivery: Delivery) -> bool:
+        try:
+            self._spool.store(delivery)
+        except SpoolError as error:
+            _log.error("%s The result is sent from memory; a crash now would lose it.", error)
+            return False
+        return True
+
+    def _timed(self, delivery: Delivery, seconds: float, *, spooled: bool) -> Delivery:
+        """Add the time that publishing took, on disk first: what is sent must be what a replay would send."""
+        timed = _with_publish_time(delivery, seconds)
+        if not spooled:
+            return timed
+        try:
+            self._spool.replace_body(timed)
+        except SpoolError:
+            return delivery
+        return timed
+
+    def _settle(self, delivery: Delivery, error: ServerError, *, spooled: bool) -> Fate:
+        """Decide what a failure to send means for the delivery."""
+        if isinstance(error, UnreachableError | BusyError | UnauthorizedError):
+            where = (
+                "waits on disk and is sent again"
+                if spooled
+                else "is lost; the server gives the request out again"
+            )
+            _log.warning("The result did not arrive and %s: %s", where, error)
+            return Fate.WAITS if spooled else Fate.REFUSED
+        self._spool.discard(delivery)
+        if isinstance(error, RequestGoneError) or (
+            isinstance(error, RefusedError) and error.code in _SETTLED
+        ):
+            _log.warning("The server does not want this result any more and it was dropped: %s", error)
+            return Fate.UNWANTED
+        _log.error("The server refused the result: %s", error)
+        self._report_refusal(delivery, error)
+        return Fate.REFUSED
+
+    def _report_refusal(self, delivery: Delivery, error: ServerError) -> None:
+        """End a request whose result cannot be stored, so that nobody waits for it."""
+        code = error.code if isinstance(error, RefusedError) else "artifact_mismatch"
+        failure = Failure(
+            code, f"The server refused the result: {error}", retryable=code == "artifact_mismatch"
+        )
+        kept = {key: delivery.body[key] for key in ("worker_id", "token", "fence", "fingerprint")}
+        try:
+            self._client.complete(delivery.request_id, {**kept, "error": failure.as_json()})
+        except ServerError as second:
+            _log.error("Nor could the request be ended with that error: %s", second)
+
+
+def _with_publish_time(delivery: Delivery, seconds: float) -> Delivery:
+    result = delivery.body.get("result")
+    if result is None:
+        return delivery
+    timings = {**result.get("timings_s", {}), "publish": round(seconds, 3)}
+    return dataclasses.replace(delivery, body={**delivery.body, "result": {**result, "timings_s": timings}})

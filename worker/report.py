@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request in words: what a person reads on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_TOP = 5
+_BAR = 30
+
+
+def describe(request: Mapping[str, Any], artifact_address: Callable[[str], str], explorer: str) -> str:
+    """Return the end of a request as text.
+
+    Parameters
+    ----------
+    request
+        The request with its result or error.
+    artifact_address
+        From an artifact's name to its address.
+    explorer
+        Address of the series in Orthanc Explorer.
+    """
+    result = request.get("result")
+    if request.get("status") != "completed" or not isinstance(result, Mapping):
+        return _without_result(request)
+    parts = [
+        _heading(request, result),
+        _probabilities(result),
+        _facts(result),
+        _top_patches(result),
+        _timings(result),
+        _addresses(request, artifact_address, explorer),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _without_result(request: Mapping[str, Any]) -> str:
+    error = request.get("error") or {}
+    reason = error.get("message") or "no reason was given"
+    code = f" ({error['code']})" if error.get("code") else ""
+    return f"Request  {request.get('request_id')}\nStatus   {request.get('status')}{code}: {reason}"
+
+
+def _heading(request: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    model = result.get("model") or {}
+    lines = [
+        f"Request  {request.get('request_id')}",
+        f"Result   {result.get('predicted_class') or 'no class'}",
+        f"Model    {model.get('name', '?')} {model.get('version', '')}".rstrip(),
+    ]
+    if model.get("intended_use"):
+        lines.append(f"         {model['intended_use']}")
+    quality = result.get("quality") or {}
+    flags = [*quality.get("flags", []), *request.get("flags", [])]
+    if quality.get("status", "ok") != "ok" or flags:
+        note = f" ({', '.join(map(str, flags))})" if flags else ""
+        lines.append(f"Quality  {quality.get('status', 'ok')}{note}")
+    return "\n".join(lines)
+
+
+def _probabilities(result: Mapping[str, Any]) -> str:
+    probabilities: Mapping[str, float] = result.get("probabilities") or {}
+    if not probabilities:
+        return ""
+    width = max(len(name) for name in probabilities)
+    ordered = sorted(probabilities.items(), key=lambda item: -item[1])
+    rows = [
+        f"  {name:<{width}}  {value:6.1%}  {'#' * round(value * _BAR)}".rstrip() for name, value in ordered
+    ]
+    return "\n".join(["Class probabilities", *rows])
+
+
+def _facts(result: Mapping[str, Any]) -> str:
+    slide, patches = result.get("slide") or {}, result.get("patches") or {}
+    lines = []
+    if slide.get("width"):
+        mpp = slide.get("mpp")
+        spacing = f", {mpp[0]:.3g} x {mpp[1]:.3g} um a pixel" if mpp else ""
+        lines.append(f"Slide    {slide['width']} x {slide['height']} pixels{spacing}")
+    if patches.get("count"):
+        area = patches.get("tissue_mm2")
+        tissue = f", {area:.1f} mm2 of tissue" if isinstance(area, int | float) else ""
+        lines.append(f"Patches  {patches['count']} of {patches.get('size_px', '?')} pixels{tissue}")
+    return "\n".join(lines)
+
+
+def _top_patches(result: Mapping[str, Any]) -> str:
+    top = list(result.get("top_patches") or [])[:_TOP]
+    if not top:
+        return ""
+    rows = [
+        f"  {number}.  x {patch['x']:>7}  y {patch['y']:>7}  {patch['width']} x {patch['height']}"
+        f"  attention {patch['attention']:.4g}"
+        for number, patch in enumerate(top, start=1)
+    ]
+    return "\n".join(["Most attended patches (pixels of level 0)", *rows])
+
+
+def _timings(result: Mapping[str, Any]) -> str:
+    timings: Mapping[str, float] = result.get("timings_s") or {}
+    if not timings:
+        return ""
+    rows = [f"  {name:<9}{seconds:8.2f} s" for name, seconds in timings.items()]
+    return "\n".join(["Time per stage", *rows])
+
+
+def _addresses(request: Mapping[str, Any], artifact_address: Callable[[str], str], explorer: str) -> str:
+    names = [str(item["name"]) for item in request.get("artifacts") or []]
+    shown = [name for name in ("heatmap.png", "overlay.png") if name in names]
+    lines = [f"{name.removesuffix('.png').capitalize():<9}{artifact_address(name)}" for name in shown]
+    return "\n".join([*lines, f"Explorer {explorer}"])

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a worker is asked to end: once politely, twice at once; by signals, a drain or a test."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+
+class ShutdownRequest:
+    """Counts the askings.
+
+    Attributes
+    ----------
+    requested
+        Set by the first asking: take no further request.
+    at_once
+        Set by the second: give back the one in work, too.
+    drained
+        Set by a person through the server: end after the request in work.
+    """
+
+    def __init__(self) -> None:
+        self.requested = threading.Event()
+        self.at_once = threading.Event()
+        self.drained = threading.Event()
+
+    def ask(self) -> None:
+        """Ask once more."""
+        if self.requested.is_set():
+            self.at_once.set()
+        self.requested.set()
+
+    def drain(self) -> None:
+        """End after the request in work, because a person said so; never hands it back."""
+        self.drained.set()
+
+    @property
+    def no_more(self) -> bool:
+        """Whether no further request may be taken."""
+        return self.requested.is_set() or self.drained.is_set()
+
+    def install(self) -> None:
+        """Let SIGTERM, SIGINT and, on Windows, Ctrl-Break ask; call this from the main thread."""
+        for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        # Nothing is logged here: the signal may have arrived in the middle of a line of the log.
+        self.ask()

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages of an analysis, and how far along the whole each of them is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STAGES: dict[str, tuple[float, str]] = {
+    "open": (0.02, "opening the slide"),
+    "tissue": (0.05, "finding tissue"),
+    "encode": (0.83, "encoding patches"),
+    "predict": (0.02, "predicting"),
+    "heatmap": (0.05, "drawing the heatmap"),
+    "publish": (0.03, "sending the result"),
+}
+"""Stages in their order: share of the whole, and words for a person."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the work is.
+
+    Attributes
+    ----------
+    stage
+        Name of the stage, such as ``encode``.
+    progress
+        Share of the whole work that is done, in [0, 1].
+    detail
+        A few words for a person.
+    """
+
+    stage: str = "start"
+    progress: float = 0.0
+    detail: str = ""
+
+
+def position_in(stage: str, fraction: float, detail: str = "") -> Position:
+    """Return the position at `fraction` of `stage`; a stage that is not listed counts nothing."""
+    done = 0.0
+    for name, (share, _) in STAGES.items():
+        if name == stage:
+            return Position(stage, min(1.0, done + share * min(max(fraction, 0.0), 1.0)), detail)
+        done += share
+    return Position(stage, 0.0, detail)
+
+
+def words(stage: str) -> str:
+    """Return what a person reads for a stage."""
+    return STAGES[stage][1] if stage in STAGES else stage

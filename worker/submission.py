@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Submitting an analysis as a person, and following it to its end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.backoff import Backoff
+from worker.client import PluginClient
+from worker.contract import OPEN_STATES
+from worker.errors import BusyError, SubmitError, UnreachableError
+from worker.progress import ProgressView
+from worker.stages import Position
+
+_FOLLOW_S = 25.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be analysed: one of Orthanc's ids, or DICOM UIDs."""
+
+    series: str | None = None
+    study: str | None = None
+    instance: str | None = None
+    series_instance_uid: str | None = None
+    study_instance_uid: str | None = None
+
+    def as_json(self) -> dict[str, str]:
+        """Return the fields that are set."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Body of ``POST /pathology/analyze``."""
+
+    target: Target
+    model: str | None = None
+    model_version: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    priority: int | None = None
+    force: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the body; what is not set is left out, so that the server's defaults hold."""
+        body: dict[str, Any] = self.target.as_json()
+        optional = {
+            "model": self.model,
+            "model_version": self.model_version,
+            "parameters": dict(self.parameters) or None,
+            "priority": self.priority,
+            "force": self.force or None,
+        }
+        body.update({name: value for name, value in optional.items() if value is not None})
+        return body
+
+
+def parse_parameters(texts: Sequence[str]) -> dict[str, Any]:
+    """Read parameters given as one JSON object or as ``name=value``; values are JSON where they can be.
+
+    Raises
+    ------
+    SubmitError
+        If a text is neither.
+    """
+    parameters: dict[str, Any] = {}
+    for text in texts:
+        if text.lstrip().startswith("{"):
+            parameters.update(_json_object(text))
+            continue
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise SubmitError(f"--parameters {text}: give a JSON object, or name=value.")
+        try:
+            parameters[name] = json.loads(value)
+        except ValueError:
+            parameters[name] = value
+    return parameters
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise SubmitError(f"--parameters is no JSON object: {error}.") from error
+    if not isinstance(value, dict):
+        raise SubmitError("--parameters is no JSON object.")
+    return value
+
+
+def submitted_requests(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the requests of an answer to a submission: several for a study, one otherwise."""
+    several = answer.get("requests")
+    return list(several) if several else [answer["request"]]
+
+
+def follow(
+    client: PluginClient,
+    request: Mapping[str, Any],
+    view: ProgressView,
+    *,
+    timeout_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Follow a request until it ends, held by the server between changes.
+
+    Parameters
+    ----------
+    client
+        Acts as the person.
+    request
+        The request as the submission answered it.
+    view
+        Shows the progress.
+    timeout_s
+        Seconds to follow at most, or None.
+    clock, sleep
+        Monotonic seconds, and waiting.
+
+    Raises
+    ------
+    SubmitError
+        If it has not ended in time.
+    """
+    request_id, current = str(request["request_id"]), dict(request)
+    give_up_at = None if timeout_s is None else clock() + timeout_s
+    backoff, failures = Backoff(base_s=1.0, cap_s=15.0), 0
+    while current["status"] in OPEN_STATES:
+        view.show(position_of(current))
+        if give_up_at is not None and clock() > give_up_at:
+            raise SubmitError(
+                f"Request {request_id} is still {current['status']} and goes on: "
+                f"see `worker status {request_id}`."
+            )
+        asked_at = clock()
+        try:
+            fresh = client.get_request(request_id, wait_s=_FOLLOW_S, version=current.get("version"))
+        except (UnreachableError, BusyError):
+            sleep(backoff.delay(failures))
+            failures += 1
+            continue
+        failures = 0
+        if fresh.get("version") == current.get("version") and clock() - asked_at < 1.0:
+            # All the server's places for waiting are taken: it answers at once instead.
+            sleep(backoff.delay(1, 0.5))
+        current = fresh
+    # The answer of a submission that repeats a finished one may lack the result.
+    return current if "result" in current else client.get_request(request_id)
+
+
+def position_of(request: Mapping[str, Any]) -> Position:
+    """Return how far a request is, as the server tells."""
+    status = str(request["status"])
+    if status != "processing":
+        return Position(
+            {"pending": "waiting for a worker", "publishing": "publish"}[status], _progress(request)
+        )
+    return Position(str(request.get("stage") or "open"), _progress(request), str(request.get("detail") or ""))
+
+
+def _progress(request: Mapping[str, Any]) -> float:
+    value = request.get("progress")
+    return float(value) if isinstance(value, int | float) else 0.0
