@@ -60,7 +60,7 @@ def check_eligible(series: SeriesInfo, instances: tuple[InstanceInfo, ...], prod
             422,
             "no_volume",
             "No image of this series has the ImageType ORIGINAL\\PRIMARY\\VOLUME: there are only labels, "
-            "overviews or derived images, or the converter wrote no ImageType. Store the slide's original pyramid.",
+            "overviews or derived images, or the converter wrote no ImageType. Store the original pyramid.",
         )
 
 
