@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the headers of all results share: series, marks, dates, the slide's own identity."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from io import BytesIO
+
+from pydicom import Dataset, dcmwrite
+
+from worker.dicom_results.identity import Run
+from worker.dicom_results.kinds import ResultKind
+from worker.dicom_results.prediction import Prediction
+from worker.dicom_results.texts import long_text
+
+MANUFACTURER = "orthanc-pathology"
+CHARACTER_SET = "ISO_IR 192"
+"""UTF-8: names of patients and classes in any script, whatever the slide was written in."""
+
+SERIES_NUMBERS = {
+    ResultKind.SLIDE_REPORT: 9001,
+    ResultKind.ROI_REPORT: 9002,
+    ResultKind.ATTENTION_MAP: 9003,
+}
+"""High enough to stand behind the slides of a study."""
+
+_TITLES = {
+    ResultKind.SLIDE_REPORT: "AI slide report",
+    ResultKind.ROI_REPORT: "AI top patches",
+    ResultKind.ATTENTION_MAP: "AI attention map",
+}
+_DEMONSTRATION = "demonstration, not for clinical use"
+_RESEARCH = "not for clinical use"
+
+
+def warning_text(prediction: Prediction) -> str:
+    """Return in words what the result may not be used for."""
+    return _DEMONSTRATION if prediction.model.is_demonstration else _RESEARCH
+
+
+def series_description(kind: ResultKind, prediction: Prediction) -> str:
+    """Return what a list of series shows."""
+    return long_text(f"{_TITLES[kind]} ({warning_text(prediction)})")
+
+
+def finish(document: Dataset, kind: ResultKind, slide: Dataset, prediction: Prediction, run: Run) -> Dataset:
+    """Put into a new object what highdicom leaves to its caller, and take out what differs every time."""
+    document.SeriesDescription = series_description(kind, prediction)
+    document.ManufacturerModelName = long_text(prediction.model.name)
+    document.SoftwareVersions = long_text(prediction.worker_version)
+    document.DeviceSerialNumber = "none"
+    document.PatientSex = slide.PatientSex
+    _set_dates(document, run.created)
+    return document
+
+
+def as_bytes(document: Dataset) -> bytes:
+    """Return the object as a DICOM file."""
+    buffer = BytesIO()
+    dcmwrite(buffer, document, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _set_dates(document: Dataset, created: datetime) -> None:
+    date, time = created.strftime("%Y%m%d"), created.strftime("%H%M%S")
+    for name in ("InstanceCreation", "Series", "Content"):
+        setattr(document, f"{name}Date", date)
+        setattr(document, f"{name}Time", time)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of regions: the patches with the most attention, as polygons in millimetres.
+
+It holds nothing about the whole slide: OHIF fails on a report that mixes both.
+"""
+
+from __future__ import annotations
+
+from highdicom.sr import (
+    GraphicTypeValues3D,
+    ImageRegion3D,
+    Measurement,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom import Dataset
+
+from worker.dicom_results.codes import ATTENTION, ATTENTION_REGION, NO_UNITS, PERCENT, PERCENTILE
+from worker.dicom_results.document import algorithm, report, tracking
+from worker.dicom_results.geometry import rectangle_mm
+from worker.dicom_results.identity import Run
+from worker.dicom_results.kinds import ResultKind
+from worker.dicom_results.prediction import Prediction, TopPatch
+from worker.dicom_results.source import SourceSlide
+
+
+def roi_report(source: SourceSlide, prediction: Prediction, run: Run) -> Dataset:
+    """Return a report with one region a top patch (TID 1410)."""
+    groups = [
+        _region(source.base, patch, number, prediction, run)
+        for number, patch in enumerate(prediction.top_patches, start=1)
+    ]
+    return report(ResultKind.ROI_REPORT, source, prediction, run, groups)
+
+
+def _region(
+    header: Dataset, patch: TopPatch, number: int, prediction: Prediction, run: Run
+) -> PlanarROIMeasurementsAndQualitativeEvaluations:
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=tracking(run, ResultKind.ROI_REPORT, f"patch-{number:03d}"),
+        referenced_region=ImageRegion3D(
+            graphic_type=GraphicTypeValues3D.POLYGON,
+            graphic_data=rectangle_mm(header, patch),
+            frame_of_reference_uid=header.FrameOfReferenceUID,
+        ),
+        finding_type=ATTENTION_REGION,
+        algorithm_id=algorithm(prediction.model, run),
+        measurements=[
+            Measurement(name=PERCENTILE, value=patch.percentile, unit=PERCENT),
+            Measurement(name=ATTENTION, value=patch.attention, unit=NO_UNITS),
+        ],
+    )
