@@ -3,8 +3,8 @@
 
 The points of a patch grid share few rows. Per row, the polygon's crossings are found once, with integers
 only, and each point is told by the number of crossings to its right (even-odd rule). The answers are those of
-OpenCV's `pointPolygonTest` for integer points, at a fraction of its cost: it walks the whole polygon for every
-point.
+OpenCV's `pointPolygonTest` for integer points, at a fraction of its cost: that one walks the whole polygon
+for every point.
 """
 
 from __future__ import annotations

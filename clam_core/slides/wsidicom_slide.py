@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from pydicom import Dataset
 from wsidicom import WsiDicom
 from wsidicom.errors import WsiDicomError, WsiDicomNotFoundError
 from wsidicom.series import Pyramid
@@ -81,6 +82,14 @@ class WsiDicomSlide:
     def identity(self) -> SlideIdentity:
         """UIDs and container of the series."""
         return self._identity
+
+    @property
+    def headers(self) -> tuple[Dataset, ...]:
+        """Headers of the levels' instances, without pixels, for objects that refer to the slide.
+
+        They name the patient: they belong into nothing but such objects.
+        """
+        return tuple(dataset.as_dataset() for level in self._pyramid for dataset in level.datasets)
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         """Read a rectangle as `Slide.read_region` says."""

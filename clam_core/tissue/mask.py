@@ -7,11 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clam_core.slides import Slide
+from clam_core.slides import Slide, strips
 from clam_core.tissue.presets import TissueParameters
-
-STRIP_PIXELS = 1 << 24
-"""Pixels read at once: 48 MB of RGB, whatever the size of the level."""
 
 
 def saturation(slide: Slide, level: int, shrink: int = 1) -> NDArray[np.uint8]:
@@ -32,16 +29,9 @@ def saturation(slide: Slide, level: int, shrink: int = 1) -> NDArray[np.uint8]:
         uint8, (height // shrink, width // shrink).
     """
     chosen = slide.levels[level]
-    width, height = chosen.width // shrink, chosen.height // shrink
-    result = np.empty((height, width), dtype=np.uint8)
-    rows = max(1, STRIP_PIXELS // (chosen.width * shrink))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        location = (0, round(top * shrink * chosen.downsample[1]))
-        rgb = slide.read_region(location, level, (width * shrink, (bottom - top) * shrink))
-        if shrink > 1:
-            rgb = np.asarray(cv2.resize(rgb, (width, bottom - top), interpolation=cv2.INTER_AREA), np.uint8)
-        result[top:bottom] = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1]
+    result = np.empty((chosen.height // shrink, chosen.width // shrink), dtype=np.uint8)
+    for top, rgb in strips(slide, level, shrink):
+        result[top : top + len(rgb)] = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1]
     return result
 
 

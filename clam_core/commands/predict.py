@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``clam-core predict``: analyse one slide on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from clam_core.encoders import ENCODERS
+from clam_core.model import load_model
+from clam_core.options import AnalysisOptions, Reference
+from clam_core.package import BareCheckpoint, load_package
+from clam_core.patches import write_patches
+from clam_core.pipeline import Progress, analyze_slide
+from clam_core.result import Analysis
+from clam_core.slides import Slide, open_slide
+from clam_core.tissue import PRESETS
+
+TOP_SHOWN = 5
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand to an argparse subparsers action."""
+    parser = subparsers.add_parser(
+        "predict",
+        help="analyse one slide",
+        description="Analyse one slide and write the result into a folder.",
+    )
+    parser.add_argument("slide", type=Path, help="slide file, or folder of a DICOM series")
+    parser.add_argument("--model", type=Path, required=True, help="model package, or a bare CLAM checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the result")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    parser.add_argument("--mpp", type=float, help="micrometres per pixel of the slide's full resolution")
+    parser.add_argument("--tissue-preset", choices=list(PRESETS), help="instead of the model's own")
+    parser.add_argument("--overlap", type=float, default=0.0, help="of patches in the heatmap, 0 to 0.9")
+    parser.add_argument("--batch-size", type=int, default=AnalysisOptions.batch_size)
+    parser.add_argument(
+        "--reference",
+        nargs="?",
+        const=Reference.PATCHING.value,
+        choices=[kind.value for kind in Reference],
+        help="behave like the reference CLAM: a fixed level, whatever its magnification",
+    )
+    parser.add_argument("--patch-level", type=int, default=0, help="level that --reference reads")
+    parser.add_argument("--encoder-weights", type=Path, help="weights file of the encoder")
+    bare = parser.add_argument_group("for a checkpoint without a package")
+    bare.add_argument("--encoder", choices=sorted(ENCODERS), help="encoder it was trained with")
+    bare.add_argument("--classes", help="names of the classes, separated by commas")
+    bare.add_argument("--patch-px", type=int, default=256, help="side of a patch (default: 256)")
+    bare.add_argument("--model-mpp", type=float, default=0.5, help="spacing of its training (default: 0.5)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Analyse the slide, write the result, print a summary."""
+    options = _options(arguments)
+    started = time.perf_counter()
+    with open_slide(arguments.slide) as slide:
+        opened = time.perf_counter() - started
+        model = load_model(
+            load_package(arguments.model, _bare(arguments)), arguments.device, arguments.encoder_weights
+        )
+        with _progress_bars() as progress:
+            analysis = analyze_slide(slide, model, options=options, progress=progress)
+        written = analysis.save(arguments.out)
+        written += _write_patches(slide, analysis, arguments.out / f"{arguments.slide.stem}.h5")
+    _print_summary(analysis, opened, written)
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> AnalysisOptions:
+    return AnalysisOptions(
+        mpp=arguments.mpp,
+        tissue_preset=arguments.tissue_preset,
+        reference=None if arguments.reference is None else Reference(arguments.reference),
+        patch_level=arguments.patch_level,
+        overlap=arguments.overlap,
+        batch_size=arguments.batch_size,
+    )
+
+
+def _bare(arguments: argparse.Namespace) -> BareCheckpoint | None:
+    if arguments.encoder is None:
+        return None
+    classes = tuple(name.strip() for name in arguments.classes.split(",")) if arguments.classes else ()
+    return BareCheckpoint(arguments.encoder, arguments.patch_px, arguments.model_mpp, classes)
+
+
+def _write_patches(slide: Slide, analysis: Analysis, path: Path) -> list[Path]:
+    plan = analysis.plan
+    written = write_patches(
+        path,
+        analysis.coordinates,
+        patch_size=plan.read_px[0],
+        patch_level=plan.level,
+        level=slide.levels[plan.level],
+    )
+    return [] if written is None else [written]
+
+
+@contextmanager
+def _progress_bars() -> Iterator[Progress]:
+    """Yield a callback that shows one bar per stage, on stderr."""
+    bars: dict[str, tqdm[Any]] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        bar = bars.get(stage)
+        if bar is None:
+            unit = "patch" if stage == "encode" else "step"
+            bar = bars[stage] = tqdm(total=total, desc=f"{stage:8}", unit=unit, leave=stage == "encode")
+        bar.update(done - bar.n)
+
+    try:
+        yield progress
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _print_summary(analysis: Analysis, opened: float, written: list[Path]) -> None:
+    for line in _summary_lines(analysis, opened, written):
+        print(line)  # noqa: T201 - this is the command's answer
+
+
+def _summary_lines(analysis: Analysis, opened: float, written: list[Path]) -> Iterator[str]:
+    tissue = "" if analysis.tissue_mm2 is None else f", {analysis.tissue_mm2:.2f} mm2 of tissue"
+    yield f"slide      {analysis.slide.identity.label}"
+    yield f"model      {analysis.model.name} {analysis.model.version} ({analysis.model.use})"
+    yield f"patches    {len(analysis.coordinates)} of {analysis.plan.patch_px} px{tissue}"
+    yield f"prediction {analysis.predicted_class}"
+    for name, value in zip(analysis.model.classes, analysis.prediction.probabilities, strict=True):
+        yield f"  {name:<24} {value:6.1%}  {'#' * round(float(value) * 30)}"
+    yield f"quality    {analysis.quality.status} {analysis.quality.reason}".rstrip()
+    if analysis.flags:
+        yield f"flags      {', '.join(analysis.flags)}"
+    yield "top patches (x, y in level-0 pixels; share and rank of the attention)"
+    for patch in analysis.top_patches[:TOP_SHOWN]:
+        yield f"  {patch.x:>8} {patch.y:>8}  {patch.attention:.4f}  {patch.percentile:6.2f} %"
+    timings = {"open": opened, **analysis.timings}
+    yield "seconds    " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in timings.items())
+    yield f"written    {', '.join(path.name for path in written)} in {written[0].parent}"
+    yield analysis.model.intended_use

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why the model said so: attention, the patches that stand out, and the pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clam_core.heatmap import Caption, compose, paint, sample, score_map
+from clam_core.heatmap.scores import SampleMode
+from clam_core.model import Model
+from clam_core.models import SlidePrediction
+from clam_core.options import AnalysisOptions
+from clam_core.patches import Coordinates, PatchPlan, read_patch
+from clam_core.quality import Quality
+from clam_core.result import FineScores, SlideSummary, TopPatch
+from clam_core.slides import Pixels, Slide, thumbnail
+from clam_core.tissue import Tissue
+
+FLAG_SENTENCES = {
+    "mpp_coarser_than_model": "The slide is coarser than the model's training material: read with care.",
+    "mpp_overridden": "The pixel size was given by the user and differs from the slide's own.",
+    "mpp_unknown": "The pixel size is unknown: the magnification may not fit the model.",
+    "mpp_mismatch": "The magnification differs from the model's training material: read with care.",
+}
+"""What the flags of the reading mean to a person."""
+
+
+def attention_shares(prediction: SlidePrediction) -> NDArray[np.float64]:
+    """Return each patch's share in the prediction, (N,).
+
+    The softmax of the raw attention over all patches. Models without attention give the probabilities of each
+    patch instead, a column of them adding up to 1: those are returned as they are.
+    """
+    row = prediction.attention.astype(np.float64)
+    raw = prediction.attention_raw
+    if len(raw) > 1 and raw.min() >= 0 and np.allclose(raw.sum(axis=0), 1, atol=1e-4):
+        return row
+    weights = np.exp(row - row.max())
+    return np.asarray(weights / weights.sum())
+
+
+def find_top_patches(
+    slide: Slide,
+    plan: PatchPlan,
+    coordinates: Coordinates,
+    shares: NDArray[np.float64],
+    ranks: NDArray[np.float64],
+    options: AnalysisOptions,
+) -> tuple[TopPatch, ...]:
+    """Return the most attended patches, most first, the first few with a picture."""
+    chosen = sample(shares, SampleMode.TOPK, options.top_patches)
+    patches = []
+    for place, index in enumerate(chosen):
+        x, y = (int(value) for value in coordinates[index])
+        picture = read_patch(slide, plan, (x, y)) if place < options.pictured_patches else None
+        patches.append(TopPatch(x, y, *plan.footprint, float(shares[index]), float(ranks[index]), picture))
+    return tuple(patches)
+
+
+def draw_overlay(
+    summary: SlideSummary, tissue: Tissue, plan: PatchPlan, scores: FineScores, options: AnalysisOptions
+) -> Pixels:
+    """Return the attention as RGBA over the whole slide."""
+    size = (summary.width, summary.height)
+    scored = score_map(
+        scores.coordinates, scores.percentiles, plan.footprint, tissue.pieces, size, options.overlay_px
+    )
+    return paint(scored)
+
+
+def draw_heatmap(
+    slide: Slide, summary: SlideSummary, overlay: Pixels, caption: Caption, options: AnalysisOptions
+) -> Image.Image:
+    """Return the page for a person: slide, heatmap and caption."""
+    picture = thumbnail(slide, options.heatmap_px)
+    mpp = None
+    if summary.mpp is not None:
+        height, width = picture.shape[:2]
+        mpp = (summary.mpp[0] * summary.width / width, summary.mpp[1] * summary.height / height)
+    return compose(picture, overlay, caption, mpp)
+
+
+def make_caption(
+    summary: SlideSummary,
+    model: Model,
+    prediction: SlidePrediction,
+    patch_count: int,
+    tissue_mm2: float | None,
+    quality: Quality,
+    flags: tuple[str, ...],
+) -> Caption:
+    """Return the words beside the heatmap."""
+    notes = [quality.reason] if quality.reason else []
+    notes += [FLAG_SENTENCES[flag] for flag in flags if flag in FLAG_SENTENCES]
+    return Caption(
+        slide=summary.identity.label,
+        model=f"{model.name} {model.version}",
+        predicted_class=model.classes[prediction.predicted],
+        probability=float(prediction.probabilities[prediction.predicted]),
+        patches=patch_count,
+        tissue_mm2=tissue_mm2,
+        abstained=quality.status == "abstained",
+        use=model.use,
+        notes=tuple(notes),
+    )

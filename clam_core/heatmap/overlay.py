@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention as a transparent picture that a viewer can lay over the slide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clam_core.heatmap.colormaps import colors
+from clam_core.slides import Pixels
+from clam_core.tissue import Piece, fill_pieces
+
+COLOR_MAP = "attention"
+"""Blue through green and yellow to red: hues that eosin and haematoxylin do not have lie in between."""
+
+FAINTEST, STRONGEST = 0.18, 0.52
+"""Opacity of the least and of the most attended patches: the slide stays readable under both."""
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """Scores of patches as a picture of the whole slide.
+
+    Parameters
+    ----------
+    values
+        Mean score over each pixel, 0 to 100; (height, width) float32.
+    covered
+        Where there is tissue and a patch that was scored, (height, width).
+    downsample
+        Level-0 pixels per pixel, (x, y).
+    """
+
+    values: NDArray[np.float32]
+    covered: NDArray[np.bool_]
+    downsample: tuple[float, float]
+
+
+def score_map(
+    coordinates: NDArray[np.integer],
+    scores: NDArray[np.floating],
+    footprint: tuple[int, int],
+    pieces: Sequence[Piece],
+    slide_size: tuple[int, int],
+    longest_side: int,
+) -> ScoreMap:
+    """Lay the scores of patches out over the slide; where patches overlap, their mean.
+
+    Parameters
+    ----------
+    coordinates
+        Top-left corners, (N, 2), level-0 pixels.
+    scores
+        (N,), 0 to 100.
+    footprint
+        (width, height) of a patch, level-0 pixels.
+    pieces
+        Pieces of tissue: nothing outside them is covered.
+    slide_size
+        (width, height) of level 0.
+    longest_side
+        Of the map, in pixels; a smaller slide is not enlarged.
+    """
+    factor = max(1.0, max(slide_size) / longest_side)
+    size = (max(1, round(slide_size[0] / factor)), max(1, round(slide_size[1] / factor)))
+    downsample = (slide_size[0] / size[0], slide_size[1] / size[1])
+    boxes = np.concatenate([coordinates, coordinates + np.asarray(footprint)], axis=1)
+    boxes = np.rint(boxes / np.asarray(downsample * 2)).astype(np.int64)
+    total = np.zeros((size[1], size[0]), dtype=np.float32)
+    count = np.zeros((size[1], size[0]), dtype=np.uint16)
+    for score, (left, top, right, bottom) in zip(scores, np.maximum(boxes, 0), strict=True):
+        # A patch smaller than a pixel still leaves its mark.
+        area = np.s_[top : max(bottom, top + 1), left : max(right, left + 1)]
+        total[area] += score
+        count[area] += 1
+    covered = (count > 0) & (fill_pieces(pieces, size, downsample) > 0)
+    return ScoreMap(np.divide(total, count, out=total, where=count > 0), covered, downsample)
+
+
+def paint(scores: ScoreMap, cmap: str = COLOR_MAP) -> Pixels:
+    """Return a score map as colours, the fainter the less attended, transparent where nothing was scored.
+
+    Returns
+    -------
+    numpy.ndarray
+        RGBA, uint8, (height, width, 4); not premultiplied.
+    """
+    share = scores.values / 100
+    opacity = np.where(scores.covered, FAINTEST + (STRONGEST - FAINTEST) * share, 0)
+    alpha = np.rint(opacity * 255).astype(np.uint8)
+    return np.concatenate([colors(share, cmap), alpha[..., None]], axis=2)

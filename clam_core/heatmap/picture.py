@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The heatmap a person reads: slide, colours, and in words what the colours mean and what they do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from clam_core.heatmap.colormaps import TABLES
+from clam_core.heatmap.overlay import COLOR_MAP
+from clam_core.slides import Pixels
+
+MARGIN = 28
+PANEL_WIDTH = 420
+INK, GREY, RED, PAPER = (28, 30, 34), (96, 100, 108), (176, 20, 20), (255, 255, 255)
+DEMONSTRATION = "Demonstration, not for clinical use."
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What stands beside the pictures.
+
+    Parameters
+    ----------
+    slide
+        By what name the slide is known.
+    model
+        Name and version of the model.
+    predicted_class, probability
+        The class the colours explain, and its probability, 0 to 1.
+    abstained
+        Whether the model declined to answer: then no class is shown as the prediction.
+    patches
+        Number of patches.
+    tissue_mm2
+        Tissue looked at; None where the spacing is unknown.
+    use
+        For what the model may be used, such as "demonstration".
+    notes
+        Further sentences: why the model abstained, flags.
+    """
+
+    slide: str
+    model: str
+    predicted_class: str
+    probability: float
+    patches: int
+    tissue_mm2: float | None = None
+    abstained: bool = False
+    use: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def compose(
+    thumbnail: Pixels, overlay: Pixels, caption: Caption, mpp: tuple[float, float] | None = None
+) -> Image.Image:
+    """Set the slide, the heatmap over it, and the caption on one page.
+
+    Parameters
+    ----------
+    thumbnail
+        The slide, RGB, (height, width, 3).
+    overlay
+        RGBA of any size; it covers the whole slide.
+    caption
+        What stands beside.
+    mpp
+        Micrometres per pixel of the thumbnail, (x, y), for a scale bar; None: no bar.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB.
+    """
+    slide = Image.fromarray(thumbnail)
+    heat = _blend(slide, overlay)
+    if mpp is not None:
+        for picture in (slide, heat):
+            _scale_bar(picture, mpp[0])
+    upright = slide.height > slide.width
+    width, height = slide.size
+    pictures = (2 * width + MARGIN, height) if upright else (width, 2 * height + MARGIN)
+    panel = _panel(caption)
+    page = Image.new(
+        "RGB", (pictures[0] + panel.width + 3 * MARGIN, max(pictures[1], panel.height) + 2 * MARGIN), PAPER
+    )
+    page.paste(slide, (MARGIN, MARGIN))
+    page.paste(heat, (2 * MARGIN + width, MARGIN) if upright else (MARGIN, 2 * MARGIN + height))
+    page.paste(panel, (pictures[0] + 2 * MARGIN, MARGIN))
+    return page
+
+
+def _blend(slide: Image.Image, overlay: Pixels) -> Image.Image:
+    colours = Image.fromarray(overlay).resize(slide.size, Image.Resampling.BOX)
+    return Image.alpha_composite(slide.convert("RGBA"), colours).convert("RGB")
+
+
+def _scale_bar(picture: Image.Image, mpp: float) -> None:
+    """Draw a bar of a round length, about a fifth of the picture's width, at the lower left."""
+    target = picture.width * mpp / 5
+    magnitude = 10 ** math.floor(math.log10(target))
+    length = max(step * magnitude for step in (1, 2, 5) if step * magnitude <= target)
+    text = f"{length / 1000:g} mm"
+    draw = ImageDraw.Draw(picture)
+    font = _font(15)
+    left, bottom = 14, picture.height - 14
+    right = left + round(length / mpp)
+    box = (left - 8, bottom - 30, max(right, left + round(draw.textlength(text, font=font))) + 8, bottom + 8)
+    draw.rectangle(box, fill=PAPER)
+    draw.text((left, bottom - 27), text, font=font, fill=INK)
+    draw.rectangle((left, bottom - 4, right, bottom), fill=INK)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+class _Column:
+    """Text set from top to bottom."""
+
+    def __init__(self) -> None:
+        self.image = Image.new("RGB", (PANEL_WIDTH, 2000), PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+        self.y = 0
+
+    def text(self, text: str, size: int, colour: tuple[int, int, int] = INK, gap: int = 6) -> None:
+        """Set a paragraph, broken into lines that fit."""
+        font = _font(size)
+        for line in _lines(self.draw, text, font):
+            self.draw.text((0, self.y), line, font=font, fill=colour)
+            self.y += round(size * 1.3)
+        self.y += gap
+
+    def bar(self, labels: Sequence[tuple[float, str]], name: str) -> None:
+        """Set the colour bar with labels at shares of its length."""
+        height = 22
+        ramp = Image.fromarray(np.ascontiguousarray(TABLES[name][None])).resize((PANEL_WIDTH, height))
+        self.image.paste(ramp, (0, self.y))
+        self.y += height + 4
+        font = _font(14)
+        for share, label in labels:
+            width = self.draw.textlength(label, font=font)
+            self.draw.text((share * (PANEL_WIDTH - width), self.y), label, font=font, fill=INK)
+        self.y += 28
+
+    def finished(self) -> Image.Image:
+        """Return what was set, without the empty rest."""
+        return self.image.crop((0, 0, PANEL_WIDTH, self.y))
+
+
+def _lines(
+    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> list[str]:
+    lines = [""]
+    for word in _words(draw, text, font):
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer, font=font) <= PANEL_WIDTH:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _words(
+    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> list[str]:
+    """Return the words; UIDs and file names that fit on no line are cut into pieces."""
+    words = []
+    for word in text.split():
+        rest = word
+        while draw.textlength(rest, font=font) > PANEL_WIDTH:
+            fits = max(n for n in range(1, len(rest)) if draw.textlength(rest[:n], font=font) <= PANEL_WIDTH)
+            words.append(rest[:fits])
+            rest = rest[fits:]
+        words.append(rest)
+    return words
+
+
+def _panel(caption: Caption) -> Image.Image:
+    column = _Column()
+    if "demo" in caption.use.lower():
+        column.text(DEMONSTRATION, 20, RED, gap=14)
+    column.text("Slide", 14, GREY, gap=0)
+    column.text(caption.slide, 18, gap=12)
+    column.text("Prediction", 14, GREY, gap=0)
+    answer = f"{caption.predicted_class}: {caption.probability:.1%}"
+    column.text("None: the model abstains" if caption.abstained else answer, 30, gap=2)
+    column.text(_looked_at(caption), 15, GREY, gap=12)
+    for note in caption.notes:
+        column.text(note, 16, RED, gap=10)
+    column.text("Model", 14, GREY, gap=0)
+    column.text(caption.model, 18, gap=0)
+    if caption.use:
+        column.text(f"Use: {caption.use}", 15, GREY, gap=18)
+    column.text(f'Attention for "{caption.predicted_class}"', 20, gap=8)
+    column.bar([(0, "least"), (0.5, "median"), (1, "most")], COLOR_MAP)
+    column.text(
+        "Each patch is coloured by its rank among all patches of this slide: red are the patches that "
+        "weighed most in this prediction, blue those that weighed least. Areas without colour were not used.",
+        15,
+        gap=8,
+    )
+    column.text(
+        "Ranks compare patches within this slide only. Every slide has red patches, also a healthy one: the "
+        "colour says where the model looked, not that the tissue there is diseased.",
+        15,
+        gap=0,
+    )
+    return column.finished()
+
+
+def _looked_at(caption: Caption) -> str:
+    tissue = "" if caption.tissue_mm2 is None else f" on {caption.tissue_mm2:.2f} mm2 of tissue"
+    return f"from {caption.patches:,} patches{tissue}"

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a slide is read for a model: spacing, tissue, patches, and the flags that a reader should know."""
+
+from __future__ import annotations
+
+from clam_core.errors import NoTissueError
+from clam_core.heatmap import heatmap_grid
+from clam_core.model import Model
+from clam_core.options import AnalysisOptions, Reference
+from clam_core.patches import Coordinates, PatchGrid, PatchPlan, patch_coordinates, plan_by_level, plan_by_mpp
+from clam_core.result import SlideSummary
+from clam_core.slides import Slide, best_level_for_downsample
+from clam_core.tissue import HEATMAP_DOWNSAMPLE, Tissue, preset, segment
+
+MPP_OVERRIDDEN = "mpp_overridden"
+"""Flag: the user's spacing is not the slide's own."""
+MPP_UNKNOWN = "mpp_unknown"
+"""Flag: nobody knows the spacing; only reference mode goes on without it."""
+MPP_MISMATCH = "mpp_mismatch"
+"""Flag: in reference mode the patches have another spacing than the model was trained at."""
+
+MISMATCH_RATIO = 1.2
+"""Spacings further apart than this are a mismatch: scanners of one magnification differ by less."""
+
+
+def summarize(slide: Slide, options: AnalysisOptions) -> SlideSummary:
+    """Return the slide's identity and size, and its spacing as the user wants it used."""
+    base = slide.levels[0]
+    mpp = slide.mpp if options.mpp is None else (options.mpp, options.mpp)
+    return SlideSummary(slide.identity, base.width, base.height, mpp)
+
+
+def plan_patches(slide: Slide, summary: SlideSummary, model: Model, options: AnalysisOptions) -> PatchPlan:
+    """Choose level and size of the patches: by mpp, or fixed as in the reference."""
+    if options.reference is not None:
+        return plan_by_level(slide.levels, summary.mpp, options.patch_level, model.patch_px)
+    return plan_by_mpp(slide.levels, summary.mpp, model.mpp, model.patch_px)
+
+
+def find_tissue(slide: Slide, model: Model, options: AnalysisOptions) -> Tissue:
+    """Find the tissue with the user's preset or the model's.
+
+    Raises
+    ------
+    NoTissueError
+        If there is none.
+    """
+    name = options.tissue_preset or model.tissue_preset
+    level = None
+    if options.reference is Reference.HEATMAP:
+        level = best_level_for_downsample(slide.levels, HEATMAP_DOWNSAMPLE)
+    tissue = segment(slide, preset(name), level)
+    if not tissue.pieces:
+        raise NoTissueError(
+            f"No tissue was found with the preset {name!r}: check that the slide is not blank, or choose "
+            'another preset (--tissue-preset, or the request parameter "tissue_preset"), such as bwh_biopsy '
+            "for small pieces."
+        )
+    return tissue
+
+
+def lay_patches(
+    slide: Slide, tissue: Tissue, plan: PatchPlan, options: AnalysisOptions, overlap: float = 0.0
+) -> Coordinates:
+    """Return the patches on the tissue, (N, 2), level-0 pixels.
+
+    Raises
+    ------
+    NoTissueError
+        If no piece of tissue is large enough for one.
+    """
+    base = slide.levels[0]
+    grid = patch_grid(slide, plan, options, overlap)
+    coordinates = patch_coordinates(tissue.pieces, (base.width, base.height), grid)
+    if len(coordinates) == 0:
+        raise NoTissueError(
+            f"Tissue was found, and no piece is large enough for a patch of {plan.footprint[0]} x "
+            f"{plan.footprint[1]} pixels: the slide holds too little tissue for this model."
+        )
+    return coordinates
+
+
+def patch_grid(slide: Slide, plan: PatchPlan, options: AnalysisOptions, overlap: float = 0.0) -> PatchGrid:
+    """Return the grid of patches that overlap by a fraction."""
+    if options.reference is Reference.HEATMAP:
+        return heatmap_grid(plan.patch_px, slide.levels[plan.level], overlap=overlap)
+    step = [max(1, int(side * (1 - overlap))) for side in plan.footprint]
+    return PatchGrid(plan.footprint, (step[0], step[1]))
+
+
+def spacing_flags(
+    slide: Slide, summary: SlideSummary, plan: PatchPlan, model: Model, options: AnalysisOptions
+) -> tuple[str, ...]:
+    """Say what is unusual about the spacing."""
+    flags = list(plan.flags)
+    if (
+        options.mpp is not None
+        and slide.mpp is not None
+        and not _alike(options.mpp, sum(slide.mpp) / 2, 1.02)
+    ):
+        flags.append(MPP_OVERRIDDEN)
+    if summary.mpp is None:
+        flags.append(MPP_UNKNOWN)
+    if options.reference and plan.mpp is not None and not _alike(plan.mpp, model.mpp, MISMATCH_RATIO):
+        flags.append(MPP_MISMATCH)
+    return tuple(flags)
+
+
+def _alike(a: float, b: float, ratio: float) -> bool:
+    return max(a, b) / min(a, b) <= ratio
