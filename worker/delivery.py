@@ -29,7 +29,7 @@ class Delivery:
 
     request_id: str
     lease: Lease
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] = field(repr=False)
     artifacts: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property

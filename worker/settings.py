@@ -43,6 +43,12 @@ _NAMES = (
     "MODEL_PATH",
     "MODELS_DIR",
     "DEFAULT_MODEL",
+    "MODEL_ENCODER",
+    "MODEL_PATCH_PX",
+    "MODEL_MPP",
+    "MODEL_CLASSES",
+    "MODEL_TISSUE_PRESET",
+    "ENCODER_WEIGHTS",
     "DEVICE",
     "SVS_STORAGE_DIR",
     "POLL_INTERVAL",
@@ -57,7 +63,7 @@ _NAMES = (
     "LOG_LEVEL",
 )
 
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -84,6 +90,29 @@ class Credentials:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """What a bare checkpoint, named by MODEL_PATH, does not say of itself.
+
+    Attributes
+    ----------
+    encoder
+        Name of the encoder of the features it was trained on.
+    patch_px, mpp
+        Side of its patches in pixels, at so many micrometres a pixel.
+    classes
+        Names of its classes; empty for ``class_0`` and so on.
+    tissue_preset
+        How tissue is found.
+    """
+
+    encoder: str
+    patch_px: int
+    mpp: float
+    classes: tuple[str, ...]
+    tissue_preset: str
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that an operator can set; ``worker/env.example`` documents each name.
 
@@ -107,8 +136,12 @@ class Settings:
         A folder of model packages, or None.
     default_model
         Name of the model for requests that name none, or None for the first.
+    checkpoint
+        What a bare checkpoint does not say of itself, or None where MODEL_ENCODER is not set.
+    encoder_weights
+        A file of encoder weights, a folder of files named after their encoders, or None.
     device
-        ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     svs_storage_dir
         Folder of slide files for series without a readable pyramid, or None.
     poll_interval_s
@@ -140,6 +173,8 @@ class Settings:
     model_path: str | None
     models_dir: Path | None
     default_model: str | None
+    checkpoint: CheckpointSettings | None
+    encoder_weights: Path | None
     device: str
     svs_storage_dir: Path | None
     poll_interval_s: float
@@ -357,7 +392,9 @@ def _read(reader: _Reader, passed_on: Mapping[str, str]) -> Settings:
         model_path=reader.text("MODEL_PATH"),
         models_dir=reader.path("MODELS_DIR"),
         default_model=reader.text("DEFAULT_MODEL"),
-        device=reader.matching("DEVICE", "auto", _DEVICE, "auto, cpu, mps, cuda or cuda:N"),
+        checkpoint=_checkpoint(reader),
+        encoder_weights=reader.path("ENCODER_WEIGHTS"),
+        device=reader.matching("DEVICE", "auto", _DEVICE, "auto, cpu, cuda or cuda:N"),
         svs_storage_dir=reader.path("SVS_STORAGE_DIR"),
         poll_interval_s=reader.number("POLL_INTERVAL", 5, 1, 3600),
         long_poll_s=reader.number("LONG_POLL", 25, 0, 55),
@@ -372,6 +409,17 @@ def _read(reader: _Reader, passed_on: Mapping[str, str]) -> Settings:
         passed_on=dict(passed_on),
         warnings=tuple(reader.warnings),
     )
+
+
+def _checkpoint(reader: _Reader) -> CheckpointSettings | None:
+    encoder = reader.text("MODEL_ENCODER")
+    patch_px = int(reader.number("MODEL_PATCH_PX", 256, 16, 4096))
+    mpp = reader.number("MODEL_MPP", 0.5, 0.05, 20)
+    classes = tuple(name.strip() for name in (reader.text("MODEL_CLASSES") or "").split(",") if name.strip())
+    tissue_preset = reader.text("MODEL_TISSUE_PRESET") or "default"
+    if encoder is None:
+        return None
+    return CheckpointSettings(encoder, patch_px, mpp, classes, tissue_preset)
 
 
 def _host_name() -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 STAGES: dict[str, tuple[float, str]] = {
     "open": (0.02, "opening the slide"),
     "tissue": (0.05, "finding tissue"),
-    "encode": (0.83, "encoding patches"),
+    "patches": (0.02, "laying patches"),
+    "encode": (0.81, "encoding patches"),
     "predict": (0.02, "predicting"),
     "heatmap": (0.05, "drawing the heatmap"),
     "publish": (0.03, "sending the result"),

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The spool: whole or not at all, bounded, aged, and readable by its owner only."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from worker.contract import ArtifactRef, Lease
+from worker.delivery import Delivery
+from worker.errors import SpoolError
+from worker.spool import Spool, SpoolLimits
+
+LIMITS = SpoolLimits(max_bytes=1000, max_age_s=3600)
+
+
+def delivery(request_id: str = "r1", fence: int = 1, size: int = 10) -> Delivery:
+    artifacts = {"heatmap.png": b"x" * size}
+    refs = [ArtifactRef.of(name, data).as_json() for name, data in artifacts.items()]
+    lease = Lease("0" * 32, fence, 60, 15, 15)
+    body = {"token": lease.token, "result": {"timings_s": {}}, "artifacts": refs}
+    return Delivery(request_id, lease, body, artifacts)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool", LIMITS)
+
+
+def test_a_delivery_comes_back_as_it_was(spool: Spool) -> None:
+    spool.store(delivery())
+    assert list(spool.waiting()) == [delivery()]
+
+
+def test_the_oldest_comes_first(spool: Spool, tmp_path: Path) -> None:
+    for age, name in enumerate(("r1", "r2", "r3")):
+        spool.store(delivery(name))
+        stamp = time.time() - 100 * age
+        os.utime(tmp_path / "spool" / f"{name}-1", (stamp, stamp))
+    assert [item.request_id for item in spool.waiting()] == ["r3", "r2", "r1"]
+
+
+def test_a_discarded_delivery_is_gone_and_may_be_discarded_again(spool: Spool) -> None:
+    spool.store(delivery())
+    spool.discard(delivery())
+    spool.discard(delivery())
+    assert list(spool.waiting()) == []
+
+
+def test_a_replaced_body_is_what_comes_back(spool: Spool) -> None:
+    spool.store(delivery())
+    body = {**delivery().body, "result": {"timings_s": {"publish": 1.0}}}
+    spool.replace_body(dataclasses.replace(delivery(), body=body))
+    assert next(spool.waiting()).body == body
+
+
+def test_what_a_crash_left_half_written_is_never_read_and_is_removed(spool: Spool, tmp_path: Path) -> None:
+    spool.store(delivery())
+    partial = tmp_path / "spool" / "r2-1.partial"
+    (partial / "artifacts").mkdir(parents=True)
+    assert [item.request_id for item in spool.waiting()] == ["r1"]
+    spool.tidy()
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"schema": 99}', "[1"])
+def test_a_damaged_delivery_is_removed_and_the_others_are_kept(
+    spool: Spool, tmp_path: Path, damage: str
+) -> None:
+    spool.store(delivery("r1"))
+    spool.store(delivery("r2"))
+    (tmp_path / "spool" / "r1-1" / "delivery.json").write_text(damage)
+    assert [item.request_id for item in spool.waiting()] == ["r2"]
+    assert not (tmp_path / "spool" / "r1-1").exists()
+
+
+def test_an_artifact_name_cannot_lead_out_of_the_spool(spool: Spool, tmp_path: Path) -> None:
+    spool.store(delivery())
+    document = tmp_path / "spool" / "r1-1" / "delivery.json"
+    document.write_text(document.read_text().replace("heatmap.png", "../../secret"))
+    assert list(spool.waiting()) == []
+
+
+def test_the_oldest_makes_room(spool: Spool, tmp_path: Path) -> None:
+    for age, name in enumerate(("r1", "r2")):
+        spool.store(delivery(name, size=100))
+        stamp = time.time() - 100 * age
+        os.utime(tmp_path / "spool" / f"{name}-1", (stamp, stamp))
+    spool.store(delivery("r3", size=300))
+    assert [item.request_id for item in spool.waiting()] == ["r1", "r3"]
+
+
+def test_what_is_too_old_is_removed(tmp_path: Path) -> None:
+    now = time.time()
+    Spool(tmp_path, LIMITS).store(delivery())
+    later = Spool(tmp_path, LIMITS, clock=lambda: now + 4000)
+    later.tidy()
+    assert list(later.waiting()) == []
+
+
+def test_a_result_larger_than_the_spool_is_a_sentence(spool: Spool) -> None:
+    with pytest.raises(SpoolError, match="raise SPOOL_MAX_MB"):
+        spool.store(delivery(size=2000))
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_behind(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("worker.spool._write_durably", full)
+    with pytest.raises(SpoolError, match="is full: free space or set SPOOL_DIR"):
+        spool.store(delivery())
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights")
+def test_only_the_owner_may_read_the_tokens(spool: Spool, tmp_path: Path) -> None:
+    spool.store(delivery())
+    assert (tmp_path / "spool").stat().st_mode & 0o077 == 0
+
+
+def test_no_token_shows_in_a_deliverys_text() -> None:
+    assert "0" * 32 not in repr(delivery())

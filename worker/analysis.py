@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models of this worker, loaded once and kept, and how they are run on a request's slide."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from clam_core.device import describe_device, select_device
+from clam_core.encoders import Encoder
+from clam_core.errors import ClamCoreError, EncoderWeightsError
+from clam_core.options import AnalysisOptions
+from clam_core.package import (
+    BareCheckpoint,
+    BrokenPackage,
+    ModelPackage,
+    demo_package_path,
+    discover_packages,
+    load_package,
+)
+from clam_core.pipeline import LoadedModel, analyze_slide
+from clam_core.slides import Slide, thumbnail
+from worker.contract import ModelOffer
+from worker.errors import ModelError
+from worker.job import Analysis, StageReport
+from worker.settings import CheckpointSettings, Settings
+
+_log = logging.getLogger(__name__)
+
+DEMO = "demo"
+"""Value of MODEL_PATH for the demonstration model."""
+
+_THUMBNAIL_PX = 1024
+_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class ClamAnalyzer:
+    """Runs the models that the settings name.
+
+    Attributes
+    ----------
+    models
+        Every model that can run here, by name.
+    default_model
+        The model for requests that name none.
+    device
+        The device, for people.
+    """
+
+    models: Mapping[str, LoadedModel]
+    default_model: str | None
+    device: str
+
+    @classmethod
+    def load(cls, settings: Settings) -> ClamAnalyzer:
+        """Load the models.
+
+        Raises
+        ------
+        ModelError
+            If none is named or the one that is cannot be used.
+        """
+        try:
+            device = select_device(settings.device)
+            models = _load_all(_packages(settings), device, settings.encoder_weights)
+        except ClamCoreError as error:
+            raise ModelError(str(error), error.code) from error
+        default = _default_name(settings.default_model, models)
+        return cls(models, default, describe_device(device))
+
+    @property
+    def offers(self) -> tuple[ModelOffer, ...]:
+        """The models that can run here."""
+        packages = [model.package for model in self.models.values()]
+        return tuple(ModelOffer(package.name, package.version, package.sha256) for package in packages)
+
+    def analyze(self, slide: Slide, request: Mapping[str, Any], report: StageReport) -> Analysis:
+        """Analyse an open slide as the request asks.
+
+        Raises
+        ------
+        ModelError
+            If the request names a model that is not here.
+        ClamCoreError
+            If there is no result.
+        """
+        found = analyze_slide(
+            slide,
+            self._model(request.get("model")),
+            options=AnalysisOptions.from_parameters(request.get("parameters") or {}),
+            progress=lambda stage, done, total: report(
+                stage, done / max(total, 1), _detail(stage, done, total)
+            ),
+        )
+        return Analysis(found.to_result(), {**found.artifacts(), "thumbnail.png": _thumbnail(slide)})
+
+    def _model(self, name: str | None) -> LoadedModel:
+        chosen = name or self.default_model
+        if chosen is None or chosen not in self.models:
+            raise ModelError(
+                f"This worker has no model {chosen or 'by default'}; it has {', '.join(self.models)}.",
+                "unknown_model",
+            )
+        return self.models[chosen]
+
+
+def _detail(stage: str, done: int, total: int) -> str:
+    return f"{done} of {total} patches" if stage == "encode" else ""
+
+
+def _thumbnail(slide: Slide) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(thumbnail(slide, _THUMBNAIL_PX)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _packages(settings: Settings) -> list[ModelPackage]:
+    """Return the packages that the settings name; a broken one among several in a folder is left out."""
+    if settings.model_path is None and settings.models_dir is None:
+        raise ModelError(
+            "No model is set: name a checkpoint or a model package in MODEL_PATH (or the word demo), or a "
+            "folder of packages in MODELS_DIR."
+        )
+    packages = []
+    if settings.model_path is not None:
+        path = demo_package_path() if settings.model_path == DEMO else Path(settings.model_path).expanduser()
+        packages.append(load_package(path, _bare(path, settings.checkpoint)))
+    if settings.models_dir is not None:
+        packages.extend(_discovered(settings.models_dir))
+    if not packages:
+        raise ModelError(f"MODELS_DIR={settings.models_dir} holds no model package that can be used.")
+    return packages
+
+
+def _bare(path: Path, said: CheckpointSettings | None) -> BareCheckpoint | None:
+    if said is not None:
+        return BareCheckpoint(said.encoder, said.patch_px, said.mpp, said.classes, said.tissue_preset)
+    if path.is_file():
+        raise ModelError(
+            f"{path} is a checkpoint without a model package: say in MODEL_ENCODER which encoder made the "
+            "features it was trained on (and MODEL_MPP, MODEL_PATCH_PX, MODEL_CLASSES where they differ)."
+        )
+    return None
+
+
+def _discovered(folder: Path) -> list[ModelPackage]:
+    usable = []
+    for found in discover_packages(folder):
+        if isinstance(found, BrokenPackage):
+            _log.error("The model in %s is not offered: %s", found.path, found.error)
+        else:
+            usable.append(found)
+    return usable
+
+
+def _load_all(
+    packages: Sequence[ModelPackage], device: torch.device, weights: Path | None
+) -> dict[str, LoadedModel]:
+    """Load every package; models of one encoder share it."""
+    encoders: dict[tuple[str, str], Encoder] = {}
+    models: dict[str, LoadedModel] = {}
+    for package in packages:
+        if package.name in models:
+            raise ModelError(f"Two models are named {package.name}: give each its own name in model.json.")
+        key = (package.encoder.name, package.encoder.sha256)
+        try:
+            if key not in encoders:
+                encoders[key] = package.load_encoder(device, encoder_weights(weights, package.encoder.name))
+            aggregator = package.load_aggregator(device)
+        except ClamCoreError as error:
+            if len(packages) == 1:
+                raise
+            _log.error("The model %s is not offered: %s", package.name, error)
+            continue
+        models[package.name] = LoadedModel(package, encoders[key], aggregator, device)
+    if not models:
+        raise ModelError("None of the models can be used; the lines above say why.")
+    return models
+
+
+def encoder_weights(setting: Path | None, encoder: str) -> Path | None:
+    """Return the weights file that ENCODER_WEIGHTS names for an encoder, or None where it names none.
+
+    Raises
+    ------
+    EncoderWeightsError
+        If ENCODER_WEIGHTS names nothing that is there.
+    """
+    if setting is None or setting.is_file():
+        return setting
+    if not setting.is_dir():
+        raise EncoderWeightsError(f"ENCODER_WEIGHTS={setting} is neither a file nor a folder: correct it.")
+    candidates = (setting / f"{encoder}{suffix}" for suffix in _WEIGHTS_SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _default_name(chosen: str | None, models: Mapping[str, LoadedModel]) -> str | None:
+    if chosen is not None and chosen not in models:
+        raise ModelError(f"DEFAULT_MODEL={chosen} is none of the models here: {', '.join(models)}.")
+    return chosen or next(iter(models), None)
