@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The plugin without Orthanc around it: one function from request to answer, on any gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .audit import Audit
+from .clock import Clock
+from .errors import ApiError, StorageError
+from .gateway import Gateway
+from .http import Request, Response, error_response
+from .ranges import RangeServer
+from .roles import Policy, Role, check, is_loopback, names_of_numbers, role_of, user_name
+from .router import Router
+from .routes import Routes
+from .service.core import Core, audit_refusal, build_core, unavailable
+from .service.report import holds_lease_on
+from .settings import Settings
+
+_AUDITED = frozenset({"forbidden_role", "forbidden_origin", "lease_lost", "already_completed"})
+
+
+class Application:
+    """Roles, routes and the queue.
+
+    Parameters
+    ----------
+    settings
+        What the site decided.
+    gateway
+        Orthanc, or its twin in memory.
+    clock
+        Time and chance.
+    audit
+        Where it is noted who did what.
+    warn
+        Takes a sentence for the server's log.
+    """
+
+    def __init__(
+        self, settings: Settings, gateway: Gateway, clock: Clock, audit: Audit, warn: Callable[[str], None]
+    ) -> None:
+        self.core: Core = build_core(settings, gateway, clock, audit, warn)
+        self.router = Router(Routes(self.core, RangeServer(gateway)).table())
+        self._policy = _policy(settings, gateway.configuration())
+
+    def handle(self, request: Request) -> Response:
+        """Answer a request of a user whose password Orthanc has checked."""
+        refusal = self._refusal(request.user, request.method, request.path, request.headers)
+        if refusal is not None:
+            return error_response(refusal)
+        try:
+            return self.router.dispatch(request)
+        except ApiError as error:
+            if error.code in _AUDITED:
+                audit_refusal(self.core, request.user, f"{request.method} {request.path}", error)
+            return error_response(error)
+        except StorageError as error:
+            return error_response(unavailable(error))
+
+    def user_of(self, headers: Mapping[str, str]) -> str:
+        """Return the name of the user whom Orthanc, or the trusted proxy, accepted."""
+        return user_name(headers, self.core.settings.trusted_user_header)
+
+    def allows(self, method: str, uri: str, peer: str, headers: Mapping[str, str]) -> bool:
+        """Decide on a request to any of Orthanc's routes; our own answer with a sentence of their own."""
+        trusted = self.core.settings.trusted_user_header
+        if trusted is not None and trusted in headers and not is_loopback(peer):
+            return False
+        if uri.startswith(("/pathology", "/api/pathology")):
+            return True
+        return self._refusal(self.user_of(headers), method, uri, headers) is None
+
+    def _refusal(self, user: str, method: str, uri: str, headers: Mapping[str, str]) -> ApiError | None:
+        settings = self.core.settings
+        role: Role = role_of(user, settings.workers, settings.monitors)
+        refusal = check(
+            role,
+            method,
+            uri,
+            headers,
+            self._policy,
+            lambda orthanc_id: holds_lease_on(self.core, user, orthanc_id),
+        )
+        if refusal is not None:
+            audit_refusal(self.core, user, f"{method} {uri}", refusal)
+        return refusal
+
+
+def _policy(settings: Settings, configuration: Mapping[str, Any]) -> Policy:
+    return Policy(
+        protected_metadata=frozenset({settings.metadata_number, settings.damaged_number}),
+        protected_attachments=frozenset({settings.archive_number, *range(settings.first_attachment, 65536)}),
+        metadata_names=names_of_numbers(configuration.get("UserMetadata")),
+        attachment_names=names_of_numbers(configuration.get("UserContentType")),
+        allowed_origins=settings.allowed_origins,
+    )

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""All state of one series as bytes and back (`schema` 1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from .values import STATUSES, AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review
+
+SCHEMA = 1
+
+Value = TypeVar("Value")
+
+
+class DamagedError(Exception):
+    """Bytes that are no state of a series; caught where they are set aside."""
+
+
+@dataclass(frozen=True)
+class SeriesState:
+    """Everything the plugin knows of one series.
+
+    Attributes
+    ----------
+    revision
+        Grows with every write, so that two values of one series are never equal.
+    next_number
+        The next attachment number; numbers are not used twice, so that late bytes hit nothing.
+    requests
+        Open requests and the latest finished ones, oldest first.
+    folded
+        How many older ones lie in the archive attachment.
+    schema
+        The schema the value was written with; one newer than `SCHEMA` is read, never rewritten.
+    """
+
+    series_id: str
+    next_number: int
+    revision: int = 0
+    requests: tuple[AnalysisRequest, ...] = ()
+    folded: int = 0
+    schema: int = SCHEMA
+
+    def find(self, request_id: str) -> AnalysisRequest | None:
+        """Return one of the requests, or None."""
+        return next((request for request in self.requests if request.request_id == request_id), None)
+
+
+_NAMES: dict[type, tuple[str, ...]] = {
+    kind: tuple(field.name for field in fields(kind))
+    for kind in (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
+}
+_DEFAULTS: dict[type, dict[str, Any]] = {
+    kind: {field.name: field.default for field in fields(kind)} for kind in _NAMES
+}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON types; members that have their default are left out."""
+    names = _NAMES.get(type(value))
+    if names is not None:
+        defaults = _DEFAULTS[type(value)]
+        members = ((name, getattr(value, name)) for name in names)
+        return {name: _plain(member) for name, member in members if member != defaults[name]}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def encode_requests(requests: tuple[AnalysisRequest, ...]) -> list[Any]:
+    """Return requests as JSON types."""
+    return [_plain(request) for request in requests]
+
+
+def encode_state(state: SeriesState) -> bytes:
+    """Return the bytes that stand for a state."""
+    value = {
+        "schema": SCHEMA,
+        "revision": state.revision,
+        "next_number": state.next_number,
+        "folded": state.folded,
+        "requests": encode_requests(state.requests),
+    }
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+
+
+def _build(kind: type[Value], value: Any, parts: Mapping[str, Callable[[Any], Any]]) -> Value:
+    """Return a value object; members that a newer schema added are passed over."""
+    if not isinstance(value, dict):
+        raise DamagedError(f"{kind.__name__} is no object")
+    known = {name: value[name] for name in _NAMES[kind] if name in value}
+    for name, part in parts.items():
+        if known.get(name) is not None:
+            known[name] = part(known[name])
+    try:
+        return kind(**known)
+    except TypeError as error:
+        raise DamagedError(str(error)) from error
+
+
+def _many(part: Callable[[Any], Value]) -> Callable[[Any], tuple[Value, ...]]:
+    def build(value: Any) -> tuple[Value, ...]:
+        if not isinstance(value, list):
+            raise DamagedError("a list was expected")
+        return tuple(part(item) for item in value)
+
+    return build
+
+
+def _grant(value: Any) -> Grant:
+    return _build(
+        Grant,
+        value,
+        {"model": lambda item: _build(Model, item, {}), "error": lambda item: _build(Failure, item, {})},
+    )
+
+
+_REQUEST_PARTS: Mapping[str, Callable[[Any], Any]] = {
+    "error": lambda item: _build(Failure, item, {}),
+    "grants": _many(_grant),
+    "artifacts": _many(lambda item: _build(Artifact, item, {})),
+    "record": lambda item: _build(Artifact, item, {}),
+    "outputs": _many(lambda item: _build(Output, item, {})),
+    "review": lambda item: _build(Review, item, {}),
+    "flags": tuple,
+    "history": _many(lambda item: _build(Event, item, {})),
+}
+_TEXTS = ("request_id", "series", "fingerprint", "parameters", "status")
+_NUMBERS = ("created", "updated", "fence", "attempts", "max_attempts", "priority")
+
+
+def _request(value: Any) -> AnalysisRequest:
+    request = _build(AnalysisRequest, value, _REQUEST_PARTS)
+    if not all(isinstance(getattr(request, name), str) for name in _TEXTS):
+        raise DamagedError("a text is missing in a request")
+    if not all(isinstance(getattr(request, name), (int, float)) for name in _NUMBERS):
+        raise DamagedError("a number is missing in a request")
+    if request.status not in STATUSES:
+        raise DamagedError(f"{request.status!r} is no status")
+    return request
+
+
+def decode_requests(value: Any) -> tuple[AnalysisRequest, ...]:
+    """Return requests from JSON types.
+
+    Raises
+    ------
+    DamagedError
+        Where they are not what `encode_requests` returns.
+    """
+    return _many(_request)(value)
+
+
+def decode_state(series_id: str, content: bytes) -> SeriesState:
+    """Return the state that the bytes stand for.
+
+    Raises
+    ------
+    DamagedError
+        Where they stand for none.
+    """
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DamagedError("no JSON object")
+    numbers = [value.get(name) for name in ("next_number", "revision", "folded", "schema")]
+    if not all(isinstance(number, int) for number in numbers):
+        raise DamagedError("a number is missing")
+    requests = decode_requests(value.get("requests"))
+    if any(request.series != series_id for request in requests):
+        raise DamagedError("the state of another series")
+    next_number, revision, folded, schema = numbers
+    return SeriesState(series_id, next_number, revision, requests, folded, schema)  # type: ignore[arg-type]

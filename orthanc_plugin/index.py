@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Everything open and finished, in memory: what is read without asking Orthanc.
+
+The truth is the series' metadata; the index changes only after a write to it has succeeded. What a restart
+may forget (leases, progress, versions) lives here alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from . import values
+from .codec import SeriesState
+from .values import AnalysisRequest
+
+_GONE_KEPT = 1000
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Time that a worker has for its next sign of life, on the monotonic clock."""
+
+    fence: int
+    expires_at: float
+
+
+@dataclass(frozen=True)
+class Live:
+    """What the last heartbeat said; `progress` in 0 to 1."""
+
+    stage: str | None = None
+    progress: float | None = None
+    detail: str | None = None
+
+
+PendingKey = tuple[int, float, str]
+OrderKey = tuple[float, str]
+
+
+def _pending_key(request: AnalysisRequest) -> PendingKey:
+    return (-request.priority, request.created, request.request_id)
+
+
+class _Sorted(list):  # type: ignore[type-arg]
+    """A list that stays sorted; keys are unique."""
+
+    def add(self, key: tuple[object, ...]) -> None:
+        insort(self, key)
+
+    def discard(self, key: tuple[object, ...]) -> None:
+        position = bisect_left(self, key)
+        if position < len(self) and self[position] == key:
+            del self[position]
+
+
+class Index:
+    """All requests by id, by series and by turn.
+
+    `lock` is held for moments only, and never while anything is read, written or waited for; `changed` is
+    notified after every change of a request.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.boot = uuid.uuid4().hex[:8]
+        self._counter = 0
+        self._states: dict[str, SeriesState] = {}
+        self._requests: dict[str, AnalysisRequest] = {}
+        self._versions: dict[str, int] = {}
+        self._order = _Sorted()
+        self._pending = _Sorted()
+        self._leases: dict[str, Lease] = {}
+        self._live: dict[str, Live] = {}
+        self._tokens: dict[str, str] = {}
+        self._outputs: dict[str, str] = {}
+        self._gone: dict[str, str] = {}
+
+    def state(self, series_id: str) -> SeriesState | None:
+        """Return the state of a series, or None where it has not been read."""
+        with self.lock:
+            return self._states.get(series_id)
+
+    def get(self, request_id: str) -> AnalysisRequest | None:
+        """Return a request, or None."""
+        with self.lock:
+            return self._requests.get(request_id)
+
+    def is_gone(self, request_id: str) -> bool:
+        """Tell whether a request went with its series, as far as is remembered."""
+        with self.lock:
+            return request_id in self._gone
+
+    def snapshot(self) -> list[AnalysisRequest]:
+        """Return all requests, ordered by creation and id."""
+        with self.lock:
+            return [self._requests[key[1]] for key in self._order]
+
+    def known_series(self) -> set[str]:
+        """Return the Orthanc ids of the series whose requests have been read."""
+        with self.lock:
+            return set(self._states)
+
+    def open_series(self) -> set[str]:
+        """Return the Orthanc ids of the series with open requests."""
+        with self.lock:
+            return {request.series for request in self._requests.values() if request.is_open}
+
+    def version(self, request_id: str) -> str:
+        """Return an opaque text that differs after every change of a request and after every start."""
+        with self.lock:
+            return f"{self.boot}-{self._versions.get(request_id, 0)}"
+
+    def live(self, request_id: str) -> Live:
+        """Return what the last heartbeat of a request said."""
+        with self.lock:
+            return self._live.get(request_id, Live())
+
+    def request_of_token(self, token_sha256: str) -> AnalysisRequest | None:
+        """Return the request that is being worked on under a token."""
+        with self.lock:
+            request_id = self._tokens.get(token_sha256)
+            return None if request_id is None else self._requests[request_id]
+
+    def is_output(self, series_instance_uid: str) -> bool:
+        """Tell whether a DICOM series is the result of any request."""
+        with self.lock:
+            return series_instance_uid in self._outputs
+
+    def replace(self, state: SeriesState, lease_for: Callable[[AnalysisRequest], Lease]) -> None:
+        """Take over what was written to a series (or read from it)."""
+        with self.lock:
+            old = self._states.get(state.series_id)
+            before = {} if old is None else {request.request_id: request for request in old.requests}
+            for request in state.requests:
+                if before.pop(request.request_id, None) != request:
+                    self._put(request, lease_for)
+            for request_id in before:
+                self._drop(request_id)
+            self._states[state.series_id] = state
+            self.changed.notify_all()
+
+    def add_archived(self, requests: tuple[AnalysisRequest, ...]) -> None:
+        """Make requests known that lie in a series' archive, no longer in its state."""
+        with self.lock:
+            for request in requests:
+                if request.request_id not in self._requests:
+                    self._put(request, _no_lease)
+
+    def forget_series(self, series_id: str) -> SeriesState | None:
+        """Drop all requests of a deleted series, remember that they are gone; return what was known of it."""
+        with self.lock:
+            state = self._states.pop(series_id, None)
+            for request in [item for item in self._requests.values() if item.series == series_id]:
+                self._drop(request.request_id)
+                self._gone[request.request_id] = series_id
+            while len(self._gone) > _GONE_KEPT:
+                del self._gone[next(iter(self._gone))]
+            self.changed.notify_all()
+            return state
+
+    def _put(self, request: AnalysisRequest, lease_for: Callable[[AnalysisRequest], Lease]) -> None:
+        request_id = request.request_id
+        known = self._requests.get(request_id)
+        if known is None:
+            self._order.add((request.created, request_id))
+        else:
+            self._pending.discard(_pending_key(known))
+        self._requests[request_id] = request
+        self._gone.pop(request_id, None)
+        for output in request.outputs:
+            self._outputs[output.series_instance_uid] = request_id
+        self._put_turn(request, lease_for)
+        self._touch(request_id)
+
+    def _put_turn(self, request: AnalysisRequest, lease_for: Callable[[AnalysisRequest], Lease]) -> None:
+        request_id = request.request_id
+        if request.status == values.PENDING:
+            self._pending.add(_pending_key(request))
+        if request.status != values.PROCESSING:
+            self._end_lease(request_id)
+            return
+        lease = self._leases.get(request_id)
+        if lease is None or lease.fence != request.fence:
+            self._end_lease(request_id)
+            self._leases[request_id] = lease_for(request)
+            self._tokens[request.grants[-1].token_sha256] = request_id
+
+    def _end_lease(self, request_id: str) -> None:
+        self._leases.pop(request_id, None)
+        self._live.pop(request_id, None)
+        for token in [token for token, owner in self._tokens.items() if owner == request_id]:
+            del self._tokens[token]
+
+    def _drop(self, request_id: str) -> None:
+        request = self._requests.pop(request_id)
+        self._order.discard((request.created, request_id))
+        self._pending.discard(_pending_key(request))
+        self._end_lease(request_id)
+        self._versions.pop(request_id, None)
+
+    def _touch(self, request_id: str) -> None:
+        self._counter += 1
+        self._versions[request_id] = self._counter
+
+    def lease(self, request_id: str) -> Lease | None:
+        """Return the lease of a request that is being worked on."""
+        with self.lock:
+            return self._leases.get(request_id)
+
+    def renew(self, request_id: str, fence: int, expires_at: float, live: Live) -> None:
+        """Give a lease more time, and keep what its heartbeat said."""
+        with self.lock:
+            lease = self._leases.get(request_id)
+            if lease is None or lease.fence != fence:
+                return
+            self._leases[request_id] = replace(lease, expires_at=expires_at)
+            if live != self._live.get(request_id):
+                self._live[request_id] = live
+                self._touch(request_id)
+                self.changed.notify_all()
+
+    def overdue(self, monotonic: float) -> list[AnalysisRequest]:
+        """Return the requests whose lease has run out."""
+        with self.lock:
+            late = [request_id for request_id, lease in self._leases.items() if lease.expires_at <= monotonic]
+            return [self._requests[request_id] for request_id in late]
+
+    def with_status(self, status: str) -> list[AnalysisRequest]:
+        """Return all requests in a state."""
+        with self.lock:
+            return [request for request in self._requests.values() if request.status == status]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many requests are in each state."""
+        with self.lock:
+            counts = dict.fromkeys(values.STATUSES, 0)
+            for request in self._requests.values():
+                counts[request.status] += 1
+            return counts
+
+    def pending(self) -> Iterator[AnalysisRequest]:
+        """Yield the pending requests in their turn: priority, then age. Hold `lock` meanwhile."""
+        for key in self._pending:
+            yield self._requests[key[2]]
+
+
+def _no_lease(request: AnalysisRequest) -> Lease:
+    return Lease(request.fence, 0.0)

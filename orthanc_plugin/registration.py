@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Hangs the plugin into Orthanc: routes, filter, changes, Explorer's script, and its own threads."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from . import __version__, orthanc_gateway
+from .application import Application
+from .audit import open_audit
+from .clock import SystemClock
+from .errors import PluginError
+from .roles import refuse_unsafe_users
+from .service.changes import series_created, series_deleted, series_stable
+from .service.clockwork import LEFTOVERS_EVERY, TICK_S, finish_leftovers, tick
+from .service.core import Core
+from .service.startup import load_all, load_open
+from .settings import read_settings
+
+OnChange = Callable[[str, str, str], None]
+Filter = Callable[[str, str, str, Mapping[str, str]], bool]
+
+_ROUTES = r"/(?:api/)?pathology(?:/.*)?"
+_EXPLORER_SCRIPT = Path(__file__).with_name("explorer.js")
+_RETRY_START_S = 5.0
+_SERIES_CHANGES = {"DELETED": series_deleted, "NEW_SERIES": series_created, "STABLE_SERIES": series_stable}
+
+
+def register(
+    on_change: OnChange | None = None,
+    filter: Filter | None = None,  # noqa: A002 - the name that sites call it by
+    explorer_js: str = "",
+) -> None:
+    """Register everything with Orthanc. Called once, while Orthanc reads its Python script.
+
+    Orthanc takes one script, one change callback, one filter and one Explorer script; a site that has its own
+    calls this from its own script and hands them in, to be chained.
+
+    Parameters
+    ----------
+    on_change
+        Called with the change's name, the resource's level and its Orthanc id, before the plugin looks at it.
+    filter
+        Called with method, path, the peer's address and headers; where it returns False, that is the answer.
+    explorer_js
+        Put before the plugin's own script for Orthanc Explorer.
+
+    Raises
+    ------
+    SettingsError
+        Where the configuration is wrong; Orthanc then does not start.
+    """
+    gateway = orthanc_gateway.OrthancGateway()
+    configuration = gateway.configuration()
+    settings = read_settings(configuration)
+    if not settings.enabled:
+        orthanc_gateway.log_warning("Pathology.Enabled is false: the pathology plugin stays out of the way.")
+        return
+    if settings.trusted_user_header is None:
+        refuse_unsafe_users(configuration)
+    audit = open_audit(settings.audit, gateway.storage_directory(), orthanc_gateway.log_error)
+    application = Application(settings, gateway, SystemClock(), audit, orthanc_gateway.log_warning)
+    plugin = _Plugin(application, on_change)
+    orthanc_gateway.serve_route(_ROUTES, application.handle, application.user_of)
+    orthanc_gateway.filter_requests(_chained(filter, application.allows))
+    orthanc_gateway.listen(plugin.on_change)
+    orthanc_gateway.extend_explorer(explorer_js + "\n" + _EXPLORER_SCRIPT.read_text("utf-8"))
+    orthanc_gateway.log_warning(f"The pathology plugin {__version__} is registered.")
+
+
+def _chained(first: Filter | None, second: Filter) -> Filter:
+    if first is None:
+        return second
+    before = first
+
+    def allows(method: str, uri: str, peer: str, headers: Mapping[str, str]) -> bool:
+        return before(method, uri, peer, headers) and second(method, uri, peer, headers)
+
+    return allows
+
+
+class _Plugin:
+    """The plugin's own threads: one reads the requests after a start, one follows changes, one watches time.
+
+    Orthanc's change thread only hands over: what is done about a change may take a while.
+    """
+
+    def __init__(self, application: Application, on_change: OnChange | None) -> None:
+        self._core: Core = application.core
+        self._site_on_change = on_change
+        self._changes: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+
+    def on_change(self, name: str, level: str, resource: str) -> None:
+        """Take a change from Orthanc."""
+        if self._site_on_change is not None:
+            self._site_on_change(name, level, resource)
+        if name == "ORTHANC_STARTED":
+            self._start()
+        elif name == "ORTHANC_STOPPED":
+            self._core.stop()
+            self._changes.put(None)
+        elif level == "series" and name in _SERIES_CHANGES:
+            self._changes.put((name, resource))
+
+    def _start(self) -> None:
+        for target in (self._load, self._follow_changes, self._watch_time):
+            thread = threading.Thread(target=target, name=f"pathology{target.__name__}", daemon=True)
+            thread.start()
+
+    def _load(self) -> None:
+        steps = [load_open, load_all]
+        while steps and not self._core.ready.stopping.is_set():
+            if self._guarded(lambda: steps[0](self._core)):
+                steps.pop(0)
+            else:
+                self._core.ready.stopping.wait(_RETRY_START_S)
+
+    def _follow_changes(self) -> None:
+        while (change := self._changes.get()) is not None:
+            name, series_id = change
+            self._guarded(lambda: _SERIES_CHANGES[name](self._core, series_id))  # noqa: B023 - called at once
+
+    def _watch_time(self) -> None:
+        ticks = 0
+        while not self._core.ready.stopping.wait(TICK_S):
+            ticks += 1
+            self._guarded(lambda: tick(self._core))
+            if ticks % LEFTOVERS_EVERY == 0:
+                self._guarded(lambda: finish_leftovers(self._core))
+
+    @staticmethod
+    def _guarded(action: Callable[[], None]) -> bool:
+        """Run a step of a thread; a failure is logged and the thread goes on."""
+        try:
+            action()
+        except PluginError as error:
+            orthanc_gateway.log_error(f"Pathology: {error}")
+            return False
+        except Exception:  # noqa: BLE001 - the thread's boundary: it must not end by one failure
+            orthanc_gateway.log_error(f"Pathology: an error of the plugin's own:\n{traceback.format_exc()}")
+            return False
+        return True

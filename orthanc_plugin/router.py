@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""From a method and a path to the function that answers; also for the older server's paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from .errors import ApiError
+from .http import Request, Response
+
+_ROOT = re.compile(r"(?:/api)?/pathology(?=/|$)")
+
+Handler = Callable[[Request, Mapping[str, str]], Response]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method, a path below the root with ``{names}``, and who answers it."""
+
+    method: str
+    path: str
+    handler: Handler
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """The path as a regular expression; ``{name}`` is one part of it, ``{name*}`` all the rest."""
+        return re.compile("".join(_expression(part) for part in re.split(r"(\{\w+\*?\})", self.path)))
+
+
+def _expression(part: str) -> str:
+    if not part.startswith("{"):
+        return re.escape(part)
+    name = part.strip("{*}")
+    return f"(?P<{name}>.+)" if part.endswith("*}") else f"(?P<{name}>[^/]+)"
+
+
+class Router:
+    """The table of routes."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self.routes = routes
+        self._patterns = tuple((route.pattern, route) for route in routes)
+
+    def dispatch(self, request: Request) -> Response:
+        """Answer a request.
+
+        Raises
+        ------
+        ApiError
+            404 where no route has this path, 405 where one has it for other methods.
+        """
+        path = _ROOT.sub("", re.sub(r"/{2,}", "/", request.path), count=1).rstrip("/") or "/"
+        allowed = set()
+        for pattern, route in self._patterns:
+            match = pattern.fullmatch(path)
+            if match is None:
+                continue
+            if route.method == request.method:
+                return route.handler(request, match.groupdict())
+            allowed.add(route.method)
+        if allowed:
+            methods = ", ".join(sorted(allowed))
+            raise ApiError(
+                405, "method_not_allowed", f"This path takes {methods}.", headers={"Allow": methods}
+            )
+        raise ApiError(404, "unknown_route", "There is no such route; docs/rest.md lists them.")

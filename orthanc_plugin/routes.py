@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The routes of docs/rest.md: bodies checked, uses called, answers put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import API_VERSION, __version__, fields, values, views
+from .errors import ApiError
+from .http import Request, Response, json_response, parse_object
+from .index import Live
+from .pages import serve_page
+from .ranges import RangeServer
+from .router import Route
+from .service import artifacts, decide, listing
+from .service.claim import Claim, Granted, claim
+from .service.complete import Named, Result, complete, read_result
+from .service.core import Core, require_open_known
+from .service.report import LeaseProof, Orders, confirm_cancel, hand_back, heartbeat
+from .service.submit import (
+    Submitted,
+    Target,
+    Wish,
+    parameters_text,
+    skipped_member,
+    submit,
+    warnings_for,
+)
+from .values import AnalysisRequest, Failure, Model, canonical, sha256_hex, token_digest
+
+_MAX_BODY = 64 * 1024
+_MAX_COMPLETION = 2 * 1024 * 1024
+_MAX_WAIT_S = 30.0
+_MAX_TOP_PATCHES = 100
+_VERDICTS = ("agree", "disagree", "unusable")
+_ANALYZE_MEMBERS = {
+    "series",
+    "study",
+    "instance",
+    "series_instance_uid",
+    "study_instance_uid",
+    "model",
+    "model_version",
+    "parameters",
+    "priority",
+    "force",
+}
+
+Parts = Mapping[str, str]
+
+
+class Routes:
+    """Every route of the queue, on one core."""
+
+    def __init__(self, core: Core, ranges: RangeServer) -> None:
+        self._core = core
+        self._ranges = ranges
+
+    def table(self) -> tuple[Route, ...]:
+        """Return the routes."""
+        return (
+            Route("POST", "/analyze", self.analyze),
+            Route("GET", "/pending-requests", self.pending),
+            Route("POST", "/claim", self.claim),
+            Route("POST", "/update-status/{request_id}", self.update_status),
+            Route("POST", "/complete-request/{request_id}", self.complete),
+            Route("GET", "/requests", self.list_requests),
+            Route("GET", "/requests/{request_id}", self.get_request),
+            Route("PUT", "/requests/{request_id}/artifacts/{name}", self.put_artifact),
+            Route("GET", "/requests/{request_id}/artifacts/{name}", self.get_artifact),
+            Route("POST", "/requests/{request_id}/cancel", self.cancel),
+            Route("POST", "/requests/{request_id}/retry", self.retry),
+            Route("POST", "/requests/{request_id}/withdraw", self.withdraw),
+            Route("POST", "/requests/{request_id}/review", self.review),
+            Route("GET", "/models", self.models),
+            Route("GET", "/workers", self.workers),
+            Route("POST", "/workers/{worker_id}/drain", self.drain),
+            Route("POST", "/instances/{instance_id}/ranges", self.ranges),
+            Route("GET", "/health", self.health),
+            Route("GET", "/app/{path*}", self.page),
+        )
+
+    # People
+
+    def analyze(self, request: Request, _parts: Parts) -> Response:
+        """Submit a slide, or every slide of a study."""
+        require_open_known(self._core)
+        body = parse_object(request, max_bytes=_MAX_BODY)
+        fields.known_only(body, _ANALYZE_MEMBERS)
+        target, wish = _target(body), _wish(body)
+        done, skipped = submit(self._core, target, wish, request.user)
+        first = done[0]
+        answer: dict[str, Any] = {
+            "success": True,
+            "request_id": first.request.request_id,
+            "created": first.created,
+            "request": self._full(first.request),
+            "warnings": warnings_for(self._core, first.request),
+        }
+        if target.study is not None:
+            answer["requests"] = [self._short(item.request) for item in done]
+            answer["skipped"] = [skipped_member(item) for item in skipped]
+        return json_response(_created_status(done), answer)
+
+    def list_requests(self, request: Request, _parts: Parts) -> Response:
+        """List requests, filtered and page by page."""
+        require_open_known(self._core)
+        wanted = listing.parse_filter(request.query)
+        page = listing.list_requests(self._core, wanted)
+        shape = self._full if wanted.full else self._short
+        return json_response(
+            200,
+            {
+                "success": True,
+                "count": len(page.requests),
+                "requests": [shape(item) for item in page.requests],
+                "next": page.cursor,
+            },
+        )
+
+    def get_request(self, request: Request, parts: Parts) -> Response:
+        """Return one request, if wanted once it has changed."""
+        require_open_known(self._core)
+        waited = listing.wait_for_change(
+            self._core, parts["request_id"], request.query.get("version"), _wait_of_query(request)
+        )
+        found = listing.get_request(self._core, parts["request_id"])
+        headers = {} if waited else self._later()
+        return json_response(200, {"success": True, "request": self._full(found)}, headers)
+
+    def get_artifact(self, request: Request, parts: Parts) -> Response:
+        """Return a file of a result."""
+        require_open_known(self._core)
+        artifact, content = artifacts.get_artifact(self._core, parts["request_id"], parts["name"])
+        tag = f'"{artifact.sha256}"'
+        headers = {"ETag": tag, "X-Content-Type-Options": "nosniff", "Cache-Control": "private, no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(304, b"", artifact.content_type, headers)
+        return Response(200, content, artifact.content_type, headers)
+
+    def cancel(self, request: Request, parts: Parts) -> Response:
+        """Cancel a request."""
+        parse_object(request, max_bytes=_MAX_BODY)
+        return self._decided(decide.cancel(self._core, parts["request_id"], request.user))
+
+    def retry(self, request: Request, parts: Parts) -> Response:
+        """Queue a failed or cancelled request again."""
+        parse_object(request, max_bytes=_MAX_BODY)
+        return self._decided(decide.retry(self._core, parts["request_id"], request.user))
+
+    def withdraw(self, request: Request, parts: Parts) -> Response:
+        """Take a result back."""
+        body = parse_object(request, max_bytes=_MAX_BODY)
+        reason = fields.text(body, "reason", longest=500)
+        return self._decided(decide.withdraw(self._core, parts["request_id"], request.user, reason))
+
+    def review(self, request: Request, parts: Parts) -> Response:
+        """Note a person's verdict on a result."""
+        body = parse_object(request, max_bytes=_MAX_BODY)
+        verdict = fields.text(body, "verdict")
+        if verdict not in _VERDICTS:
+            raise fields.bad_field("verdict", "agree, disagree or unusable")
+        comment = fields.free_text(body, "comment")
+        return self._decided(decide.review(self._core, parts["request_id"], request.user, verdict, comment))
+
+    def _decided(self, request: AnalysisRequest) -> Response:
+        return json_response(200, {"success": True, "request": self._full(request)})
+
+    def drain(self, request: Request, parts: Parts) -> Response:
+        """Let a worker finish what it has and take nothing more."""
+        body = parse_object(request, max_bytes=_MAX_BODY)
+        drain = fields.flag(body, "drain", default=True)
+        worker = self._core.workers.set_drain(parts["worker_id"], drain=drain)
+        return json_response(200, {"success": True, "worker_id": worker.worker_id, "drain": worker.drain})
+
+    # Workers
+
+    def pending(self, request: Request, _parts: Parts) -> Response:
+        """List what waits for a worker; may be held open until something does."""
+        require_open_known(self._core)
+        waited = listing.wait_for_pending(self._core, _wait_of_query(request))
+        found = [self._short(item) for item in listing.pending(self._core)]
+        return json_response(
+            200, {"success": True, "count": len(found), "requests": found}, {} if waited else self._later()
+        )
+
+    def claim(self, request: Request, _parts: Parts) -> Response:
+        """Give a worker the next request under a lease."""
+        require_open_known(self._core)
+        ask = _claim(parse_object(request, max_bytes=_MAX_BODY), request.user)
+        given = claim(self._core, ask)
+        if given is None:
+            return Response(204, headers=self._later())
+        return json_response(200, self._given(given))
+
+    def _given(self, given: Granted) -> dict[str, Any]:
+        return {
+            "success": True,
+            "request": self._full(given.request),
+            "lease": views.lease_member(self._core.settings, given.request.fence),
+            "instances": views.instance_members(given.instances),
+            "retry_after_s": 1,
+        }
+
+    def update_status(self, request: Request, parts: Parts) -> Response:
+        """Take a heartbeat, a lease handed back, or a confirmed cancel."""
+        require_open_known(self._core)
+        body = parse_object(request, max_bytes=_MAX_BODY)
+        orders = self._reported(parts["request_id"], body)
+        return json_response(
+            200,
+            {
+                "success": True,
+                "status": orders.request.status,
+                "cancel": orders.cancel,
+                "drain": orders.drain,
+                "lease": views.lease_member(self._core.settings, orders.request.fence),
+            },
+        )
+
+    def _reported(self, request_id: str, body: Mapping[str, Any]) -> Orders:
+        proof = _proof(body)
+        status = body.get("status", values.PROCESSING)
+        if status == values.PROCESSING:
+            return heartbeat(self._core, request_id, proof, _live(body))
+        if status == values.PENDING:
+            return hand_back(self._core, request_id, proof)
+        if status == values.CANCELLED:
+            return confirm_cancel(self._core, request_id, proof)
+        raise fields.bad_field("status", "processing, pending (hands the lease back) or cancelled")
+
+    def put_artifact(self, request: Request, parts: Parts) -> Response:
+        """Keep a file of a result."""
+        require_open_known(self._core)
+        artifact = artifacts.put_artifact(
+            self._core,
+            parts["request_id"],
+            parts["name"],
+            request.headers.get("content-type", ""),
+            request.body,
+            _proof_of_headers(request.headers),
+        )
+        return json_response(200, {"success": True, "artifact": views.artifact_member(artifact)})
+
+    def complete(self, request: Request, parts: Parts) -> Response:
+        """Take a result, or the reason why there is none."""
+        require_open_known(self._core)
+        body = parse_object(request, max_bytes=_MAX_COMPLETION)
+        digest = sha256_hex(canonical(body).encode("utf-8"))
+        outcome = _outcome(body)
+        done = complete(self._core, parts["request_id"], _proof(body), digest, outcome)
+        return json_response(200, {"success": True, "request": self._full(done)})
+
+    def ranges(self, request: Request, parts: Parts) -> Response:
+        """Return byte ranges of a stored DICOM file."""
+        return self._ranges.serve(parts["instance_id"], request, volume_only=self._is_worker(request))
+
+    def _is_worker(self, request: Request) -> bool:
+        return request.user in self._core.settings.workers
+
+    # Everybody
+
+    def models(self, _request: Request, _parts: Parts) -> Response:
+        """List the models that living workers offer and the site permits."""
+        return json_response(200, {"success": True, "models": listing.models(self._core)})
+
+    def workers(self, _request: Request, _parts: Parts) -> Response:
+        """List the workers heard of since the start."""
+        found = listing.workers(self._core)
+        return json_response(200, {"success": True, "count": len(found), "workers": found})
+
+    def health(self, _request: Request, _parts: Parts) -> Response:
+        """Say whether the queue works."""
+        core = self._core
+        is_ready = core.ready.open_known.is_set()
+        return json_response(
+            200,
+            {
+                "success": True,
+                "status": "ok" if is_ready else "starting",
+                "complete": core.ready.all_known.is_set(),
+                "api": API_VERSION,
+                "version": __version__,
+                "source": core.settings.source_url,
+                "orthanc": core.gateway.orthanc_version(),
+                "requests": core.index.counts(),
+                "waiting": {"claims": core.claims.waiting, "pages": core.pages.waiting},
+                "workers_alive": len(core.workers.alive()),
+            },
+        )
+
+    def page(self, request: Request, parts: Parts) -> Response:
+        """Return a file of the plugin's own pages."""
+        return serve_page(parts["path"], request.headers.get("if-none-match", ""))
+
+    # Shared
+
+    def _short(self, request: AnalysisRequest) -> dict[str, Any]:
+        index = self._core.index
+        return views.short_request(request, index.live(request.request_id), index.version(request.request_id))
+
+    def _full(self, request: AnalysisRequest) -> dict[str, Any]:
+        index = self._core.index
+        return views.full_request(
+            request,
+            index.live(request.request_id),
+            index.version(request.request_id),
+            read_result(self._core, request),
+        )
+
+    def _later(self) -> dict[str, str]:
+        return {"Retry-After": str(1 + round(2 * self._core.clock.jitter()))}
+
+
+def _created_status(done: list[Submitted]) -> int:
+    return 201 if any(item.created for item in done) else 200
+
+
+def _wait_of_query(request: Request) -> float:
+    text = request.query.get("wait", "0")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise fields.bad_field("wait", "a number of seconds from 0 to 3600")
+    return min(seconds, _MAX_WAIT_S)
+
+
+def _target(body: Mapping[str, Any]) -> Target:
+    names = ("series", "study", "instance", "series_instance_uid")
+    if sum(body.get(name) is not None for name in names) != 1:
+        raise ApiError(
+            400, "bad_request", "Give exactly one of series, study, instance, series_instance_uid."
+        )
+    return Target(
+        series=fields.optional_text(body, "series", longest=64),
+        study=fields.optional_text(body, "study", longest=64),
+        instance=fields.optional_text(body, "instance", longest=64),
+        series_instance_uid=fields.optional_text(body, "series_instance_uid", longest=64),
+        study_instance_uid=fields.optional_text(body, "study_instance_uid", longest=64),
+    )
+
+
+def _wish(body: Mapping[str, Any]) -> Wish:
+    return Wish(
+        model=fields.optional_text(body, "model", longest=100),
+        model_version=fields.optional_text(body, "model_version", longest=100),
+        parameters=parameters_text(fields.members(body, "parameters")),
+        priority=fields.whole(body, "priority", low=-100, high=100, default=0),
+        force=fields.flag(body, "force"),
+    )
+
+
+def _claim(body: Mapping[str, Any], user: str) -> Claim:
+    api = fields.whole(body, "api", low=0, high=1_000_000, default=API_VERSION)
+    if api != API_VERSION:
+        raise ApiError(
+            409,
+            "upgrade_worker",
+            f"This plugin speaks version {API_VERSION} of the interface and the worker version {api}. "
+            "Install the matching worker.",
+        )
+    return Claim(
+        worker_id=fields.name_of(body, "worker_id"),
+        user=user,
+        token_sha256=token_digest(fields.token(body)),
+        models=tuple(_model(item) for item in fields.objects(body, "models", most=100)),
+        default_model=fields.optional_text(body, "default_model", longest=100),
+        software=fields.optional_text(body, "software") or "",
+        device=fields.optional_text(body, "device") or "",
+        wait_s=min(fields.number(body, "wait", low=0, high=3600, default=0), _MAX_WAIT_S),
+    )
+
+
+def _model(item: Mapping[str, Any]) -> Model:
+    return Model(
+        name=fields.text(item, "name", longest=100),
+        version=fields.optional_text(item, "version", longest=100),
+        sha256=None if item.get("sha256") is None else fields.sha256(item, "sha256"),
+    )
+
+
+def _proof(body: Mapping[str, Any]) -> LeaseProof:
+    return LeaseProof(
+        worker_id=fields.name_of(body, "worker_id"),
+        token_sha256=token_digest(fields.token(body)),
+        fence=fields.whole(body, "fence", low=1, high=2**31),
+    )
+
+
+def _proof_of_headers(headers: Mapping[str, str]) -> LeaseProof:
+    fence = headers.get("x-pathology-fence", "")
+    if not fence.isascii() or not fence.isdigit() or len(fence) > 10:
+        raise fields.bad_field("X-Pathology-Fence", "the fence of the lease")
+    token = fields.token({"token": headers.get("x-pathology-token")})
+    return LeaseProof(worker_id="", token_sha256=token_digest(token), fence=int(fence))
+
+
+def _live(body: Mapping[str, Any]) -> Live:
+    progress = None
+    if body.get("progress") is not None:
+        progress = fields.number(body, "progress", low=0, high=1, default=0)
+    return Live(
+        stage=fields.optional_text(body, "stage", longest=50),
+        progress=progress,
+        detail=fields.optional_text(body, "detail"),
+    )
+
+
+def _outcome(body: Mapping[str, Any]) -> Result | Failure:
+    if ("result" in body) == ("error" in body):
+        raise ApiError(400, "bad_request", "Give either result (with fingerprint and artifacts) or error.")
+    if "error" in body:
+        error = fields.members(body, "error")
+        return Failure(
+            code=fields.name_of(error, "code"),
+            message=fields.free_text(error, "message")[:500],
+            retryable=fields.flag(error, "retryable"),
+        )
+    named = tuple(
+        Named(
+            name=fields.text(item, "name"),
+            size=fields.whole(item, "size", low=0, high=2**31),
+            sha256=fields.sha256(item, "sha256"),
+        )
+        for item in fields.objects(body, "artifacts", most=200)
+    )
+    return Result(fields.sha256(body, "fingerprint"), named, _result(fields.members(body, "result")))
+
+
+def _result(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not result:
+        raise fields.bad_field("result", "a JSON object with the prediction")
+    fields.optional_text(result, "predicted_class")
+    probabilities = fields.members(result, "probabilities")
+    for name in probabilities:
+        fields.number(probabilities, name, low=0, high=1, default=0)
+    fields.objects(result, "top_patches", most=_MAX_TOP_PATCHES)
+    return result

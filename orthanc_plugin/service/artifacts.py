@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The files of a result: taken from a worker under its lease, handed out to all once it has delivered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orthanc_plugin import values
+from orthanc_plugin.artifacts import DICOM_TYPE, MOST_ARTIFACTS, check_content, kind_of
+from orthanc_plugin.codec import SeriesState
+from orthanc_plugin.dicom_identity import UnreadableDicomError, read_identity
+from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.lifecycle import authorised, require_deliverable, with_artifact
+from orthanc_plugin.store import take_number, with_request
+from orthanc_plugin.values import AnalysisRequest, Artifact, Output, sha256_hex
+
+from .core import Core, find, unavailable
+from .report import LeaseProof
+
+
+def put_artifact(
+    core: Core, request_id: str, name: str, content_type: str, content: bytes, proof: LeaseProof
+) -> Artifact:
+    """Keep a file of a result. Its attachment number is reserved, durably, before its bytes are written.
+
+    Raises
+    ------
+    ApiError
+        400, 413, 415 for a file that no result may have, 409 where the lease was lost or a DICOM file belongs
+        elsewhere, 503 where Orthanc fails.
+    """
+    kind = kind_of(name)
+    check_content(kind, content_type, content)
+    request = find(core, request_id)
+    authorised(request, proof.fence, proof.token_sha256)
+    require_deliverable(request)
+    sha256 = sha256_hex(content)
+    present = next((item for item in request.artifacts if item.name == name), None)
+    try:
+        if present is not None and present.sha256 == sha256 and stored_intact(core, request.series, present):
+            return present
+        output = _output_of(core, request, content) if kind.content_type == DICOM_TYPE else None
+        artifact = Artifact(name, 0, len(content), sha256, kind.content_type)
+        reserved = _reserve(core, request, artifact, output, proof)
+        core.gateway.put_attachment(request.series, reserved.number, content)
+        if present is not None:
+            core.gateway.delete_attachment(request.series, present.number)
+    except StorageError as error:
+        raise unavailable(error) from error
+    return reserved
+
+
+def _reserve(
+    core: Core, request: AnalysisRequest, artifact: Artifact, output: Output | None, proof: LeaseProof
+) -> Artifact:
+    reserved: list[Artifact] = []
+
+    def on_state(state: SeriesState) -> SeriesState:
+        current = state.find(request.request_id)
+        if current is None:
+            raise ApiError(404, "unknown_request", "There is no request with this id.")
+        authorised(current, proof.fence, proof.token_sha256)
+        if len(current.artifacts) >= MOST_ARTIFACTS:
+            raise ApiError(413, "artifact_too_large", f"A result has at most {MOST_ARTIFACTS} artifacts.")
+        number, numbered = take_number(state)
+        reserved.append(replace(artifact, number=number))
+        return with_request(numbered, with_artifact(current, reserved[-1], output))
+
+    core.store.transact(request.series, on_state)
+    return reserved[-1]
+
+
+def _output_of(core: Core, request: AnalysisRequest, content: bytes) -> Output:
+    """Return what a DICOM result will be; it may neither leave its study nor join a series that is there."""
+    try:
+        identity = read_identity(content)
+    except UnreadableDicomError as error:
+        raise ApiError(415, "wrong_content_type", str(error)) from error
+    if identity.study_instance_uid != request.study_instance_uid:
+        raise ApiError(409, "artifact_mismatch", "A DICOM result must belong to the study of its slide.")
+    if identity.series_instance_uid == request.series_instance_uid:
+        raise ApiError(409, "artifact_mismatch", "A DICOM result must be a series of its own.")
+    ours = any(output.series_instance_uid == identity.series_instance_uid for output in request.outputs)
+    if not ours and core.gateway.lookup_series(identity.series_instance_uid, None):
+        raise ApiError(
+            409, "artifact_mismatch", "Orthanc has a series with this UID already; derive a new one."
+        )
+    return Output(identity.modality, identity.series_instance_uid, identity.sop_instance_uid)
+
+
+def stored_intact(core: Core, series_id: str, artifact: Artifact) -> bool:
+    """Tell whether the bytes of an artifact lie in Orthanc as they were announced.
+
+    Raises
+    ------
+    StorageError
+        Where Orthanc cannot read.
+    """
+    content = core.gateway.get_attachment(series_id, artifact.number)
+    return content is not None and len(content) == artifact.size and sha256_hex(content) == artifact.sha256
+
+
+def get_artifact(core: Core, request_id: str, name: str) -> tuple[Artifact, bytes]:
+    """Return a file of a result that has been delivered.
+
+    Raises
+    ------
+    ApiError
+        404 where there is none (yet, or any more), 503 where Orthanc fails.
+    """
+    request = find(core, request_id)
+    delivered = request.status in {values.PUBLISHING, values.COMPLETED}
+    artifact = next((item for item in request.artifacts if item.name == name), None)
+    try:
+        content = (
+            core.gateway.get_attachment(request.series, artifact.number)
+            if artifact is not None and delivered
+            else None
+        )
+    except StorageError as error:
+        raise unavailable(error) from error
+    if artifact is None or content is None:
+        raise ApiError(404, "unknown_artifact", "This request has no such artifact (yet, or any more).")
+    return artifact, content

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A worker asks for work, and waits for it where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from orthanc_plugin import values
+from orthanc_plugin.eligibility import check_eligible, fingerprint
+from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
+from orthanc_plugin.lifecycle import accepts, granted, refused_at_claim
+from orthanc_plugin.values import AnalysisRequest, Failure, Grant, Model
+from orthanc_plugin.waiting import ClaimWaiter
+from orthanc_plugin.workers import Worker, permits
+
+from .changes import series_deleted
+from .core import Core, change_request, unavailable
+
+_UNSTABLE_HOLD_S = 1.0
+_OTHER_WORKER_FIRST_S = 30.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker offers; `token_sha256` stands for the token that it made."""
+
+    worker_id: str
+    user: str
+    token_sha256: str
+    models: tuple[Model, ...]
+    default_model: str | None
+    software: str
+    device: str
+    wait_s: float
+
+
+@dataclass(frozen=True)
+class Granted:
+    """A request under a fresh lease, and the files of its slide."""
+
+    request: AnalysisRequest
+    instances: tuple[InstanceInfo, ...]
+
+
+def claim(core: Core, ask: Claim) -> Granted | None:
+    """Return the next request for a worker, or None where there is none within its waiting time.
+
+    The same token again returns the same lease, so that a lost answer costs nothing.
+
+    Raises
+    ------
+    ApiError
+        503 where Orthanc fails.
+    """
+    core.workers.claimed(_worker(core, ask))
+    if core.workers.drains(ask.worker_id):
+        return _repeated(core, ask)
+    waiter = core.claims.enter(
+        ask.worker_id, ask.token_sha256, lambda item: takes(core, ask, item), ask.wait_s
+    )
+    try:
+        while True:
+            found = _repeated(core, ask) or _turn(core, ask, waiter)
+            if found is not None or waiter.is_over:
+                return found
+    except StorageError as error:
+        raise unavailable(error) from error
+    finally:
+        core.claims.leave(waiter)
+
+
+def _worker(core: Core, ask: Claim) -> Worker:
+    return Worker(
+        worker_id=ask.worker_id,
+        user=ask.user,
+        software=ask.software,
+        device=ask.device,
+        models=ask.models,
+        default_model=ask.default_model,
+        seen=core.clock.now(),
+        seen_monotonic=core.clock.monotonic(),
+    )
+
+
+def takes(core: Core, ask: Claim, request: AnalysisRequest) -> bool:
+    """Tell whether a worker is to get a request: it offers the model, and no other should try first."""
+    model = offered(core, ask, request)
+    return model is not None and not _is_for_another(core, ask, request)
+
+
+def offered(core: Core, ask: Claim, request: AnalysisRequest) -> Model | None:
+    """Return the model of the worker's offer that would run, or None."""
+    for model in ask.models:
+        if request.model is None and model.name != ask.default_model:
+            continue
+        if accepts(request, model) and permits(core.settings, model):
+            return model
+    return None
+
+
+def _is_for_another(core: Core, ask: Claim, request: AnalysisRequest) -> bool:
+    """After a failed attempt another living worker that offers the model has the first turn, for a while."""
+    last = request.grant
+    if last is None or last.worker_id != ask.worker_id or last.outcome in {None, values.HANDED_BACK}:
+        return False
+    since = request.not_before if request.not_before is not None else request.updated
+    if core.clock.now() > since + _OTHER_WORKER_FIRST_S:
+        return False
+    return any(
+        worker.worker_id != ask.worker_id and any(accepts(request, model) for model in worker.models)
+        for worker in core.workers.alive()
+    )
+
+
+def _repeated(core: Core, ask: Claim) -> Granted | None:
+    request = core.index.request_of_token(ask.token_sha256)
+    if request is None:
+        return None
+    return Granted(request, core.gateway.instances(request.series))
+
+
+def _turn(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:
+    request_id = core.claims.wait(waiter)
+    if request_id is None:
+        return None
+    result = _try_grant(core, ask, request_id)
+    if isinstance(result, Granted):
+        return result
+    core.claims.refuse(waiter, result)
+    return None
+
+
+def _try_grant(core: Core, ask: Claim, request_id: str) -> Granted | float:
+    """Return the lease, or the seconds that the request should rest where it cannot be granted now."""
+    request = core.index.get(request_id)
+    if request is None:
+        return 0.0
+    series = core.gateway.series(request.series)
+    if series is None:
+        series_deleted(core, request.series)
+        return 0.0
+    if not series.is_stable:
+        return _UNSTABLE_HOLD_S
+    instances = core.gateway.instances(request.series)
+    try:
+        check_eligible(series, instances, core.index.is_output(series.series_instance_uid))
+        return Granted(_grant(core, ask, request, series, instances), instances)
+    except ApiError as error:
+        if error.status == 422:
+            failure = Failure(error.code, error.message, retryable=False)
+            change_request(core, request_id, lambda item: refused_at_claim(item, failure, core.clock.now()))
+            return 0.0
+        if error.status in {409, 410}:  # cancelled or deleted in the meantime
+            return 0.0
+        raise
+
+
+def _grant(
+    core: Core, ask: Claim, request: AnalysisRequest, series: SeriesInfo, instances: tuple[InstanceInfo, ...]
+) -> AnalysisRequest:
+    content = fingerprint(instances)
+    now = core.clock.now()
+
+    def change(current: AnalysisRequest) -> AnalysisRequest:
+        grant = Grant(
+            fence=current.fence + 1,
+            worker_id=ask.worker_id,
+            user=ask.user,
+            token_sha256=ask.token_sha256,
+            model=offered(core, ask, current) or current.bound_model,
+            fingerprint=content,
+            granted=now,
+        )
+        return granted(replace(current, study=series.study_id), grant, now)
+
+    after = change_request(core, request.request_id, change)
+    if request.grants:
+        core.store.delete_orphans(request.series)
+    return after

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What happens by itself: leases run out, waiting requests become due, what was left is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orthanc_plugin import values
+from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.lifecycle import expired
+from orthanc_plugin.values import AnalysisRequest
+
+from .core import Core, change_request
+from .publish import delete_outputs, publish
+
+TICK_S = 0.5
+LEFTOVERS_EVERY = 20
+"""Ticks between two looks at what was left unfinished: 10 s."""
+
+
+def tick(core: Core) -> None:
+    """End the leases that have run out, and hand out what has become due."""
+    for request in core.index.overdue(core.clock.monotonic()):
+        _attempt(core, request.request_id, lambda item: _expire(core, item))
+    core.claims.assign()
+
+
+def _expire(core: Core, request: AnalysisRequest) -> None:
+    def change(current: AnalysisRequest) -> AnalysisRequest:
+        lease = core.index.lease(current.request_id)
+        if lease is None or lease.expires_at > core.clock.monotonic():
+            return current
+        return expired(current, core.clock.now(), retry_s=core.settings.retry_s, jitter=core.clock.jitter())
+
+    change_request(core, request.request_id, change)
+
+
+def finish_leftovers(core: Core) -> None:
+    """Publish what was delivered, delete what was withdrawn, and shorten the list of open series."""
+    for request in core.index.with_status(values.PUBLISHING):
+        _attempt(core, request.request_id, lambda item: publish(core, item.request_id))
+    for request in core.index.with_status(values.WITHDRAWN):
+        if request.outputs:
+            _attempt(core, request.request_id, lambda item: delete_outputs(core, item.request_id))
+    try:
+        core.listed.prune(core.index.open_series)
+    except StorageError as error:
+        core.warn(f"The list of open series could not be shortened: {error}")
+
+
+def _attempt(core: Core, request_id: str, action: Callable[[AnalysisRequest], None]) -> None:
+    request = core.index.get(request_id)
+    if request is None:
+        return
+    try:
+        action(request)
+    except (StorageError, ApiError) as error:
+        core.warn(f"Request {request_id} ({request.status}) is tried again later: {error}")

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A worker delivers a result or says why there is none: verified first, accepted once, then published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orthanc_plugin import values
+from orthanc_plugin.artifacts import DICOM_TYPE
+from orthanc_plugin.codec import SeriesState
+from orthanc_plugin.eligibility import fingerprint
+from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.lifecycle import (
+    Delivery,
+    authorised,
+    failed,
+    find_grant,
+    publishing,
+    require_deliverable,
+    series_changed,
+    with_record,
+)
+from orthanc_plugin.store import source_deleted, take_number, with_request
+from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, canonical, sha256_hex
+
+from .artifacts import stored_intact
+from .core import Core, change_request, find, unavailable
+from .publish import publish
+from .report import LeaseProof
+
+RECORD_TYPE = "application/json"
+_MAX_RECORD = 1024 * 1024
+_SUMMARY = ("predicted_class", "probabilities", "quality")
+
+
+@dataclass(frozen=True)
+class Named:
+    """An artifact as the completion names it."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a worker found, on the content `fingerprint`."""
+
+    fingerprint: str
+    artifacts: tuple[Named, ...]
+    result: Mapping[str, Any]
+
+
+def complete(
+    core: Core, request_id: str, proof: LeaseProof, body_sha256: str, outcome: Result | Failure
+) -> AnalysisRequest:
+    """Take what a worker delivers, and return the request as it is then.
+
+    The same token and body again gives the same answer, also after a restart.
+
+    Parameters
+    ----------
+    core
+        The queue.
+    request_id
+        The request.
+    proof
+        The worker's lease; it counts as long as nobody claimed since, even when it has expired.
+    body_sha256
+        SHA-256 of the canonical body.
+    outcome
+        The result, or why there is none.
+
+    Raises
+    ------
+    ApiError
+        409 ``lease_lost``, ``already_completed``, ``series_changed`` or ``artifact_mismatch``; 410 where the
+        series is gone; 503 where Orthanc fails (send the same again).
+    """
+    request = find(core, request_id)
+    try:
+        if not _is_repeat(request, proof, body_sha256):
+            authorised(request, proof.fence, proof.token_sha256)
+            require_deliverable(request)
+            _accept(core, request, proof, body_sha256, outcome)
+        publish(core, request_id)
+    except StorageError as error:
+        raise unavailable(error) from error
+    return find(core, request_id)
+
+
+def _is_repeat(request: AnalysisRequest, proof: LeaseProof, body_sha256: str) -> bool:
+    grant = find_grant(request, proof.fence, proof.token_sha256)
+    if grant is None or grant.body_sha256 is None:
+        return False
+    if grant.body_sha256 != body_sha256:
+        raise ApiError(409, "already_completed", "This lease has delivered something else already.")
+    if grant.outcome == values.SERIES_CHANGED:
+        raise _series_changed()
+    return True
+
+
+def _series_changed() -> ApiError:
+    return ApiError(
+        409, "series_changed", "The slide changed while it was analysed. Drop the work; it is queued again."
+    )
+
+
+def _accept(
+    core: Core, request: AnalysisRequest, proof: LeaseProof, body_sha256: str, outcome: Result | Failure
+) -> None:
+    if isinstance(outcome, Failure):
+        _fail(core, request.request_id, proof, body_sha256, outcome)
+        return
+    if core.gateway.series(request.series) is None:
+        raise source_deleted()
+    current = fingerprint(core.gateway.instances(request.series))
+    if outcome.fingerprint != current:
+        _requeue_changed(core, request.request_id, proof, body_sha256, current)
+        raise _series_changed()
+    artifacts = _verified(core, request, outcome.artifacts)
+    record = _reserve_record(core, request, proof, outcome)
+    core.gateway.put_attachment(request.series, record.number, _record_bytes(outcome))
+    delivery = Delivery(
+        body_sha256=body_sha256,
+        artifacts=artifacts,
+        outputs=request.outputs if any(item.content_type == DICOM_TYPE for item in artifacts) else (),
+        summary=canonical({name: outcome.result[name] for name in _SUMMARY if name in outcome.result}),
+        flags=() if core.settings.models is not None else (values.UNAPPROVED_MODEL,),
+    )
+
+    def change(current: AnalysisRequest) -> AnalysisRequest:
+        authorised(current, proof.fence, proof.token_sha256)
+        return publishing(current, delivery, core.clock.now())
+
+    change_request(core, request.request_id, change)
+
+
+def _fail(core: Core, request_id: str, proof: LeaseProof, body_sha256: str, failure: Failure) -> None:
+    def change(current: AnalysisRequest) -> AnalysisRequest:
+        authorised(current, proof.fence, proof.token_sha256)
+        return failed(
+            current,
+            failure,
+            core.clock.now(),
+            body_sha256=body_sha256,
+            retry_s=core.settings.retry_s,
+            jitter=core.clock.jitter(),
+        )
+
+    change_request(core, request_id, change)
+
+
+def _requeue_changed(core: Core, request_id: str, proof: LeaseProof, body_sha256: str, content: str) -> None:
+    def change(current: AnalysisRequest) -> AnalysisRequest:
+        authorised(current, proof.fence, proof.token_sha256)
+        return series_changed(current, content, core.clock.now(), body_sha256=body_sha256)
+
+    change_request(core, request_id, change)
+
+
+def _verified(core: Core, request: AnalysisRequest, named: tuple[Named, ...]) -> tuple[Artifact, ...]:
+    """Return the stored artifacts that a completion names, each as announced."""
+    stored = {artifact.name: artifact for artifact in request.artifacts}
+    found = []
+    for item in named:
+        artifact = stored.get(item.name)
+        if (
+            artifact is None
+            or (artifact.size, artifact.sha256) != (item.size, item.sha256)
+            or not stored_intact(core, request.series, artifact)
+        ):
+            raise ApiError(
+                409,
+                "artifact_mismatch",
+                f"{item.name} did not arrive as announced. Send it again, then complete.",
+            )
+        found.append(artifact)
+    return tuple(found)
+
+
+def _record_bytes(outcome: Result) -> bytes:
+    return json.dumps({"schema": 1, "result": outcome.result}, separators=(",", ":")).encode("utf-8")
+
+
+def _reserve_record(core: Core, request: AnalysisRequest, proof: LeaseProof, outcome: Result) -> Artifact:
+    content = _record_bytes(outcome)
+    if len(content) > _MAX_RECORD:
+        raise ApiError(413, "body_too_large", f"A result may have at most {_MAX_RECORD} bytes.")
+    reserved: list[Artifact] = []
+
+    def on_state(state: SeriesState) -> SeriesState:
+        current = state.find(request.request_id)
+        if current is None:
+            raise ApiError(404, "unknown_request", "There is no request with this id.")
+        authorised(current, proof.fence, proof.token_sha256)
+        number, numbered = take_number(state)
+        reserved.append(Artifact("record", number, len(content), sha256_hex(content), RECORD_TYPE))
+        return with_request(numbered, with_record(current, reserved[-1]))
+
+    core.store.transact(request.series, on_state)
+    return reserved[-1]
+
+
+def read_result(core: Core, request: AnalysisRequest) -> Any:
+    """Return the full result of a request, or None where it has none (any more).
+
+    Raises
+    ------
+    ApiError
+        503 where Orthanc fails.
+    """
+    if request.record is None or request.summary is None or request.status == values.WITHDRAWN:
+        return None
+    try:
+        content = core.gateway.get_attachment(request.series, request.record.number)
+    except StorageError as error:
+        raise unavailable(error) from error
+    return None if content is None else json.loads(content)["result"]

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The parts that every use of the queue works with, and the one way to change a request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orthanc_plugin.audit import Audit
+from orthanc_plugin.clock import Clock
+from orthanc_plugin.codec import SeriesState
+from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.gateway import Gateway
+from orthanc_plugin.index import Index
+from orthanc_plugin.open_series import OpenSeries
+from orthanc_plugin.settings import Settings
+from orthanc_plugin.store import Store, source_deleted, with_request
+from orthanc_plugin.values import AnalysisRequest, Event
+from orthanc_plugin.waiting import ClaimPool, PagePool
+from orthanc_plugin.workers import Workers
+
+RequestChange = Callable[[AnalysisRequest], AnalysisRequest]
+
+
+@dataclass
+class Readiness:
+    """How far the start has come: the open requests are known, then all of them; and whether it ends."""
+
+    open_known: threading.Event = field(default_factory=threading.Event)
+    all_known: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class Core:
+    """One queue on one Orthanc."""
+
+    settings: Settings
+    gateway: Gateway
+    clock: Clock
+    index: Index
+    store: Store
+    listed: OpenSeries
+    claims: ClaimPool
+    pages: PagePool
+    workers: Workers
+    audit: Audit
+    warn: Callable[[str], None]
+    ready: Readiness = field(default_factory=Readiness)
+    publishing: set[str] = field(default_factory=set)
+    replaced: dict[str, SeriesState] = field(default_factory=dict)
+
+    def stop(self) -> None:
+        """Wake everybody who waits, so that Orthanc can stop."""
+        self.ready.stopping.set()
+        self.claims.stop()
+        self.pages.stop()
+
+
+def build_core(
+    settings: Settings, gateway: Gateway, clock: Clock, audit: Audit, warn: Callable[[str], None]
+) -> Core:
+    """Put a queue together; nothing is read yet (see `startup`)."""
+    index = Index()
+    return Core(
+        settings=settings,
+        gateway=gateway,
+        clock=clock,
+        index=index,
+        store=Store(gateway, settings, index, clock, warn),
+        listed=OpenSeries(gateway, settings.global_property, clock, warn),
+        claims=ClaimPool(index, clock, settings.claim_waiters),
+        pages=PagePool(index, settings.page_waiters),
+        workers=Workers(clock),
+        audit=audit,
+        warn=warn,
+    )
+
+
+def starting() -> ApiError:
+    """Return the answer while the requests are still being read."""
+    return ApiError(
+        503, "starting", "The plugin is still reading its requests. Try again.", headers={"Retry-After": "1"}
+    )
+
+
+def unavailable(error: StorageError) -> ApiError:
+    """Return the answer where Orthanc itself fails."""
+    return ApiError(503, "storage_unavailable", f"{error} Try again.", headers={"Retry-After": "5"})
+
+
+def require_open_known(core: Core) -> None:
+    """Raise 503 ``starting`` until the open requests are known."""
+    if not core.ready.open_known.is_set():
+        raise starting()
+
+
+def find(core: Core, request_id: str) -> AnalysisRequest:
+    """Return a request.
+
+    Raises
+    ------
+    ApiError
+        404 where there is none, 410 where it went with its series, 503 where it may not have been read yet.
+    """
+    request = core.index.get(request_id)
+    if request is not None:
+        return request
+    if core.index.is_gone(request_id):
+        raise source_deleted()
+    if not core.ready.all_known.is_set():
+        raise starting()
+    raise ApiError(404, "unknown_request", "There is no request with this id.")
+
+
+def change_request(core: Core, request_id: str, change: RequestChange) -> AnalysisRequest:
+    """Apply a transition to a request with one write, tell those who wait, and write the audit line."""
+    series_id = find(core, request_id).series
+    seen: list[AnalysisRequest] = []
+
+    def on_state(state: SeriesState) -> SeriesState:
+        before = state.find(request_id)
+        if before is None:
+            raise ApiError(409, "wrong_state", "This request is archived and does not change any more.")
+        seen.append(before)
+        return with_request(state, change(before))
+
+    state = core.store.transact(series_id, on_state)
+    after = state.find(request_id) or find(core, request_id)
+    core.claims.assign()
+    audit_change(core, seen[-1], after)
+    return after
+
+
+def audit_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
+    """Write the audit line of a transition, if it was one."""
+    latest = after.history[-1]
+    if before is None or before.history[-1] != latest:
+        core.audit.write(latest, request_id=after.request_id, series=after.series)
+
+
+def audit_refusal(core: Core, user: str, what: str, error: ApiError) -> None:
+    """Write the audit line of something that was not allowed."""
+    core.audit.write(Event(core.clock.now(), "refused", user, f"{what}: {error.code}"))
+
+
+def list_series_open(core: Core, series_id: str) -> None:
+    """List a series as one with open requests, before one is written.
+
+    Raises
+    ------
+    ApiError
+        503 where Orthanc cannot write.
+    """
+    try:
+        core.listed.add(series_id)
+    except StorageError as error:
+        raise unavailable(error) from error

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a person decides about a request: cancel, retry, withdraw, review."""
+
+from __future__ import annotations
+
+from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.lifecycle import cancelled, retried, reviewed, withdrawn
+from orthanc_plugin.values import AnalysisRequest, Review
+
+from .core import Core, change_request, find, list_series_open
+from .publish import delete_outputs
+
+
+def cancel(core: Core, request_id: str, user: str) -> AnalysisRequest:
+    """Cancel at once what nobody works on; ask the worker otherwise.
+
+    Raises
+    ------
+    ApiError
+        409 where the request has ended or is being published.
+    """
+    return change_request(core, request_id, lambda item: cancelled(item, user, core.clock.now()))
+
+
+def retry(core: Core, request_id: str, user: str) -> AnalysisRequest:
+    """Queue a failed or cancelled request again, with a fresh set of attempts.
+
+    Raises
+    ------
+    ApiError
+        409 where the request is neither.
+    """
+    list_series_open(core, find(core, request_id).series)
+    return change_request(core, request_id, lambda item: retried(item, user, core.clock.now()))
+
+
+def withdraw(core: Core, request_id: str, user: str, reason: str) -> AnalysisRequest:
+    """Take a result back: its artifacts and DICOM series go, the record of it stays.
+
+    Raises
+    ------
+    ApiError
+        409 where there is no result, 503 where Orthanc fails (what is left is deleted later).
+    """
+    change_request(core, request_id, lambda item: withdrawn(item, user, reason, core.clock.now()))
+    try:
+        delete_outputs(core, request_id)
+    except (StorageError, ApiError) as error:
+        core.warn(f"The files of withdrawn request {request_id} are not all deleted yet: {error}")
+    return find(core, request_id)
+
+
+def review(core: Core, request_id: str, user: str, verdict: str, comment: str) -> AnalysisRequest:
+    """Note what a person thinks of a result.
+
+    Raises
+    ------
+    ApiError
+        409 where there is no result.
+    """
+    return change_request(
+        core, request_id, lambda item: reviewed(item, Review(verdict, comment, user, core.clock.now()))
+    )

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""From `publishing` to `completed`: the plugin stores the DICOM results. May be repeated at any time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orthanc_plugin import values
+from orthanc_plugin.artifacts import DICOM_TYPE
+from orthanc_plugin.dicom_identity import read_identity
+from orthanc_plugin.errors import StorageError
+from orthanc_plugin.lifecycle import completed, outputs_deleted
+from orthanc_plugin.store import source_deleted
+from orthanc_plugin.values import AnalysisRequest, Output
+
+from .changes import series_deleted
+from .core import Core, change_request, find
+
+
+def publish(core: Core, request_id: str) -> None:
+    """Store the DICOM results of a delivered request and complete it; nothing where there is nothing to do.
+
+    The files have UIDs of their own, so storing them twice stores them once.
+
+    Raises
+    ------
+    StorageError
+        Where Orthanc fails; the request stays `publishing` and is tried again.
+    ApiError
+        410 where the series was deleted; nothing of the result is left then.
+    """
+    request = find(core, request_id)
+    if request.status != values.PUBLISHING or not _begin(core, request_id):
+        return
+    try:
+        outputs = _store_outputs(core, request)
+        change_request(core, request_id, lambda item: completed(item, outputs, core.clock.now()))
+    finally:
+        with core.index.lock:
+            core.publishing.discard(request_id)
+
+
+def _begin(core: Core, request_id: str) -> bool:
+    with core.index.lock:
+        if request_id in core.publishing:
+            return False
+        core.publishing.add(request_id)
+        return True
+
+
+def _store_outputs(core: Core, request: AnalysisRequest) -> tuple[Output, ...]:
+    outputs: dict[str, Output] = {output.sop_instance_uid: output for output in request.outputs}
+    kept: dict[str, Output] = {}
+    for artifact in request.artifacts:
+        if artifact.content_type == DICOM_TYPE:
+            content = _bytes_of(core, request, artifact.number)
+            uid = read_identity(content).sop_instance_uid
+            kept[uid] = replace(outputs[uid], series=_store(core, content))
+    if core.gateway.series(request.series) is None:
+        for output in kept.values():
+            core.gateway.delete_series(output.series)
+        series_deleted(core, request.series)
+        raise source_deleted()
+    return tuple(kept.values())
+
+
+def _bytes_of(core: Core, request: AnalysisRequest, number: int) -> bytes:
+    content = core.gateway.get_attachment(request.series, number)
+    if content is None:
+        if core.gateway.series(request.series) is None:
+            series_deleted(core, request.series)
+            raise source_deleted()
+        raise StorageError("A DICOM result that was delivered cannot be read.")
+    return content
+
+
+def _store(core: Core, content: bytes) -> str:
+    series_id = core.gateway.parent_series(core.gateway.store_instance(content))
+    if series_id is None:
+        raise StorageError("A DICOM result that was stored cannot be found.")
+    return series_id
+
+
+def delete_outputs(core: Core, request_id: str) -> None:
+    """Delete the DICOM series and the attachments of a withdrawn request.
+
+    Raises
+    ------
+    StorageError
+        Where Orthanc fails; tried again later.
+    ApiError
+        410 or 503, likewise.
+    """
+    request = find(core, request_id)
+    if request.status != values.WITHDRAWN:
+        return
+    for output in request.outputs:
+        if output.series:
+            core.gateway.delete_series(output.series)
+    core.store.delete_orphans(request.series)
+    if request.outputs:
+        change_request(core, request_id, outputs_deleted)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A worker says that it is alive and how far it is, hands its lease back, or confirms a cancel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orthanc_plugin import values
+from orthanc_plugin.index import Live
+from orthanc_plugin.lifecycle import authorised, cancel_confirmed, handed_back, heard
+from orthanc_plugin.values import AnalysisRequest
+
+from .core import Core, change_request, find
+
+
+@dataclass(frozen=True)
+class LeaseProof:
+    """What a worker shows to speak for a request."""
+
+    worker_id: str
+    token_sha256: str
+    fence: int
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a heartbeat is answered with."""
+
+    request: AnalysisRequest
+    cancel: bool
+    drain: bool
+
+
+def heartbeat(core: Core, request_id: str, proof: LeaseProof, live: Live) -> Orders:
+    """Give the lease more time. Only the first heartbeat of a lease is written: it confirms the attempt.
+
+    Raises
+    ------
+    ApiError
+        409 ``lease_lost`` where the worker should drop the work.
+    """
+    request = find(core, request_id)
+    grant = authorised(request, proof.fence, proof.token_sha256)
+    if request.status != values.PROCESSING or not grant.confirmed:
+        request = change_request(core, request_id, lambda item: _heard(core, item, proof))
+    core.index.renew(request_id, proof.fence, core.clock.monotonic() + core.settings.lease_s, live)
+    core.workers.heard(proof.worker_id)
+    return Orders(request, request.cancel_requested, core.workers.drains(proof.worker_id))
+
+
+def _heard(core: Core, request: AnalysisRequest, proof: LeaseProof) -> AnalysisRequest:
+    authorised(request, proof.fence, proof.token_sha256)
+    return heard(request, core.clock.now())
+
+
+def hand_back(core: Core, request_id: str, proof: LeaseProof) -> Orders:
+    """Return a lease uncounted, so that another worker can take the request at once.
+
+    Raises
+    ------
+    ApiError
+        409 ``lease_lost`` where the lease was lost already.
+    """
+
+    def change(request: AnalysisRequest) -> AnalysisRequest:
+        authorised(request, proof.fence, proof.token_sha256)
+        return handed_back(request, core.clock.now())
+
+    return Orders(
+        change_request(core, request_id, change), cancel=False, drain=core.workers.drains(proof.worker_id)
+    )
+
+
+def confirm_cancel(core: Core, request_id: str, proof: LeaseProof) -> Orders:
+    """End a request that a person cancelled while it was worked on.
+
+    Raises
+    ------
+    ApiError
+        409 where the lease was lost, or nobody asked for a cancel.
+    """
+
+    def change(request: AnalysisRequest) -> AnalysisRequest:
+        authorised(request, proof.fence, proof.token_sha256)
+        return cancel_confirmed(request, core.clock.now())
+
+    return Orders(
+        change_request(core, request_id, change), cancel=False, drain=core.workers.drains(proof.worker_id)
+    )
+
+
+def holds_lease_on(core: Core, user: str, orthanc_id: str) -> bool:
+    """Tell whether a user's worker may read a series, or an instance of it.
+
+    It may from its claim until its result is taken or another worker claims.
+    """
+    series_id = orthanc_id
+    if core.index.state(orthanc_id) is None:
+        series_id = core.gateway.parent_series(orthanc_id) or orthanc_id
+    state = core.index.state(series_id)
+    if state is None:
+        return False
+    return any(
+        request.grant is not None
+        and request.grant.user == user
+        and (
+            request.status == values.PROCESSING
+            or (request.status == values.PENDING and request.grant.outcome == values.EXPIRED)
+        )
+        for request in state.requests
+    )

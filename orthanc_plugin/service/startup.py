@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""After a start: the open requests first, then all the others."""
+
+from __future__ import annotations
+
+from orthanc_plugin.errors import ApiError, StorageError
+
+from .clockwork import finish_leftovers
+from .core import Core
+
+
+def load_open(core: Core) -> None:
+    """Read the series that are listed as open; afterwards the queue answers.
+
+    Raises
+    ------
+    StorageError
+        Where Orthanc cannot read the list.
+    """
+    for series_id in core.listed.read():
+        _load(core, series_id)
+    core.ready.open_known.set()
+    core.claims.assign()
+    finish_leftovers(core)
+
+
+def load_all(core: Core) -> None:
+    """Read the requests of every series; afterwards lists are complete and an unknown request is a 404.
+
+    Raises
+    ------
+    StorageError
+        Where Orthanc cannot list its series.
+    """
+    for series_id in core.gateway.list_series():
+        if core.ready.stopping.is_set():
+            return
+        if core.index.state(series_id) is None and _has_state(core, series_id):
+            _load(core, series_id)
+    core.ready.all_known.set()
+    for series_id in sorted(core.index.known_series()):
+        if core.ready.stopping.is_set():
+            return
+        _delete_orphans(core, series_id)
+
+
+def _has_state(core: Core, series_id: str) -> bool:
+    return core.gateway.get_metadata(series_id, core.settings.metadata_number) is not None
+
+
+def _load(core: Core, series_id: str) -> None:
+    try:
+        core.store.load(series_id)
+    except (StorageError, ApiError) as error:
+        core.warn(f"The requests of series {series_id} could not be read: {error}")
+
+
+def _delete_orphans(core: Core, series_id: str) -> None:
+    try:
+        core.store.delete_orphans(series_id)
+    except (StorageError, ApiError) as error:
+        core.warn(f"Left-over attachments of series {series_id} could not be deleted: {error}")

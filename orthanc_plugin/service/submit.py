@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A person asks for an analysis: find the slides meant, and record one request for each, once."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orthanc_plugin import values
+from orthanc_plugin.codec import SeriesState
+from orthanc_plugin.eligibility import check_eligible, fingerprint
+from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.lifecycle import accepts, counts_as_repeat, same_wish, submitted
+from orthanc_plugin.settings import Settings
+from orthanc_plugin.store import MAX_OPEN, with_request
+from orthanc_plugin.values import AnalysisRequest, canonical
+
+from .core import Core, audit_change, list_series_open, unavailable
+
+_MAX_PARAMETERS = 4096
+_MAX_SERIES_OF_STUDY = 200
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a person pointed at: exactly one of the first four is given."""
+
+    series: str | None = None
+    study: str | None = None
+    instance: str | None = None
+    series_instance_uid: str | None = None
+    study_instance_uid: str | None = None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of a slide; `parameters` is canonical JSON text."""
+
+    model: str | None = None
+    model_version: str | None = None
+    parameters: str = "{}"
+    priority: int = 0
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A request that stands for the wish, and whether it is new."""
+
+    request: AnalysisRequest
+    created: bool
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A series of a study that was not submitted, and why."""
+
+    series: str
+    error: ApiError
+
+
+def parameters_text(parameters: dict[str, Any]) -> str:
+    """Return parameters as canonical text.
+
+    Raises
+    ------
+    ApiError
+        413 where they are longer than 4 KB.
+    """
+    text = canonical(parameters)
+    if len(text.encode("utf-8")) > _MAX_PARAMETERS:
+        raise ApiError(413, "body_too_large", f"parameters may have at most {_MAX_PARAMETERS} bytes.")
+    return text
+
+
+def submit(core: Core, target: Target, wish: Wish, user: str) -> tuple[list[Submitted], list[Skipped]]:
+    """Record what a person wants of one slide, or of every slide of a study.
+
+    Raises
+    ------
+    ApiError
+        404 unknown resource, 409 ambiguous UIDs, 422 nothing that can be analysed or an unknown model,
+        413 too many requests on the series, 503 where Orthanc fails.
+    """
+    wish = _permitted(core.settings, wish)
+    try:
+        series_ids = _resolve(core, target)
+        if target.study is None:
+            return [_submit_one(core, series_ids[0], wish, user)], []
+        return _submit_all(core, series_ids, wish, user)
+    except StorageError as error:
+        raise unavailable(error) from error
+
+
+def _permitted(settings: Settings, wish: Wish) -> Wish:
+    """Return the wish, with the site's default model where it names none; refuse what is not permitted."""
+    if settings.models is None:
+        return wish
+    usable = [model for model in settings.models if model.enabled]
+    if wish.model is None:
+        default = next((model for model in usable if model.is_default), None)
+        return wish if default is None else replace(wish, model=default.name)
+    if any(
+        model.name == wish.model
+        and (wish.model_version is None or model.version in {None, wish.model_version})
+        for model in usable
+    ):
+        return wish
+    names = ", ".join(sorted({model.name for model in usable})) or "none"
+    raise ApiError(422, "unknown_model", f"This site does not permit that model; it permits: {names}.")
+
+
+def _resolve(core: Core, target: Target) -> tuple[str, ...]:
+    gateway = core.gateway
+    found: tuple[str, ...] = ()
+    if target.series is not None:
+        found = (target.series,) if gateway.series(target.series) is not None else ()
+    elif target.instance is not None:
+        parent = gateway.parent_series(target.instance)
+        found = () if parent is None else (parent,)
+    elif target.study is not None:
+        found = gateway.study_series(target.study)[:_MAX_SERIES_OF_STUDY]
+    elif target.series_instance_uid is not None:
+        found = gateway.lookup_series(target.series_instance_uid, target.study_instance_uid)
+        if len(found) > 1:
+            raise ApiError(
+                409,
+                "ambiguous_series",
+                "Several series have this UID; submit one of the candidates by its Orthanc id.",
+                details={"candidates": list(found)},
+            )
+    if not found:
+        raise ApiError(404, "unknown_resource", "Orthanc has no such resource (any more).")
+    return found
+
+
+def _submit_all(
+    core: Core, series_ids: tuple[str, ...], wish: Wish, user: str
+) -> tuple[list[Submitted], list[Skipped]]:
+    done: list[Submitted] = []
+    skipped: list[Skipped] = []
+    for series_id in series_ids:
+        outcome = _submit_or_skip(core, series_id, wish, user)
+        if isinstance(outcome, Skipped):
+            skipped.append(outcome)
+        else:
+            done.append(outcome)
+    if not done:
+        raise ApiError(
+            422,
+            "nothing_to_analyse",
+            "No series of this study can be analysed; `skipped` says why for each.",
+            details={"skipped": [skipped_member(item) for item in skipped]},
+        )
+    return done, skipped
+
+
+def _submit_or_skip(core: Core, series_id: str, wish: Wish, user: str) -> Submitted | Skipped:
+    try:
+        return _submit_one(core, series_id, wish, user)
+    except ApiError as error:
+        if error.status == 503:
+            raise
+        return Skipped(series_id, error)
+
+
+def skipped_member(item: Skipped) -> dict[str, str]:
+    """Return a skipped series as the answer shows it."""
+    return {"series": item.series, "code": item.error.code, "error": item.error.message}
+
+
+def _submit_one(core: Core, series_id: str, wish: Wish, user: str) -> Submitted:
+    request = _new_request(core, series_id, wish, user)
+    list_series_open(core, series_id)
+    outcome: list[Submitted] = []
+
+    def on_state(state: SeriesState) -> SeriesState:
+        changed, submission = _add(state, request, force=wish.force)
+        outcome.append(submission)
+        return changed
+
+    core.store.transact(series_id, on_state, must_fit=True)
+    core.claims.assign()
+    submission = outcome[-1]
+    if submission.created:
+        audit_change(core, None, submission.request)
+    return submission
+
+
+def _add(state: SeriesState, request: AnalysisRequest, *, force: bool) -> tuple[SeriesState, Submitted]:
+    same = [old for old in state.requests if same_wish(old, request) and counts_as_repeat(old)]
+    if same and not force:
+        return state, Submitted(same[-1], created=False)
+    if sum(old.is_open for old in state.requests) >= MAX_OPEN:
+        raise ApiError(
+            413,
+            "too_many_requests_on_series",
+            f"This series has {MAX_OPEN} open requests already. Wait, or cancel some.",
+        )
+    if same:
+        request = replace(request, predecessor=same[-1].request_id)
+    return with_request(state, request), Submitted(request, created=True)
+
+
+def _new_request(core: Core, series_id: str, wish: Wish, user: str) -> AnalysisRequest:
+    series = core.gateway.series(series_id)
+    if series is None:
+        raise ApiError(404, "unknown_resource", "Orthanc has no such series (any more).")
+    instances = core.gateway.instances(series_id)
+    check_eligible(series, instances, core.index.is_output(series.series_instance_uid))
+    now = core.clock.now()
+    return submitted(
+        AnalysisRequest(
+            request_id=uuid.uuid4().hex,
+            series=series_id,
+            study=series.study_id,
+            series_instance_uid=series.series_instance_uid,
+            study_instance_uid=series.study_instance_uid,
+            model=wish.model,
+            model_version=wish.model_version,
+            parameters=wish.parameters,
+            priority=wish.priority,
+            fingerprint=fingerprint(instances),
+            created=now,
+            created_by=user,
+            updated=now,
+            max_attempts=core.settings.max_attempts,
+            status=values.PENDING,
+        )
+    )
+
+
+def warnings_for(core: Core, request: AnalysisRequest) -> list[str]:
+    """Return what a person should know about a pending request: whether anybody is there to do it."""
+    if request.status != values.PENDING:
+        return []
+    alive = core.workers.alive()
+    if not alive:
+        return ["No worker is alive now; the request waits until one is."]
+    offers = (
+        accepts(request, model)
+        for worker in alive
+        for model in worker.models
+        if request.model is not None or model.name == worker.default_model
+    )
+    return [] if any(offers) else ["No worker that is alive offers this model; the request waits for one."]

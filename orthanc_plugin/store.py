@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The state of a series, read from and written to its metadata: one write for every transition."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from .clock import Clock
+from .codec import (
+    SCHEMA,
+    DamagedError,
+    SeriesState,
+    decode_requests,
+    decode_state,
+    encode_requests,
+    encode_state,
+)
+from .errors import ApiError, StorageError
+from .gateway import Gateway
+from .index import Index, Lease
+from .settings import Settings
+from .values import AnalysisRequest
+
+MAX_OPEN = 20
+MAX_FINISHED = 50
+MAX_BYTES = 64 * 1024
+LAST_NUMBER = 65535
+
+Change = Callable[[SeriesState], SeriesState]
+
+
+def with_request(state: SeriesState, request: AnalysisRequest) -> SeriesState:
+    """Return the state with a request added, or put in place of its former self."""
+    if state.find(request.request_id) is None:
+        return replace(state, requests=(*state.requests, request))
+    requests = tuple(request if old.request_id == request.request_id else old for old in state.requests)
+    return state if requests == state.requests else replace(state, requests=requests)
+
+
+def take_number(state: SeriesState) -> tuple[int, SeriesState]:
+    """Return a fresh attachment number, and the state that has given it away.
+
+    Raises
+    ------
+    ApiError
+        413 where the series has used up its numbers.
+    """
+    if state.next_number > LAST_NUMBER:
+        raise ApiError(413, "too_many_requests_on_series", "This series has no room for further results.")
+    return state.next_number, replace(state, next_number=state.next_number + 1)
+
+
+def named_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
+    """Return the attachment numbers that requests name."""
+    numbers = {artifact.number for request in requests for artifact in request.artifacts}
+    return numbers | {request.record.number for request in requests if request.record is not None}
+
+
+def fold(state: SeriesState) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
+    """Return the state within its limits, and the oldest finished requests that had to leave it."""
+    folded: list[AnalysisRequest] = []
+    while finished := [request for request in state.requests if not request.is_open]:
+        if len(finished) <= MAX_FINISHED and len(encode_state(state)) <= MAX_BYTES:
+            break
+        oldest = finished[0]
+        folded.append(oldest)
+        kept = tuple(request for request in state.requests if request is not oldest)
+        state = replace(state, requests=kept, folded=state.folded + 1)
+    return state, tuple(folded)
+
+
+class Store:
+    """Transactions on the state of one series at a time.
+
+    A transaction holds the lock of its series while it reads and writes, and takes the index' lock for
+    moments within; nothing else is waited for.
+    """
+
+    def __init__(
+        self, gateway: Gateway, settings: Settings, index: Index, clock: Clock, warn: Callable[[str], None]
+    ) -> None:
+        self._gateway = gateway
+        self._settings = settings
+        self._index = index
+        self._clock = clock
+        self._warn = warn
+        self._locks: dict[str, threading.Lock] = {}
+        self._doubtful: set[str] = set()
+
+    def _lock(self, series_id: str) -> threading.Lock:
+        return self._locks.setdefault(series_id, threading.Lock())
+
+    def load(self, series_id: str) -> SeriesState:
+        """Return the state of a series, from memory where it has been read before.
+
+        Raises
+        ------
+        ApiError
+            503 where Orthanc cannot read.
+        """
+        with self._lock(series_id):
+            return self._known(series_id)
+
+    def transact(self, series_id: str, change: Change, *, must_fit: bool = False) -> SeriesState:
+        """Apply `change` to the state of a series with one write, and return what holds then.
+
+        `change` returns the very state it was given where there is nothing to write. It may raise `ApiError`;
+        nothing is written then.
+
+        Parameters
+        ----------
+        series_id
+            Orthanc's id of the series.
+        change
+            Pure function of the state.
+        must_fit
+            Refuse a state above the size limit (413) instead of writing it all the same.
+
+        Raises
+        ------
+        ApiError
+            410 where the series is gone; 503 where Orthanc cannot read or write, or where the value was
+            written by a newer version of the plugin.
+        """
+        with self._lock(series_id):
+            before = self._known(series_id)
+            after = change(before)
+            if after is before:
+                return before
+            if before.schema > SCHEMA:
+                raise _unavailable(
+                    "The requests of this series were written by a newer plugin. Upgrade this one."
+                )
+            return self._write(replace(after, revision=before.revision + 1), must_fit=must_fit)
+
+    def _write(self, state: SeriesState, *, must_fit: bool) -> SeriesState:
+        fitted, folded = fold(state)
+        content = encode_state(fitted)
+        if must_fit and len(content) > MAX_BYTES:
+            raise ApiError(
+                413,
+                "too_many_requests_on_series",
+                "This series holds too many requests. Wait, or cancel some.",
+            )
+        if folded:
+            self._archive(fitted.series_id, folded)
+        self._put(fitted.series_id, content)
+        self._index.replace(fitted, self._fresh_lease)
+        self._index.add_archived(folded)
+        return fitted
+
+    def _put(self, series_id: str, content: bytes) -> None:
+        try:
+            self._gateway.put_metadata(series_id, self._settings.metadata_number, content)
+        except StorageError as error:
+            self._settle(series_id, content, error)
+
+    def _settle(self, series_id: str, content: bytes, error: StorageError) -> None:
+        """Find out whether a write that failed took place after all."""
+        self._doubtful.add(series_id)
+        try:
+            if self._gateway.get_metadata(series_id, self._settings.metadata_number) == content:
+                return
+            is_gone = self._gateway.series(series_id) is None
+        except StorageError:
+            is_gone = False
+        if is_gone:
+            raise source_deleted() from error
+        raise _unavailable(f"Orthanc could not write the request. {error} Try again.") from error
+
+    def _known(self, series_id: str) -> SeriesState:
+        known = self._index.state(series_id)
+        if known is not None and series_id not in self._doubtful:
+            return known
+        try:
+            state = self._read(series_id)
+        except StorageError as error:
+            raise _unavailable(f"Orthanc could not read the requests. {error} Try again.") from error
+        self._doubtful.discard(series_id)
+        self._index.replace(state, self._full_lease)
+        return state
+
+    def _read(self, series_id: str) -> SeriesState:
+        content = self._gateway.get_metadata(series_id, self._settings.metadata_number)
+        if content is None:
+            return SeriesState(series_id, self._settings.first_attachment)
+        try:
+            state = decode_state(series_id, content)
+        except DamagedError as error:
+            self._set_aside(series_id, content, error)
+            taken = self._gateway.list_attachments(series_id)
+            return SeriesState(series_id, max((self._settings.first_attachment - 1, *taken)) + 1)
+        if state.folded:
+            self._index.add_archived(self._archived(series_id))
+        return state
+
+    def _set_aside(self, series_id: str, content: bytes, error: DamagedError) -> None:
+        """Keep a damaged value where nothing overwrites it, before the plugin's own is begun afresh."""
+        number = self._settings.damaged_number
+        kept = self._gateway.get_metadata(series_id, number) or b""
+        if not kept.endswith(content):
+            value = kept + b"\n" + content if kept else content
+            self._gateway.put_metadata(series_id, number, value)
+            if self._gateway.get_metadata(series_id, number) != value:
+                raise StorageError("The damaged value could not be copied.") from error
+        self._warn(
+            f"Metadata {self._settings.metadata_number} of series {series_id} is damaged ({error}). "
+            f"It is kept as metadata {number}; the requests of this series start afresh."
+        )
+
+    def _archive(self, series_id: str, folded: tuple[AnalysisRequest, ...]) -> None:
+        try:
+            old = self._archived(series_id)
+            known = {request.request_id for request in folded}
+            kept = tuple(request for request in old if request.request_id not in known)
+            value = {"schema": SCHEMA, "requests": encode_requests((*kept, *folded))}
+            content = json.dumps(value, separators=(",", ":")).encode("utf-8")
+            self._gateway.put_attachment(series_id, self._settings.archive_number, content)
+        except StorageError as error:
+            raise _unavailable(f"Orthanc could not archive finished requests. {error} Try again.") from error
+
+    def _archived(self, series_id: str) -> tuple[AnalysisRequest, ...]:
+        content = self._gateway.get_attachment(series_id, self._settings.archive_number)
+        if content is None:
+            return ()
+        try:
+            return decode_requests(json.loads(content.decode("utf-8"))["requests"])
+        except (DamagedError, ValueError, KeyError, TypeError) as error:
+            self._warn(f"The archive of finished requests of series {series_id} is damaged ({error}).")
+            return ()
+
+    def delete_orphans(self, series_id: str) -> None:
+        """Delete the attachments of a series that no request names.
+
+        They are listed before the state is read: a number is reserved before its bytes are written, so what
+        is listed and still wanted is named by then. Where a damaged value was set aside nothing is deleted.
+        """
+        listed = self._gateway.list_attachments(series_id)
+        orphans = [number for number in listed if number >= self._settings.first_attachment]
+        if not orphans or self._gateway.get_metadata(series_id, self._settings.damaged_number) is not None:
+            return
+        state = self.load(series_id)
+        named = named_numbers(state.requests)
+        if state.folded:
+            named |= named_numbers(self._archived(series_id))
+        for number in orphans:
+            if number not in named and number < state.next_number:
+                self._gateway.delete_attachment(series_id, number)
+
+    def remember(self, state: SeriesState) -> None:
+        """Take a state into memory that was forgotten with its series."""
+        with self._lock(state.series_id):
+            if self._index.state(state.series_id) is None:
+                self._index.replace(state, self._full_lease)
+
+    def carry_over(self, series_id: str, change: Change) -> SeriesState:
+        """Write what memory holds of a series again, whatever its metadata says by now."""
+        with self._lock(series_id):
+            before = self._index.state(series_id) or SeriesState(series_id, self._settings.first_attachment)
+            after = change(before)
+            return self._write(replace(after, revision=before.revision + 1), must_fit=False)
+
+    def _fresh_lease(self, request: AnalysisRequest) -> Lease:
+        confirmed = request.grants[-1].confirmed
+        seconds = self._settings.lease_s if confirmed else self._settings.confirm_s
+        return Lease(request.fence, self._clock.monotonic() + seconds)
+
+    def _full_lease(self, request: AnalysisRequest) -> Lease:
+        """Return the lease after a restart: its worker may be alive and unheard."""
+        return Lease(request.fence, self._clock.monotonic() + self._settings.lease_s)
+
+
+def source_deleted() -> ApiError:
+    """Return the error for a request whose series was deleted."""
+    return ApiError(410, "source_deleted", "The series of this request was deleted. Drop the work.")
+
+
+def _unavailable(sentence: str) -> ApiError:
+    return ApiError(503, "storage_unavailable", sentence, headers={"Retry-After": "5"})

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The values a request is made of. They never change: a transition returns a new one (see `lifecycle`).
+
+Times are seconds since the epoch, UTC. Free-form JSON (parameters, summary) is kept as canonical text, so
+that every value here can be compared and shared between threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+PENDING = "pending"
+PROCESSING = "processing"
+PUBLISHING = "publishing"
+COMPLETED = "completed"
+FAILED = "failed"
+CANCELLED = "cancelled"
+WITHDRAWN = "withdrawn"
+
+OPEN = frozenset({PENDING, PROCESSING, PUBLISHING})
+STATUSES = (PENDING, PROCESSING, PUBLISHING, COMPLETED, FAILED, CANCELLED, WITHDRAWN)
+
+SOURCE_REPLACED = "source_replaced"
+UNAPPROVED_MODEL = "unapproved_model"
+
+# What became of a grant.
+EXPIRED = "expired"
+UNCONFIRMED = "unconfirmed"
+HANDED_BACK = "handed_back"
+SERIES_CHANGED = "series_changed"
+DELIVERED = "delivered"
+ENDED_BY_PERSON = "ended_by_person"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as a worker offers it."""
+
+    name: str
+    version: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt brought no result; `retryable` means that another attempt may."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Bytes of a result, in the attachment `number` of the series; `size` in bytes."""
+
+    name: str
+    number: int
+    size: int
+    sha256: str
+    content_type: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """A DICOM series that belongs to a result; `series` is Orthanc's id once it is stored, else ``""``."""
+
+    modality: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    series: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of a request's history."""
+
+    at: float
+    event: str
+    by: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One lease that was given: to whom, on what, and what became of it.
+
+    `outcome` is None while the lease may still bring a result. Only the token's SHA-256 is kept;
+    `body_sha256` is that of the completion that ended this grant.
+    """
+
+    fence: int
+    worker_id: str
+    user: str
+    token_sha256: str
+    model: Model
+    fingerprint: str
+    granted: float
+    confirmed: bool = False
+    outcome: str | None = None
+    body_sha256: str | None = None
+    error: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a person thinks of a result."""
+
+    verdict: str
+    comment: str
+    by: str
+    at: float
+
+
+@dataclass(frozen=True)
+class AnalysisRequest:
+    """One request for the analysis of one series.
+
+    Attributes
+    ----------
+    model, model_version
+        What the person asked for; what ran stands in the last of `grants`.
+    fence
+        Number of grants so far; the highest one is the only one that may bring a result.
+    attempts
+        Number of grants that a heartbeat or a completion confirmed.
+    not_before
+        Earliest time of the next grant, or None.
+    series_changes
+        How often the request was given again because the slide had changed.
+    artifacts
+        Attachments reserved under the current fence; those of the result once completed.
+    record
+        The attachment that holds the full result.
+    summary
+        The few members of the result that lists show, as JSON text.
+    """
+
+    request_id: str
+    series: str
+    study: str
+    series_instance_uid: str
+    study_instance_uid: str
+    model: str | None
+    model_version: str | None
+    parameters: str
+    priority: int
+    fingerprint: str
+    created: float
+    created_by: str
+    updated: float
+    max_attempts: int
+    status: str = PENDING
+    fence: int = 0
+    attempts: int = 0
+    not_before: float | None = None
+    cancel_requested: bool = False
+    series_changes: int = 0
+    error: Failure | None = None
+    grants: tuple[Grant, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
+    record: Artifact | None = None
+    outputs: tuple[Output, ...] = ()
+    summary: str | None = None
+    review: Review | None = None
+    predecessor: str | None = None
+    flags: tuple[str, ...] = ()
+    history: tuple[Event, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether work is still to be done."""
+        return self.status in OPEN
+
+    @property
+    def grant(self) -> Grant | None:
+        """The latest grant, or None before the first."""
+        return self.grants[-1] if self.grants else None
+
+    @property
+    def bound_model(self) -> Model:
+        """The model that runs or ran, else the one asked for (`name` is ``""`` where none was)."""
+        if self.grant is not None and self.status not in {PENDING, CANCELLED}:
+            return self.grant.model
+        return Model(self.model or "", self.model_version)
+
+
+def canonical(value: Any) -> str:
+    """Return JSON text that is the same for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_hex(content: bytes) -> str:
+    """Return the SHA-256 of `content` as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def token_digest(token: str) -> str:
+    """Return what is kept of a lease token."""
+    return sha256_hex(token.encode("utf-8"))

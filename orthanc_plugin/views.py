@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Requests, workers and files as the JSON of the contract (docs/rest.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import Any
+
+from . import values
+from .gateway import InstanceInfo
+from .index import Live
+from .settings import Settings
+from .values import AnalysisRequest, Artifact, Event, Failure, Review
+from .workers import Worker
+
+
+def iso(at: float | None) -> str | None:
+    """Return a time as UTC, ISO 8601 with milliseconds and ``Z``."""
+    if at is None:
+        return None
+    moment = datetime.fromtimestamp(at, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def artifact_member(artifact: Artifact) -> dict[str, Any]:
+    """Return a file of a result."""
+    return {
+        "name": artifact.name,
+        "size": artifact.size,
+        "sha256": artifact.sha256,
+        "content_type": artifact.content_type,
+    }
+
+
+def _failure_member(failure: Failure | None) -> dict[str, Any] | None:
+    if failure is None:
+        return None
+    return {"code": failure.code, "message": failure.message, "retryable": failure.retryable}
+
+
+def _event_member(event: Event) -> dict[str, Any]:
+    return {"at": iso(event.at), "event": event.event, "by": event.by, "detail": event.detail}
+
+
+def _review_member(review: Review | None) -> dict[str, Any] | None:
+    if review is None:
+        return None
+    return {"verdict": review.verdict, "comment": review.comment, "by": review.by, "at": iso(review.at)}
+
+
+def _attempt_members(request: AnalysisRequest) -> list[dict[str, Any]]:
+    return [
+        {
+            "fence": grant.fence,
+            "worker_id": grant.worker_id,
+            "at": iso(grant.granted),
+            "confirmed": grant.confirmed,
+            "outcome": grant.outcome,
+            "error": _failure_member(grant.error),
+        }
+        for grant in request.grants
+    ]
+
+
+def short_request(request: AnalysisRequest, live: Live, version: str) -> dict[str, Any]:
+    """Return a request as lists show it: without history and result."""
+    model = request.bound_model
+    grant = request.grant
+    at_work = request.status in {values.PROCESSING, values.PUBLISHING}
+    shown = {values.PUBLISHING, values.COMPLETED}
+    return {
+        "schema": 1,
+        "request_id": request.request_id,
+        "status": request.status,
+        "series": request.series,
+        "study": request.study,
+        "series_instance_uid": request.series_instance_uid,
+        "study_instance_uid": request.study_instance_uid,
+        "model": model.name or None,
+        "model_version": model.version,
+        "model_sha256": model.sha256,
+        "parameters": json.loads(request.parameters),
+        "priority": request.priority,
+        "fingerprint": request.fingerprint,
+        "created": iso(request.created),
+        "updated": iso(request.updated),
+        "created_by": request.created_by,
+        "attempts": request.attempts,
+        "max_attempts": request.max_attempts,
+        "fence": request.fence,
+        "not_before": iso(request.not_before),
+        "worker_id": grant.worker_id if grant is not None and (at_work or not request.is_open) else None,
+        "stage": live.stage,
+        "progress": live.progress,
+        "detail": live.detail,
+        "cancel_requested": request.cancel_requested,
+        "error": _failure_member(request.error),
+        "summary": None if request.summary is None else json.loads(request.summary),
+        "artifacts": [artifact_member(item) for item in request.artifacts if request.status in shown],
+        "dicom": [
+            {
+                "modality": output.modality,
+                "series_instance_uid": output.series_instance_uid,
+                "series": output.series,
+            }
+            for output in request.outputs
+            if request.status == values.COMPLETED
+        ],
+        "review": _review_member(request.review),
+        "predecessor": request.predecessor,
+        "flags": list(request.flags),
+        "version": version,
+    }
+
+
+def full_request(request: AnalysisRequest, live: Live, version: str, result: Any) -> dict[str, Any]:
+    """Return a request with its history, its attempts and its result."""
+    return {
+        **short_request(request, live, version),
+        "result": result,
+        "grants": _attempt_members(request),
+        "history": [_event_member(event) for event in request.history],
+    }
+
+
+def lease_member(settings: Settings, fence: int) -> dict[str, Any]:
+    """Return the lease and the intervals that the worker is to use."""
+    return {
+        "fence": fence,
+        "duration_s": settings.lease_s,
+        "heartbeat_s": settings.heartbeat_s,
+        "confirm_s": settings.confirm_s,
+    }
+
+
+def instance_members(instances: Iterable[InstanceInfo]) -> list[dict[str, Any]]:
+    """Return the files of a slide."""
+    return [
+        {
+            "id": instance.instance_id,
+            "sop_instance_uid": instance.sop_instance_uid,
+            "uuid": instance.uuid,
+            "size": instance.size,
+            "image_type": list(instance.image_type),
+        }
+        for instance in instances
+    ]
+
+
+def worker_member(worker: Worker, *, alive: bool, working_on: str | None) -> dict[str, Any]:
+    """Return a worker and what it is doing."""
+    return {
+        "worker_id": worker.worker_id,
+        "alive": alive,
+        "last_seen": iso(worker.seen),
+        "software": worker.software,
+        "device": worker.device,
+        "models": [
+            {"name": model.name, "version": model.version, "sha256": model.sha256} for model in worker.models
+        ],
+        "default_model": worker.default_model,
+        "request_id": working_on,
+        "drain": worker.drain,
+    }

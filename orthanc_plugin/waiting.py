@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Long polls: workers wait for a request, pages for a change. Capped, since each holds a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .clock import Clock
+from .index import Index
+from .lifecycle import is_due
+from .values import AnalysisRequest
+
+_LONGEST_SLEEP_S = 5.0
+
+
+@dataclass(eq=False)
+class ClaimWaiter:
+    """A worker's claim while it is being answered.
+
+    Attributes
+    ----------
+    assigned
+        Id of the request that it is this waiter's turn to take.
+    is_over
+        The wait has ended without one.
+    """
+
+    worker_id: str
+    token_sha256: str
+    takes: Callable[[AnalysisRequest], bool]
+    deadline: float
+    assigned: str | None = None
+    is_over: bool = False
+    woken: threading.Event = field(default_factory=threading.Event)
+
+
+class ClaimPool:
+    """Hands pending requests to waiting workers: first come, first served, one request to one worker."""
+
+    def __init__(self, index: Index, clock: Clock, capacity: int) -> None:
+        self._index = index
+        self._clock = clock
+        self._capacity = capacity
+        self._waiters: list[ClaimWaiter] = []
+        self._held: dict[str, float] = {}
+        self._is_stopped = False
+
+    @property
+    def waiting(self) -> int:
+        """How many claims are being answered now."""
+        return len(self._waiters)
+
+    def enter(
+        self, worker_id: str, token_sha256: str, takes: Callable[[AnalysisRequest], bool], wait_s: float
+    ) -> ClaimWaiter:
+        """Join the queue; an earlier wait of the same worker ends. Beyond the capacity nobody waits."""
+        with self._index.lock:
+            for other in self._waiters:
+                if other.worker_id == worker_id and other.assigned is None:
+                    self._end(other)
+            now = self._clock.monotonic()
+            waiting = sum(other.deadline > now and not other.is_over for other in self._waiters)
+            seconds = 0.0 if self._is_stopped or waiting >= self._capacity else wait_s
+            waiter = ClaimWaiter(worker_id, token_sha256, takes, now + seconds)
+            self._waiters.append(waiter)
+            self._assign()
+            return waiter
+
+    def leave(self, waiter: ClaimWaiter) -> None:
+        """Leave the queue; what was assigned and not granted goes to the next."""
+        with self._index.lock:
+            self._waiters.remove(waiter)
+            for other in self._waiters:
+                if other.token_sha256 == waiter.token_sha256:
+                    other.woken.set()
+            self._assign()
+
+    def wait(self, waiter: ClaimWaiter) -> str | None:
+        """Wait until it is the waiter's turn and return the request's id.
+
+        None where the wait is over (see `ClaimWaiter.is_over`), or where the caller should look again for a
+        lease under its own token.
+        """
+        while True:
+            with self._index.lock:
+                if waiter.assigned is not None:
+                    return waiter.assigned
+                remaining = waiter.deadline - self._clock.monotonic()
+                if waiter.is_over or self._is_stopped or remaining <= 0:
+                    waiter.is_over = True
+                    return None
+            if waiter.woken.wait(min(remaining, _LONGEST_SLEEP_S)):
+                waiter.woken.clear()
+                return waiter.assigned
+
+    def refuse(self, waiter: ClaimWaiter, hold_s: float) -> None:
+        """Put a request back that could not be granted, and let it rest for a while."""
+        with self._index.lock:
+            if waiter.assigned is not None and hold_s > 0:
+                self._held[waiter.assigned] = self._clock.monotonic() + hold_s
+            waiter.assigned = None
+            self._assign()
+
+    def release(self, request_ids: list[str]) -> None:
+        """Let requests be handed out that were resting."""
+        with self._index.lock:
+            for request_id in request_ids:
+                self._held.pop(request_id, None)
+            self._assign()
+
+    def assign(self) -> None:
+        """Look through the queue again, after a request became pending or due."""
+        with self._index.lock:
+            self._assign()
+
+    def stop(self) -> None:
+        """End all waits, now and from now on."""
+        with self._index.lock:
+            self._is_stopped = True
+            for waiter in self._waiters:
+                waiter.woken.set()
+
+    @staticmethod
+    def _end(waiter: ClaimWaiter) -> None:
+        waiter.is_over = True
+        waiter.woken.set()
+
+    def _assign(self) -> None:
+        idle = [waiter for waiter in self._waiters if waiter.assigned is None and not waiter.is_over]
+        if not idle:
+            return
+        now = self._clock.now()
+        monotonic = self._clock.monotonic()
+        self._held = {held: until for held, until in self._held.items() if until > monotonic}
+        taken = {waiter.assigned for waiter in self._waiters} | self._held.keys()
+        free = [
+            request
+            for request in self._index.pending()
+            if request.request_id not in taken and is_due(request, now)
+        ]
+        for waiter in idle:
+            if not free:
+                return
+            self._assign_one(waiter, free)
+
+    def _assign_one(self, waiter: ClaimWaiter, free: list[AnalysisRequest]) -> None:
+        # A claim repeated while its first is being granted must find that lease, not get a second one.
+        if any(other.assigned and other.token_sha256 == waiter.token_sha256 for other in self._waiters):
+            return
+        request = next((request for request in free if waiter.takes(request)), None)
+        if request is not None:
+            free.remove(request)
+            waiter.assigned = request.request_id
+            waiter.woken.set()
+
+
+class PagePool:
+    """Lets a bounded number of readers wait for a change."""
+
+    def __init__(self, index: Index, capacity: int) -> None:
+        self._index = index
+        self._capacity = capacity
+        self._waiting = 0
+        self._is_stopped = False
+
+    @property
+    def waiting(self) -> int:
+        """How many readers wait now."""
+        return self._waiting
+
+    def wait_until(self, holds: Callable[[], bool], wait_s: float) -> bool:
+        """Wait until `holds` (called under the index' lock), or the time is over.
+
+        Returns
+        -------
+        bool
+            False where the pool was full and nobody waited.
+        """
+        with self._index.changed:
+            if wait_s <= 0 or self._is_stopped or holds():
+                return True
+            if self._waiting >= self._capacity:
+                return False
+            self._waiting += 1
+            try:
+                self._index.changed.wait_for(lambda: self._is_stopped or holds(), wait_s)
+            finally:
+                self._waiting -= 1
+            return True
+
+    def stop(self) -> None:
+        """End all waits, now and from now on."""
+        with self._index.changed:
+            self._is_stopped = True
+            self._index.changed.notify_all()

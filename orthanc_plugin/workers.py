@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which workers are alive and what they offer: kept in memory, learnt from their claims and heartbeats."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+from .clock import Clock
+from .errors import ApiError
+from .settings import Settings
+from .values import Model
+
+_KEPT = 200
+ALIVE_S = 90.0
+"""A worker that was silent for longer counts as gone; claims come every 25 s, heartbeats every 15 s."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker as its last claim described it; `seen` is wall-clock time, `seen_monotonic` decides."""
+
+    worker_id: str
+    user: str
+    software: str
+    device: str
+    models: tuple[Model, ...]
+    default_model: str | None
+    seen: float
+    seen_monotonic: float
+    drain: bool = False
+
+
+def permits(settings: Settings, model: Model) -> bool:
+    """Tell whether the site lets a model run."""
+    if settings.models is None:
+        return True
+    return any(
+        permitted.enabled
+        and permitted.name == model.name
+        and permitted.version in {None, model.version}
+        and permitted.sha256 in {None, model.sha256}
+        for permitted in settings.models
+    )
+
+
+class Workers:
+    """The workers heard of since the start, the latest 200."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._workers: dict[str, Worker] = {}
+
+    def claimed(self, worker: Worker) -> None:
+        """Note a claim; a drain that a person asked for stays."""
+        with self._lock:
+            known = self._workers.pop(worker.worker_id, None)
+            drain = known is not None and known.drain
+            self._workers[worker.worker_id] = replace(worker, drain=drain)
+            while len(self._workers) > _KEPT:
+                del self._workers[next(iter(self._workers))]
+
+    def heard(self, worker_id: str) -> None:
+        """Note a heartbeat."""
+        with self._lock:
+            known = self._workers.get(worker_id)
+            if known is not None:
+                self._workers[worker_id] = replace(
+                    known, seen=self._clock.now(), seen_monotonic=self._clock.monotonic()
+                )
+
+    def drains(self, worker_id: str) -> bool:
+        """Tell whether a person wants this worker to take nothing more."""
+        with self._lock:
+            known = self._workers.get(worker_id)
+            return known is not None and known.drain
+
+    def set_drain(self, worker_id: str, *, drain: bool) -> Worker:
+        """Let a worker finish what it has and take nothing more (or take work again).
+
+        Raises
+        ------
+        ApiError
+            404 where no such worker was heard of.
+        """
+        with self._lock:
+            known = self._workers.get(worker_id)
+            if known is None:
+                raise ApiError(404, "unknown_worker", "No worker of this name was heard of since the start.")
+            self._workers[worker_id] = replace(known, drain=drain)
+            return self._workers[worker_id]
+
+    def all(self) -> list[Worker]:
+        """Return every worker heard of, the latest claim last."""
+        with self._lock:
+            return list(self._workers.values())
+
+    def is_alive(self, worker: Worker) -> bool:
+        """Tell whether a worker was heard of lately."""
+        return self._clock.monotonic() - worker.seen_monotonic <= ALIVE_S
+
+    def alive(self) -> list[Worker]:
+        """Return the workers that were heard of lately and take work."""
+        return [worker for worker in self.all() if self.is_alive(worker) and not worker.drain]
