@@ -16,6 +16,7 @@ from PIL import Image
 from clam_core.device import describe_device, select_device
 from clam_core.encoders import Encoder
 from clam_core.errors import ClamCoreError, EncoderWeightsError
+from clam_core.model import LoadedModel
 from clam_core.options import AnalysisOptions
 from clam_core.package import (
     BareCheckpoint,
@@ -25,7 +26,7 @@ from clam_core.package import (
     discover_packages,
     load_package,
 )
-from clam_core.pipeline import LoadedModel, analyze_slide
+from clam_core.pipeline import analyze_slide
 from clam_core.slides import Slide, thumbnail
 from worker.contract import ModelOffer
 from worker.errors import ModelError

@@ -46,6 +46,9 @@ CONTENT_TYPES = {
 }
 """Content types of artifacts by the end of their names, as the contract lists them."""
 
+_TEXT_LIMIT = 200
+"""Characters of a stage or a detail that the server takes."""
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -185,8 +188,10 @@ class PluginClient:
             If no usable answer came.
         """
         body = self._lease_body(
-            lease, status="processing", stage=stage, progress=round(progress, 4), detail=detail
+            lease, status="processing", stage=stage[:_TEXT_LIMIT], progress=round(progress, 4)
         )
+        if detail:
+            body["detail"] = detail[:_TEXT_LIMIT]
         return parse_heartbeat(_document(self._send("POST", f"/update-status/{request_id}/", json_body=body)))
 
     def hand_back(self, request_id: str, lease: Lease, *, retry: Retry | None = None) -> None:

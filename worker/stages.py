@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 STAGES: dict[str, tuple[float, str]] = {
     "open": (0.02, "opening the slide"),
+    "model": (0.0, "loading the model"),
     "tissue": (0.05, "finding tissue"),
     "patches": (0.02, "laying patches"),
     "encode": (0.81, "encoding patches"),

@@ -14,7 +14,7 @@ from worker.client import PluginClient
 from worker.contract import OPEN_STATES
 from worker.errors import BusyError, SubmitError, UnreachableError
 from worker.progress import ProgressView
-from worker.stages import Position
+from worker.stages import Position, position_in
 
 _FOLLOW_S = 25.0
 
@@ -155,11 +155,11 @@ def follow(
 
 def position_of(request: Mapping[str, Any]) -> Position:
     """Return how far a request is, as the server tells."""
-    status = str(request["status"])
-    if status != "processing":
-        return Position(
-            {"pending": "waiting for a worker", "publishing": "publish"}[status], _progress(request)
-        )
+    match str(request["status"]):
+        case "pending":
+            return Position("waiting for a worker")
+        case "publishing":
+            return position_in("publish", 1.0)
     return Position(str(request.get("stage") or "open"), _progress(request), str(request.get("detail") or ""))
 
 
