@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import clam_core
 from clam_core.device import describe_device
@@ -30,7 +31,6 @@ from clam_core.patches import Coordinates, PatchPlan
 from clam_core.reading import find_tissue, lay_patches, plan_patches, spacing_flags, summarize
 from clam_core.result import Analysis, FineScores
 from clam_core.slides import Slide
-from clam_core.tissue import Tissue
 
 Progress = Callable[[str, int, int], None]
 ShouldStop = Callable[[], bool]
@@ -119,8 +119,10 @@ def _analyze(slide: Slide, model: LoadedModel, options: AnalysisOptions, run: _R
         tissue_mm2 = None if summary.mpp is None else tissue.area_mm2(summary.mpp)
     with run.stage("patches"):
         coordinates = lay_patches(slide, tissue, plan, options)
-        overlapping = _not_known(slide, tissue, plan, coordinates, options)
-    total = len(coordinates) + len(overlapping)
+        finer = None
+        if options.overlap:
+            finer = _Finer.of(lay_patches(slide, tissue, plan, options, options.overlap), coordinates)
+    total = len(coordinates) + (0 if finer is None else len(finer.new))
     features = np.concatenate(list(_encoded(slide, model, plan, coordinates, options, run, 0, total)))
     with run.stage("predict"):
         prediction = _predict(model, features)
@@ -128,11 +130,11 @@ def _analyze(slide: Slide, model: LoadedModel, options: AnalysisOptions, run: _R
         ranks = percentiles(prediction.attention)
         quality = package.assess(features, tissue_mm2, len(coordinates))
     fine = None
-    if len(overlapping):
+    if finer is not None:
         with closing(
-            _encoded(slide, model, plan, overlapping, options, run, len(coordinates), total)
+            _encoded(slide, model, plan, finer.new, options, run, len(coordinates), total)
         ) as batches:
-            fine = _fine_scores(model, prediction, coordinates, overlapping, batches)
+            fine = _fine_scores(model, prediction, finer, batches)
     flags = tuple(dict.fromkeys((*spacing_flags(slide, summary, plan, package, options), *quality.flags)))
     with run.stage("heatmap"):
         top = find_top_patches(slide, plan, coordinates, shares, ranks, options)
@@ -163,16 +165,24 @@ def _analyze(slide: Slide, model: LoadedModel, options: AnalysisOptions, run: _R
     )
 
 
-def _not_known(
-    slide: Slide, tissue: Tissue, plan: PatchPlan, known: Coordinates, options: AnalysisOptions
-) -> Coordinates:
-    """Return the patches of the finer heatmap that are not encoded anyway."""
-    if options.overlap == 0:
-        return np.empty((0, 2), dtype=np.int64)
-    finer = lay_patches(slide, tissue, plan, options, options.overlap)
-    already = {(int(x), int(y)) for x, y in known}
-    new = [(int(x), int(y)) not in already for x, y in finer]
-    return finer[np.asarray(new, dtype=np.bool_)]
+@dataclass(frozen=True)
+class _Finer:
+    """The overlapping patches of a finer heatmap, and which of them are encoded already."""
+
+    coordinates: Coordinates
+    known: NDArray[np.intp]
+    """For each patch its index among those of the prediction, or -1."""
+
+    @classmethod
+    def of(cls, coordinates: Coordinates, encoded: Coordinates) -> _Finer:
+        places = {(int(x), int(y)): index for index, (x, y) in enumerate(encoded)}
+        known = [places.get((int(x), int(y)), -1) for x, y in coordinates]
+        return cls(coordinates, np.asarray(known, dtype=np.intp))
+
+    @property
+    def new(self) -> Coordinates:
+        """The patches that are not encoded yet."""
+        return self.coordinates[self.known < 0]
 
 
 def _encoded(
@@ -211,17 +221,15 @@ def _predict(model: LoadedModel, features: Features) -> SlidePrediction:
 
 
 def _fine_scores(
-    model: LoadedModel,
-    prediction: SlidePrediction,
-    coordinates: Coordinates,
-    overlapping: Coordinates,
-    batches: Iterator[Features],
+    model: LoadedModel, prediction: SlidePrediction, finer: _Finer, batches: Iterator[Features]
 ) -> FineScores:
     """Rank overlapping patches among those of the prediction: raw attention does not depend on the bag."""
     row = prediction.predicted if len(prediction.attention_raw) > 1 else 0
-    raw = [prediction.attention, *(_predict(model, batch).attention_raw[row] for batch in batches)]
-    ranks = percentiles_among(np.concatenate(raw), prediction.attention)
-    return FineScores(np.concatenate([coordinates, overlapping]), ranks)
+    raw = prediction.attention[finer.known]
+    new = [_predict(model, batch).attention_raw[row] for batch in batches]
+    if new:
+        raw[finer.known < 0] = np.concatenate(new)
+    return FineScores(finer.coordinates, percentiles_among(raw, prediction.attention))
 
 
 def _software(device: torch.device) -> dict[str, str]:

@@ -106,21 +106,23 @@ def _write_patches(slide: Slide, analysis: Analysis, path: Path) -> list[Path]:
 
 @contextmanager
 def _progress_bars() -> Iterator[Progress]:
-    """Yield a callback that shows one bar per stage, on stderr."""
-    bars: dict[str, tqdm[Any]] = {}
+    """Yield a callback that shows the current stage as a bar, on stderr; only that of the encoder stays."""
+    current: tuple[str, tqdm[Any]] | None = None
 
     def progress(stage: str, done: int, total: int) -> None:
-        bar = bars.get(stage)
-        if bar is None:
-            unit = "patch" if stage == "encode" else "step"
-            bar = bars[stage] = tqdm(total=total, desc=f"{stage:8}", unit=unit, leave=stage == "encode")
-        bar.update(done - bar.n)
+        nonlocal current
+        if current is None or current[0] != stage:
+            if current is not None:
+                current[1].close()
+            kept = stage == "encode"
+            current = (stage, tqdm(total=total, desc=stage, unit="patch" if kept else "step", leave=kept))
+        current[1].update(done - current[1].n)
 
     try:
         yield progress
     finally:
-        for bar in bars.values():
-            bar.close()
+        if current is not None:
+            current[1].close()
 
 
 def _print_summary(analysis: Analysis, opened: float, written: list[Path]) -> None:

@@ -39,6 +39,8 @@ class PatchPlan:
         Micrometres per pixel of the patch as the encoder gets it; None where the slide does not say.
     flags
         What the reader of the result should know.
+    black_outside
+        Whether what lies beyond the slide's edge is black, as in the reference, and not white like glass.
     """
 
     level: int
@@ -47,6 +49,7 @@ class PatchPlan:
     footprint: tuple[int, int]
     mpp: float | None
     flags: tuple[str, ...] = ()
+    black_outside: bool = False
 
 
 def plan_by_mpp(
@@ -118,18 +121,32 @@ def plan_by_level(
         patch_px=patch_px,
         footprint=(patch_px * int(ratio[0]), patch_px * int(ratio[1])),
         mpp=None if mpp is None else (mpp[0] * ratio[0] + mpp[1] * ratio[1]) / 2,
+        black_outside=True,
     )
 
 
 def read_patch(slide: Slide, plan: PatchPlan, corner: tuple[int, int]) -> Pixels:
     """Read one patch as the encoder gets it: RGB, uint8, (patch_px, patch_px, 3)."""
     pixels = slide.read_region(corner, plan.level, plan.read_px)
+    if plan.black_outside:
+        pixels = _blackened(pixels, slide.levels[plan.level], corner)
     side = plan.patch_px
     if pixels.shape[:2] == (side, side):
         return pixels
     smaller = pixels.shape[0] >= side and pixels.shape[1] >= side
     method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(pixels, (side, side), interpolation=method), dtype=np.uint8)
+
+
+def _blackened(pixels: Pixels, level: Level, corner: tuple[int, int]) -> Pixels:
+    """Make black what lies right of or below the slide; a patch never starts left of or above it."""
+    width = max(0, level.width - int(corner[0] / level.downsample[0]))
+    height = max(0, level.height - int(corner[1] / level.downsample[1]))
+    if width >= pixels.shape[1] and height >= pixels.shape[0]:
+        return pixels
+    result = np.zeros_like(pixels)
+    result[:height, :width] = pixels[:height, :width]
+    return result
 
 
 def _coarsest_fitting(levels: Sequence[Level], base: float, wanted: float) -> int:
