@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from wsidicom import WsiDicom
-from wsidicom.errors import WsiDicomError
 
 from worker.ingest.convert import run_converter
 from worker.ingest.dicom_files import DicomSlide, find_slides, is_dicom
@@ -22,6 +21,10 @@ from worker.ingest.identity import DicomIdentity, SlideOptions, identify, sha256
 from worker.ingest.levels import complete_pyramid, needs_levels
 from worker.ingest.progress import Progress, Report, Stage
 from worker.ingest.store import OrthancStore, StoredInstance
+from worker.wsidicom_errors import WSIDICOM_ERRORS
+
+_UNREADABLE = (*WSIDICOM_ERRORS, ValueError, KeyError, AttributeError)
+"""What opening and decoding raise on damaged or unusual DICOM."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,7 @@ def check_readable(files: Sequence[Path]) -> None:
                     f"{name} does not say its resolution (PixelSpacing): export it again with it.",
                 )
             wsi.read_tile(0, (0, 0), as_array=True)
-    except (WsiDicomError, ValueError, KeyError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise IngestError(
             "unreadable",
             f"{name} cannot be read as a DICOM slide ({error}): export or convert it again.",

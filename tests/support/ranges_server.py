@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loopback server with the ranges route and what else reading a slide needs; it can misbehave.
+
+It stands in for Orthanc where a fault must happen at a chosen moment; the same reading tests run against the
+real server too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pydicom
+
+from worker.contract import Claim, InstanceRef, Lease
+
+_RANGES = re.compile(r"/pathology/instances/([\w-]+)/ranges")
+_NATIVE = re.compile(r"/instances/([\w-]+)/(file|simplified-tags|attachments/dicom/info)")
+
+
+@dataclass
+class StoredFile:
+    """One instance, as Orthanc keeps it."""
+
+    data: bytes
+    uuid: str
+    sop_instance_uid: str
+    image_type: tuple[str, ...]
+    tags: dict[str, Any]
+
+
+@dataclass
+class Behaviour:
+    """What the server does wrong, and what it saw."""
+
+    drop_next: int = 0
+    """Connections to close without an answer."""
+    busy_next: int = 0
+    """Calls to answer with 503."""
+    ranges_route: bool = True
+    """Whether the plugin has the route."""
+    status: int = 0
+    """Answer everything with this status, unless 0."""
+    paths: list[str] = field(default_factory=list)
+    """Every path that was asked for."""
+
+
+class RangesServer:
+    """Serves DICOM files on loopback."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, StoredFile] = {}
+        self.behaviour = Behaviour()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                server.serve(self)
+
+            do_GET = do_POST  # noqa: N815 - the name that http.server calls
+
+            def log_message(self, *_message: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def store(self, path: Path) -> str:
+        """Store a file; return its id."""
+        data = path.read_bytes()
+        name = hashlib.sha1(str(path).encode()).hexdigest()
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        self.files[name] = StoredFile(
+            data,
+            hashlib.sha1(data).hexdigest(),
+            str(header.SOPInstanceUID),
+            tuple(header.get("ImageType", [])),
+            {
+                key: str(header.get(key, ""))
+                for key in ("PatientID", "SeriesInstanceUID", "ContainerIdentifier")
+            },
+        )
+        return name
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        """Put another file in the place of an instance."""
+        self.files[name].data = data
+        self.files[name].uuid = hashlib.sha1(data).hexdigest()
+
+    def claim(self, *names: str) -> Claim:
+        """Return a claim of the instances."""
+        return claim_of(
+            [
+                InstanceRef(name, file.sop_instance_uid, file.uuid, len(file.data), file.image_type)
+                for name, file in ((name, self.files[name]) for name in names or self.files)
+            ]
+        )
+
+    def serve(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        behaviour = self.behaviour
+        behaviour.paths.append(request.path)
+        if behaviour.drop_next:
+            behaviour.drop_next -= 1
+            request.close_connection = True
+            request.connection.close()
+            return
+        if behaviour.busy_next:
+            behaviour.busy_next -= 1
+            self.answer(request, 503, {"success": False, "code": "too_busy", "error": "Later."})
+        elif behaviour.status:
+            self.answer(
+                request, behaviour.status, {"success": False, "code": "forbidden_role", "error": "No."}
+            )
+        elif (match := _RANGES.fullmatch(request.path)) and behaviour.ranges_route:
+            self.serve_ranges(request, match[1], json.loads(body)["ranges"])
+        elif match := _NATIVE.fullmatch(request.path):
+            self.serve_native(request, match[1], match[2])
+        else:
+            self.answer(request, 404, {"success": False, "code": "unknown_route", "error": "No such route."})
+
+    def serve_ranges(self, request: BaseHTTPRequestHandler, name: str, ranges: list[list[int]]) -> None:
+        file = self.files.get(name)
+        if file is None:
+            self.answer(request, 404, {"success": False, "code": "unknown_resource", "error": "Gone."})
+        elif request.headers.get("If-Match") != f'"{file.uuid}"':
+            self.answer(request, 409, {"success": False, "code": "changed_in_mid_read", "error": "Changed."})
+        elif len(ranges) > 512 or sum(length for _, length in ranges) > 32_000_000:
+            self.answer(request, 413, {"success": False, "code": "range_too_large", "error": "Too large."})
+        else:
+            data = b"".join(file.data[offset : offset + length] for offset, length in ranges)
+            self.send(request, 200, data, {"ETag": f'"{file.uuid}"', "X-Pathology-Size": str(len(file.data))})
+
+    def serve_native(self, request: BaseHTTPRequestHandler, name: str, what: str) -> None:
+        file = self.files.get(name)
+        if file is None:
+            self.answer(request, 404, {"HttpStatus": 404})
+        elif what == "file":
+            self.send(request, 200, file.data, {})
+        elif what == "simplified-tags":
+            self.answer(request, 200, file.tags)
+        else:
+            self.answer(request, 200, {"Uuid": file.uuid, "UncompressedSize": len(file.data)})
+
+    def answer(self, request: BaseHTTPRequestHandler, status: int, document: Any) -> None:
+        self.send(request, status, json.dumps(document).encode(), {"Content-Type": "application/json"})
+
+    def send(
+        self, request: BaseHTTPRequestHandler, status: int, data: bytes, headers: dict[str, str]
+    ) -> None:
+        request.send_response(status)
+        for key, value in headers.items():
+            request.send_header(key, value)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data)
+
+
+def claim_of(instances: list[InstanceRef]) -> Claim:
+    """Return a claim of some instances."""
+    return Claim(
+        {"request_id": "0" * 32, "fingerprint": "f" * 64},
+        Lease("t" * 32, 1, 60.0, 15.0, 15.0),
+        tuple(instances),
+    )

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slides out of a server: every tile the same as from local files, and never a wrong picture."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from wsidicom import WsiDicom
+
+from clam_core.errors import NoVolumeError, SlideError
+from clam_core.slides import WsiDicomSlide
+from tests.support.ranges_server import RangesServer
+from tests.support.shared_data import shared_path
+from tests.support.slide_reading import ODD_SLIDES, assert_same_tiles, real_slide, settings_for
+from worker.client import make_session
+from worker.settings import Credentials
+from worker.sources import (
+    OrthancDownloadSource,
+    OrthancRangesSource,
+    RangesClient,
+    RangesSlide,
+    Rectangle,
+    open_request_slide,
+)
+from worker.sources.errors import (
+    AmbiguousSlideFileError,
+    ChangedInMidReadError,
+    IncompleteSlideError,
+    NoSlideFileError,
+    SourceDeletedError,
+    SourceRefusedError,
+    SourceUnreachableError,
+)
+
+
+@pytest.fixture
+def server() -> Iterator[RangesServer]:
+    with RangesServer() as running:
+        yield running
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    with make_session(Credentials("worker", "secret")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(server: RangesServer, session: requests.Session) -> RangesClient:
+    return RangesClient(settings_for(server.url), session, wait=lambda _seconds: False)
+
+
+def test_every_tile_by_ranges_equals_the_local_file(server: RangesServer, client: RangesClient) -> None:
+    for path in real_slide():
+        server.store(path)
+    with OrthancRangesSource(client).open(server.claim()) as slide:
+        assert_same_tiles(slide, real_slide())
+
+
+@pytest.mark.parametrize("name", ODD_SLIDES)
+def test_odd_compressions_read_the_same_by_ranges(
+    name: str, server: RangesServer, client: RangesClient
+) -> None:
+    path = shared_path(name)
+    server.store(path)
+    with OrthancRangesSource(client).open(server.claim()) as slide:
+        assert_same_tiles(slide, [path])
+
+
+def test_every_tile_by_download_equals_the_local_file(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    source = OrthancDownloadSource(settings_for(server.url), session, scratch=tmp_path)
+    with source.open(server.claim()) as slide:
+        assert_same_tiles(slide, real_slide())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opening_costs_few_requests_and_bytes(server: RangesServer, client: RangesClient) -> None:
+    for path in real_slide():
+        server.store(path)
+    with OrthancRangesSource(client).open(server.claim()):
+        assert client.traffic.requests <= 6
+        assert client.traffic.bytes < 400_000
+
+
+def test_labels_and_overviews_are_never_asked_for(server: RangesServer, client: RangesClient) -> None:
+    folder = shared_path("slides/dicom-cmu-1-small-region")
+    names = {server.store(path): path for path in sorted(folder.glob("*.dcm"))}
+    with OrthancRangesSource(client).open(server.claim()) as slide:
+        slide.read_region((0, 0), 0, (300, 300))
+    asked = {path.split("/")[3] for path in server.behaviour.paths}
+    assert {names[name] for name in asked} == set(real_slide())
+
+
+def test_prefetched_patches_cost_one_request_and_each_frame_once(
+    server: RangesServer, client: RangesClient
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    with OrthancRangesSource(client).open(server.claim()) as slide:
+        assert isinstance(slide, RangesSlide)
+        patches = [Rectangle((x, y), (256, 256)) for x in range(0, 1792, 256) for y in range(0, 1792, 256)]
+        slide.read_region((0, 0), 0, (1, 1))
+        before = client.traffic.requests
+        slide.prefetch(0, patches)
+        assert client.traffic.requests == before + 1
+        for patch in patches:
+            slide.read_region(patch.location, 0, patch.size)
+        assert client.traffic.requests == before + 1
+
+
+def test_several_threads_read_the_same_pixels(server: RangesServer, client: RangesClient) -> None:
+    for path in real_slide():
+        server.store(path)
+    places = [(x, y) for x in range(0, 2000, 200) for y in range(0, 2700, 300)]
+    with (
+        OrthancRangesSource(client).open(server.claim()) as slide,
+        WsiDicomSlide(WsiDicom.open(real_slide())) as local,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        regions = list(pool.map(lambda place: slide.read_region(place, 0, (256, 256)), places))
+        for place, region in zip(places, regions, strict=True):
+            np.testing.assert_array_equal(region, local.read_region(place, 0, (256, 256)))
+
+
+def test_a_dropped_connection_is_asked_again(server: RangesServer, client: RangesClient) -> None:
+    for path in real_slide():
+        server.store(path)
+    with OrthancRangesSource(client).open(server.claim()) as slide:
+        server.behaviour.drop_next = 2
+        assert slide.read_region((900, 900), 0, (512, 512)).shape == (512, 512, 3)
+
+
+def test_a_busy_server_is_asked_again_after_the_time_it_names(
+    server: RangesServer, client: RangesClient
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    server.behaviour.busy_next = 3
+    with OrthancRangesSource(client).open(server.claim()) as slide:
+        assert slide.levels[0].width == 2220
+
+
+def test_a_server_that_is_gone_is_named_unreachable(server: RangesServer, client: RangesClient) -> None:
+    for path in real_slide():
+        server.store(path)
+    server.behaviour.drop_next = 1000
+    with pytest.raises(SourceUnreachableError, match="Cannot reach"):
+        OrthancRangesSource(client).open(server.claim())
+
+
+def test_an_instance_overwritten_before_opening_is_an_error(
+    server: RangesServer, client: RangesClient
+) -> None:
+    (path,) = real_slide()
+    name = server.store(path)
+    claim = server.claim()
+    server.overwrite(name, path.read_bytes() + b"\0")
+    with pytest.raises(ChangedInMidReadError):
+        OrthancRangesSource(client).open(claim)
+
+
+def test_an_instance_overwritten_in_mid_read_never_gives_a_picture(
+    server: RangesServer, client: RangesClient
+) -> None:
+    (path,) = real_slide()
+    name = server.store(path)
+    with OrthancRangesSource(client).open(server.claim()) as slide:
+        slide.read_region((0, 0), 0, (240, 240))
+        server.overwrite(name, path.read_bytes()[::-1])
+        with pytest.raises(ChangedInMidReadError):
+            slide.read_region((1500, 1500), 0, (512, 512))
+
+
+def test_an_instance_deleted_in_mid_read_is_an_error(server: RangesServer, client: RangesClient) -> None:
+    (path,) = real_slide()
+    name = server.store(path)
+    with OrthancRangesSource(client).open(server.claim()) as slide:
+        del server.files[name]
+        with pytest.raises(SourceDeletedError):
+            slide.read_region((1500, 1500), 0, (512, 512))
+
+
+def test_a_download_that_is_overwritten_meanwhile_is_an_error(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    (path,) = real_slide()
+    name = server.store(path)
+    claim = server.claim()
+    server.overwrite(name, path.read_bytes()[:-2] + b"\1\1")
+    with pytest.raises(ChangedInMidReadError):
+        OrthancDownloadSource(settings_for(server.url), session, scratch=tmp_path).open(claim)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_level_that_cannot_be_opened_is_not_left_out_silently(
+    server: RangesServer, client: RangesClient, tmp_path: Path
+) -> None:
+    (path,) = real_slide()
+    server.store(path)
+    damaged = tmp_path / "damaged.dcm"
+    damaged.write_bytes(path.read_bytes())
+    name = server.store(damaged)
+    server.overwrite(name, path.read_bytes()[:2000] + b"\xff" * 5000)
+    with pytest.raises(IncompleteSlideError, match="1 of the 2"):
+        OrthancRangesSource(client).open(server.claim())
+
+
+def test_a_refusal_is_a_sentence(server: RangesServer, client: RangesClient) -> None:
+    for path in real_slide():
+        server.store(path)
+    server.behaviour.status = 403
+    with pytest.raises(SourceRefusedError, match="does not let this worker read"):
+        OrthancRangesSource(client).open(server.claim())
+
+
+def test_a_series_of_labels_only_is_no_slide(server: RangesServer, client: RangesClient) -> None:
+    server.store(shared_path("slides/dicom-misc/label_only_volume_missing.dcm"))
+    with pytest.raises(NoVolumeError, match="VOLUME"):
+        OrthancRangesSource(client).open(server.claim())
+
+
+def test_without_the_ranges_route_the_slide_is_downloaded(
+    server: RangesServer, session: requests.Session
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    server.behaviour.ranges_route = False
+    with open_request_slide(settings_for(server.url), session, server.claim()) as slide:
+        assert_same_tiles(slide, real_slide())
+
+
+def test_a_file_named_after_the_container_stands_in_for_unreadable_dicom(
+    server: RangesServer, session: requests.Session, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    name = server.store(shared_path("slides/dicom-misc/label_only_volume_missing.dcm"))
+    server.files[name].tags["ContainerIdentifier"] = "S26-0001-A1"
+    (tmp_path / "s26-0001-a1.svs").symlink_to(tmp_path / "slides" / "real.svs")
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "real.svs").write_bytes(shared_path("slides/CMU-1-Small-Region.svs").read_bytes())
+    settings = settings_for(server.url, SVS_STORAGE_DIR=str(tmp_path))
+    with open_request_slide(settings, session, server.claim()) as slide:
+        assert (slide.levels[0].width, slide.levels[0].height) == (2220, 2967)
+    assert "ContainerIdentifier is the file's name" in caplog.text
+    assert "S26-0001-A1" not in caplog.text
+
+
+def test_without_a_matching_file_both_reasons_are_named(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    server.store(shared_path("slides/dicom-misc/label_only_volume_missing.dcm"))
+    settings = settings_for(server.url, SVS_STORAGE_DIR=str(tmp_path))
+    with pytest.raises(NoSlideFileError, match=r"VOLUME.*SVS_STORAGE_DIR"):
+        open_request_slide(settings, session, server.claim())
+
+
+def test_a_network_failure_does_not_fall_back_to_a_file(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    (path,) = real_slide()
+    name = server.store(path)
+    claim = server.claim()
+    del server.files[name]
+    settings = settings_for(server.url, SVS_STORAGE_DIR=str(tmp_path))
+    with pytest.raises(SlideError, match="not in Orthanc any more"):
+        open_request_slide(settings, session, claim)
+
+
+def test_two_files_for_one_container_are_refused_and_named(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    name = server.store(shared_path("slides/dicom-misc/label_only_volume_missing.dcm"))
+    server.files[name].tags["ContainerIdentifier"] = "S26-1"
+    for file in ("S26-1.svs", "s26-1.ndpi"):
+        (tmp_path / file).touch()
+    settings = settings_for(server.url, SVS_STORAGE_DIR=str(tmp_path))
+    with pytest.raises(AmbiguousSlideFileError, match=r"S26-1\.svs, s26-1\.ndpi"):
+        open_request_slide(settings, session, server.claim())
+
+
+def test_no_connection_outlives_the_slide(server: RangesServer, client: RangesClient) -> None:
+    for path in real_slide():
+        server.store(path)
+    before = threading.active_count()
+    OrthancRangesSource(client).open(server.claim()).close()
+    assert threading.active_count() <= before + 1

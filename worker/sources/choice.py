@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which source a request's slide is opened with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import requests
+
+from clam_core.errors import SlideError
+from clam_core.slides import Slide
+from worker.contract import Claim
+from worker.settings import Settings
+from worker.sources.errors import (
+    ChangedInMidReadError,
+    NoSlideFileError,
+    RangesMissingError,
+    SourceDeletedError,
+    SourceRefusedError,
+    SourceUnreachableError,
+)
+from worker.sources.orthanc_download import OrthancDownloadSource
+from worker.sources.orthanc_ranges import OrthancRangesSource
+from worker.sources.ranges_client import RangesClient
+from worker.sources.slide_folder import SlideFolderSource
+from worker.sources.source import SlideSource
+
+_log = logging.getLogger(__name__)
+
+_FINAL = (SourceUnreachableError, SourceRefusedError, SourceDeletedError, ChangedInMidReadError)
+"""Failures that say nothing about the slide's pyramid: a file of the same name would hide them."""
+
+
+def open_request_slide(settings: Settings, session: requests.Session, claim: Claim) -> Slide:
+    """Open the slide of a claimed request: from Orthanc, else from SVS_STORAGE_DIR.
+
+    Parameters
+    ----------
+    settings
+        Addresses, time-outs and the folder of slide files.
+    session
+        A session that authenticates as the worker.
+    claim
+        The request with the instances of its series.
+
+    Returns
+    -------
+    Slide
+        The open slide; whoever got it closes it.
+
+    Raises
+    ------
+    SlideError
+        With a `code` for the request's error and a sentence that says what to do.
+    """
+    dicom: Sequence[SlideSource] = (
+        OrthancRangesSource(RangesClient(settings, session)),
+        OrthancDownloadSource(settings, session),
+    )
+    folder = None
+    if settings.svs_storage_dir is not None:
+        folder = SlideFolderSource(settings.svs_storage_dir, settings, session)
+    return open_with(dicom, folder, claim)
+
+
+def open_with(dicom: Sequence[SlideSource], folder: SlideSource | None, claim: Claim) -> Slide:
+    """Open a slide with the first source that the server offers, or with the folder where that is no slide.
+
+    Raises
+    ------
+    SlideError
+        If no source can.
+    """
+    try:
+        return _open_dicom(dicom, claim)
+    except _FINAL:
+        raise
+    except SlideError as failure:
+        if folder is None:
+            raise
+        _log.info("The stored DICOM cannot be read (%s); looking for a %s.", failure.code, folder.name)
+        return _open_file(folder, claim, failure)
+
+
+def _open_dicom(sources: Sequence[SlideSource], claim: Claim) -> Slide:
+    for source in sources[:-1]:
+        try:
+            return source.open(claim)
+        except RangesMissingError:
+            _log.warning(
+                "The server offers no %s, so more crosses the network: install the pathology plugin's "
+                "current version there.",
+                source.name,
+            )
+    return sources[-1].open(claim)
+
+
+def _open_file(folder: SlideSource, claim: Claim, failure: SlideError) -> Slide:
+    try:
+        return folder.open(claim)
+    except NoSlideFileError as error:
+        raise NoSlideFileError(f"{failure} {error}") from failure

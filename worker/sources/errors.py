@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a slide cannot be read where it is stored.
+
+::
+
+    SlideError (clam_core)
+    `-- SourceError
+        |-- SourceUnreachableError   no answer, though asked several times
+        |-- SourceRefusedError       the server does not let this worker read
+        |-- SourceDeletedError       the instance is not there any more
+        |-- ChangedInMidReadError    the instance was overwritten while it was read
+        |-- IncompleteSlideError     a stored level cannot be read: nothing is guessed from the others
+        |-- NoSlideFileError         no file in SVS_STORAGE_DIR belongs to the series either
+        `-- AmbiguousSlideFileError  several files in SVS_STORAGE_DIR do
+"""
+
+from __future__ import annotations
+
+from clam_core.errors import SlideError
+
+
+class SourceError(SlideError):
+    """The slide cannot be read from where it is stored."""
+
+    code = "source_unreadable"
+
+
+class SourceUnreachableError(SourceError):
+    """Orthanc does not answer."""
+
+    code = "source_unreachable"
+
+
+class SourceRefusedError(SourceError):
+    """Orthanc does not let this worker read the slide."""
+
+    code = "source_refused"
+
+
+class SourceDeletedError(SourceError):
+    """The instance was deleted."""
+
+    code = "source_deleted"
+
+
+class ChangedInMidReadError(SourceError):
+    """The instance was overwritten since the request was claimed."""
+
+    code = "changed_in_mid_read"
+
+
+class IncompleteSlideError(SourceError):
+    """Some of the slide's instances cannot be opened."""
+
+    code = "slide_incomplete"
+
+
+class NoSlideFileError(SourceError):
+    """No file in the storage folder belongs to the series."""
+
+    code = "no_slide_file"
+
+
+class AmbiguousSlideFileError(SourceError):
+    """Several files in the storage folder may belong to the series."""
+
+    code = "ambiguous_slide_file"
+
+
+class RangesMissingError(Exception):
+    """The server has no ranges route; another source is to be used."""

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first choice: byte ranges out of Orthanc's storage, through the plugin."""
+
+from __future__ import annotations
+
+from clam_core.slides import Slide
+from worker.contract import Claim
+from worker.sources.ranges_client import RangesClient
+from worker.sources.ranges_slide import open_ranges_slide
+from worker.sources.volumes import volumes_of
+
+
+class OrthancRangesSource:
+    """Slides by byte ranges.
+
+    Parameters
+    ----------
+    client
+        The ranges route.
+    """
+
+    name = "byte ranges"
+
+    def __init__(self, client: RangesClient) -> None:
+        self._client = client
+
+    def open(self, claim: Claim) -> Slide:
+        """Open the slide; only headers are read now."""
+        return open_ranges_slide(volumes_of(claim), self._client.read)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stored instances as files that can be read and sought in; what was fetched is kept for a while.
+
+Two kinds of pieces are kept: blocks of 64 KiB, fetched when a reader walks through a header, and whole
+frames, fetched in batches before a reader asks for them. Together they never exceed a bound.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+
+from worker.contract import InstanceRef
+from worker.sources.ranges_client import Range
+
+BLOCK = 64 * 1024
+DEFAULT_BOUND = 192 * 1024 * 1024
+
+ReadRanges = Callable[[InstanceRef, Sequence[Range]], list[bytes]]
+"""Reads ranges of an instance, as `RangesClient.read` does."""
+
+
+class PieceCache:
+    """Pieces of files by (instance, offset), the least recently used dropped first.
+
+    Parameters
+    ----------
+    bound
+        Bytes to keep at most.
+    """
+
+    def __init__(self, bound: int = DEFAULT_BOUND) -> None:
+        self._bound = bound
+        self._pieces: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def get(self, instance: str, offset: int) -> bytes | None:
+        """Return the piece that begins at an offset, or None."""
+        with self._lock:
+            piece = self._pieces.get((instance, offset))
+            if piece is not None:
+                self._pieces.move_to_end((instance, offset))
+            return piece
+
+    def put(self, instance: str, offset: int, piece: bytes) -> None:
+        """Keep a piece."""
+        with self._lock:
+            previous = self._pieces.pop((instance, offset), b"")
+            self._pieces[instance, offset] = piece
+            self._size += len(piece) - len(previous)
+            while self._size > self._bound and len(self._pieces) > 1:
+                _, dropped = self._pieces.popitem(last=False)
+                self._size -= len(dropped)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._pieces.clear()
+            self._size = 0
+
+
+class RangeFile:
+    """One stored instance.
+
+    Parameters
+    ----------
+    instance
+        The instance.
+    read_ranges
+        Reads its bytes.
+    blocks, frames
+        Where pieces are kept; shared by the files of one slide.
+    """
+
+    def __init__(
+        self, instance: InstanceRef, read_ranges: ReadRanges, blocks: PieceCache, frames: PieceCache
+    ) -> None:
+        self.instance = instance
+        self._read_ranges = read_ranges
+        self._blocks = blocks
+        self._frames = frames
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.instance.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read bytes, fewer only at the end of the file."""
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        frame = self._frames.get(self.instance.id, offset)
+        if frame is not None and len(frame) >= length:
+            return frame[:length]
+        if length > 2 * BLOCK:
+            return self._read_ranges(self.instance, [(offset, length)])[0]
+        return self._read_blocks(offset, length)
+
+    def fetch_frames(self, ranges: Iterable[Range]) -> None:
+        """Fetch the frames that are not kept yet, as many as possible in one call."""
+        wanted = [item for item in ranges if self._frames.get(self.instance.id, item[0]) is None]
+        if not wanted:
+            return
+        for (offset, _), frame in zip(wanted, self._read_ranges(self.instance, wanted), strict=True):
+            self._frames.put(self.instance.id, offset, frame)
+
+    def _read_blocks(self, offset: int, length: int) -> bytes:
+        first, last = offset // BLOCK, (offset + length - 1) // BLOCK
+        blocks = {
+            index: self._blocks.get(self.instance.id, index * BLOCK) for index in range(first, last + 1)
+        }
+        missing = [index for index, block in blocks.items() if block is None]
+        if missing:
+            ranges = [(index * BLOCK, min(BLOCK, self.size - index * BLOCK)) for index in missing]
+            for index, block in zip(missing, self._read_ranges(self.instance, ranges), strict=True):
+                self._blocks.put(self.instance.id, index * BLOCK, block)
+                blocks[index] = block
+        data = b"".join(block for block in blocks.values() if block is not None)
+        start = offset - first * BLOCK
+        return data[start : start + length]
+
+
+class RangeStream(io.RawIOBase):
+    """A read-only stream over a `RangeFile`."""
+
+    def __init__(self, file: RangeFile) -> None:
+        super().__init__()
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read from the position on."""
+        length = self._file.size - self._position if size is None or size < 0 else size
+        data = self._file.read(self._position, length)
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Read into a buffer."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

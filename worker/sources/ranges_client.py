@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read byte ranges of stored DICOM files through the plugin (``docs/rest.md``, ranges route)."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import requests
+
+from worker.client import unreachable
+from worker.contract import InstanceRef
+from worker.settings import Settings
+from worker.sources.errors import SourceError
+from worker.sources.repeating import TryAgainError, Wait, changed, ranges_failure, repeat
+
+MAX_RANGES = 512
+MAX_BYTES = 32_000_000
+"""What the route takes in one call."""
+
+MAX_AT_ONCE = 4
+"""Calls in flight: enough to fill a line, and half of what the server grants to all workers together."""
+
+Range = tuple[int, int]
+"""Offset and length in bytes."""
+
+
+@dataclass
+class Traffic:
+    """What was asked of the server so far.
+
+    Attributes
+    ----------
+    requests
+        Answered calls.
+    bytes
+        Bytes in their answers.
+    """
+
+    requests: int = 0
+    bytes: int = 0
+
+
+class RangesClient:
+    """The ranges route as a method; several threads may use one client.
+
+    Parameters
+    ----------
+    settings
+        Addresses and time-outs.
+    session
+        An authenticated session.
+    wait
+        Waits between repeats; by default an event that nobody sets.
+    """
+
+    def __init__(self, settings: Settings, session: requests.Session, wait: Wait | None = None) -> None:
+        self._settings = settings
+        self._session = session
+        self._wait = wait if wait is not None else threading.Event().wait
+        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
+        self.traffic = Traffic()
+
+    def read(self, instance: InstanceRef, ranges: Sequence[Range]) -> list[bytes]:
+        """Read ranges of one instance.
+
+        Parameters
+        ----------
+        instance
+            The instance; its `uuid` must still be the stored file's.
+        ranges
+            Offsets and lengths, all within the file.
+
+        Returns
+        -------
+        list of bytes
+            As many as `ranges`, in their order, each of its full length.
+
+        Raises
+        ------
+        RangesMissingError
+            If the server has no such route.
+        SourceError
+            If the bytes cannot be had, or the file is not the one that was claimed.
+        """
+        found: list[bytes] = []
+        for group in calls(ranges):
+            body = self._post(instance, group)
+            position = 0
+            for _, length in group:
+                found.append(body[position : position + length])
+                position += length
+        return found
+
+    def _post(self, instance: InstanceRef, group: Sequence[Range]) -> bytes:
+        body = json.dumps({"ranges": group}, separators=(",", ":")).encode()
+        expected = sum(length for _, length in group)
+        with self._places:
+            return repeat(lambda: self._post_once(instance, body, expected), self._wait)
+
+    def _post_once(self, instance: InstanceRef, body: bytes, expected: int) -> bytes:
+        try:
+            answer = self._session.post(
+                f"{self._settings.api_url}/instances/{instance.id}/ranges",
+                data=body,
+                headers={
+                    "Content-Type": "application/json",
+                    "If-Match": f'"{instance.uuid}"',
+                    "Accept-Encoding": "identity",
+                },
+                timeout=(self._settings.connect_timeout_s, self._settings.read_timeout_s),
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise TryAgainError(str(unreachable(self._settings.api_url, error))) from error
+        if answer.status_code != 200:
+            raise ranges_failure(answer, self._settings.api_url)
+        if answer.headers.get("ETag", "").strip('"') != instance.uuid:
+            raise changed()
+        if len(answer.content) != expected:
+            raise TryAgainError("Orthanc sent fewer bytes of the slide than it was asked for.")
+        self._count(expected)
+        return answer.content
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self.traffic.requests += 1
+            self.traffic.bytes += size
+
+
+def calls(ranges: Sequence[Range]) -> Iterator[list[Range]]:
+    """Group ranges into calls that the route takes.
+
+    Raises
+    ------
+    SourceError
+        If one range alone is larger than a call may be.
+    """
+    group: list[Range] = []
+    size = 0
+    for offset, length in ranges:
+        if length > MAX_BYTES:
+            raise SourceError(
+                f"One frame of the slide has {length} bytes, and {MAX_BYTES} is the most that is read at "
+                "once: convert the slide with smaller tiles."
+            )
+        if group and (len(group) == MAX_RANGES or size + length > MAX_BYTES):
+            yield group
+            group, size = [], 0
+        group.append((offset, length))
+        size += length
+    if group:
+        yield group

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last choice: a slide file in SVS_STORAGE_DIR, found by the identifiers in the series' tags.
+
+A path is never built out of an identifier: the folder is listed, and names are compared.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from clam_core.slides import OpenSlideSlide, Slide
+from worker.client import unreachable
+from worker.contract import Claim
+from worker.settings import Settings
+from worker.sources.errors import AmbiguousSlideFileError, NoSlideFileError
+from worker.sources.repeating import TryAgainError, Wait, orthanc_failure, repeat
+
+_log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".svs", ".ndpi", ".tif", ".tiff", ".scn", ".mrxs", ".bif", ".vms", ".vmu"})
+"""Endings of the files that OpenSlide reads."""
+
+_SHORTEST_IDENTIFIER = 3
+"""Shorter ones stand in too many names by chance."""
+
+_MEANINGLESS = frozenset({"unknown", "anonymous", "anonymized", "none", "n/a"})
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """A value by which a file may be named.
+
+    Attributes
+    ----------
+    tag
+        Keyword of the DICOM tag.
+    value
+        Its value.
+    """
+
+    tag: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """A file and the rule by which it was found.
+
+    Attributes
+    ----------
+    path
+        The file.
+    rule
+        For the log; holds no value, since those may name a patient.
+    """
+
+    path: Path
+    rule: str
+
+
+TAGS = (
+    "ContainerIdentifier",
+    "SpecimenIdentifier",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "AccessionNumber",
+    "PatientID",
+)
+"""Tags that may name a slide's file, the most particular first."""
+
+
+def identifiers_of(tags: Mapping[str, Any]) -> tuple[Identifier, ...]:
+    """Return the identifiers in an instance's simplified tags.
+
+    Parameters
+    ----------
+    tags
+        Tag keywords to values, sequences as lists, the way Orthanc's ``simplified-tags`` says it.
+    """
+    specimens = tags.get("SpecimenDescriptionSequence") or [{}]
+    flat = {**tags, "SpecimenIdentifier": specimens[0].get("SpecimenIdentifier")}
+    found = (Identifier(tag, str(flat.get(tag) or "").strip()) for tag in TAGS)
+    return tuple(item for item in found if _says_something(item.value))
+
+
+def _says_something(value: str) -> bool:
+    return len(value) >= _SHORTEST_IDENTIFIER and value.lower() not in _MEANINGLESS
+
+
+def find_slide_file(files: Sequence[Path], identifiers: Sequence[Identifier]) -> Match:
+    """Choose the file that belongs to a series.
+
+    A file whose name is an identifier wins over one whose name holds it between delimiters, and a more
+    particular identifier over a less particular one.
+
+    Raises
+    ------
+    NoSlideFileError
+        If no file matches.
+    AmbiguousSlideFileError
+        If several match by the first rule that matches at all.
+    """
+    for rule, matches in (("is the file's name", _is_name), ("stands in the file's name", _stands_in_name)):
+        for identifier in identifiers:
+            found = [file for file in files if matches(identifier.value, file.stem)]
+            if len(found) > 1:
+                raise _ambiguous(identifier, found)
+            if found:
+                return Match(found[0], f"{identifier.tag} {rule}")
+    raise NoSlideFileError(
+        "The series holds no readable pyramid, and no file in SVS_STORAGE_DIR is named after its container, "
+        "its UIDs, accession number or patient: name the slide's file after one of them, or store the slide "
+        "with `worker ingest`."
+    )
+
+
+def _is_name(identifier: str, stem: str) -> bool:
+    return identifier.lower() == stem.lower()
+
+
+def _stands_in_name(identifier: str, stem: str) -> bool:
+    """Whether the identifier is in the name and no letter or digit touches it."""
+    pattern = rf"(?<![^\W_]){re.escape(identifier)}(?![^\W_])"
+    return re.search(pattern, stem, re.IGNORECASE) is not None
+
+
+def _ambiguous(identifier: Identifier, found: Sequence[Path]) -> AmbiguousSlideFileError:
+    names = ", ".join(sorted(file.name for file in found)[:_MOST_NAMED])
+    return AmbiguousSlideFileError(
+        f"{len(found)} files in SVS_STORAGE_DIR match the series' {identifier.tag} ({names}): name the "
+        "slide's file exactly after its ContainerIdentifier or SeriesInstanceUID."
+    )
+
+
+def slide_files(folder: Path) -> Iterator[Path]:
+    """Yield the slide files in a folder and its subfolders; links that lead out of it are passed over."""
+    root = folder.resolve()
+    for place, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(place) / name
+            if file.suffix.lower() in SUFFIXES and file.resolve().is_relative_to(root):
+                yield file
+
+
+class SlideFolderSource:
+    """Slides as files beside the worker.
+
+    Parameters
+    ----------
+    folder
+        SVS_STORAGE_DIR.
+    settings
+        Addresses and time-outs.
+    session
+        An authenticated session, for the series' tags.
+    wait
+        Waits between repeats; by default an event that nobody sets.
+    """
+
+    name = "file in SVS_STORAGE_DIR"
+
+    def __init__(
+        self, folder: Path, settings: Settings, session: requests.Session, wait: Wait | None = None
+    ) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._session = session
+        self._wait = wait if wait is not None else threading.Event().wait
+
+    def open(self, claim: Claim) -> Slide:
+        """Find the slide's file and open it with OpenSlide."""
+        if not claim.instances:
+            raise NoSlideFileError("The series holds no instance: store the slide again.")
+        tags = repeat(lambda: self._tags(claim.instances[0].id), self._wait)
+        match = find_slide_file(list(slide_files(self._folder)), identifiers_of(tags))
+        _log.info("The slide is read from a file in SVS_STORAGE_DIR: %s.", match.rule)
+        return OpenSlideSlide(match.path)
+
+    def _tags(self, instance: str) -> Mapping[str, Any]:
+        address = self._settings.orthanc_url
+        try:
+            answer = self._session.get(
+                f"{address}/instances/{instance}/simplified-tags",
+                timeout=(self._settings.connect_timeout_s, self._settings.read_timeout_s),
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise TryAgainError(str(unreachable(address, error))) from error
+        if answer.status_code != 200:
+            raise orthanc_failure(answer, address)
+        tags: Mapping[str, Any] = answer.json()
+        return tags
