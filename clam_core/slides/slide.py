@@ -101,6 +101,8 @@ class Slide(Protocol):
         ------
         SlideError
             If the pixels cannot be read.
+        OSError
+            If disk or network fail.
         """
         ...
 

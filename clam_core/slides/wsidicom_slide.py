@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,13 @@ from wsidicom.series import Pyramid
 
 from clam_core.errors import NoVolumeError, SlideError
 from clam_core.slides.slide import Level, Pixels, SlideIdentity, container_name, pyramid
+
+
+_DAMAGED = (WsiDicomError, EOFError, ValueError, KeyError, RuntimeError, struct.error)
+"""What readers and decoders raise on damaged files.
+
+Not OSError: a disk or a network that fails says nothing about the slide, and passes through as it is.
+"""
 
 
 class WsiDicomSlide:
@@ -64,7 +72,7 @@ class WsiDicomSlide:
             wsi = WsiDicom.open(path if isinstance(path, Path) else list(path))
         except WsiDicomNotFoundError as error:
             raise _no_volume(first.name) from error
-        except (WsiDicomError, OSError) as error:
+        except _DAMAGED as error:
             raise SlideError(f"{first.name} cannot be opened as a DICOM slide ({error}).") from error
         return cls(wsi, first.name)
 
@@ -110,7 +118,7 @@ class WsiDicomSlide:
     def _read(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         try:
             pixels = self._wsi.read_region(location, self._indices[level], size, threads=1, as_array=True)
-        except (WsiDicomError, OSError, ValueError) as error:
+        except _DAMAGED as error:
             raise SlideError(
                 f"The slide cannot be read at {location} of level {level} ({error}); "
                 "the file is damaged, or its compression is not supported."
