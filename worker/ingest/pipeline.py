@@ -23,7 +23,7 @@ from worker.ingest.progress import Progress, Report, Stage
 from worker.ingest.store import OrthancStore, StoredInstance
 from worker.wsidicom_errors import WSIDICOM_ERRORS
 
-_UNREADABLE = (*WSIDICOM_ERRORS, ValueError, KeyError, AttributeError)
+_UNREADABLE: tuple[type[Exception], ...] = (*WSIDICOM_ERRORS, ValueError, KeyError, AttributeError)
 """What opening and decoding raise on damaged or unusual DICOM."""
 
 
