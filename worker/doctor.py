@@ -111,6 +111,7 @@ class Doctor:
         if orthanc.verdict is Verdict.FAILED:
             yield Finding("plugin", Verdict.SKIPPED, "Orthanc must answer first.")
             return
+        yield self._clock()
         plugin = self._plugin()
         yield plugin
         if plugin.verdict is not Verdict.FAILED:
@@ -139,18 +140,28 @@ class Doctor:
                 f"What answers at {self.settings.orthanc_url} is no Orthanc (status {answer.status_code}): "
                 "check ORTHANC_URL.",
             )
-        return self._with_clock(f"Orthanc {version} at {self.settings.orthanc_url}.", answer)
+        return Finding("Orthanc", Verdict.OK, f"Orthanc {version} at {self.settings.orthanc_url}.")
 
-    def _with_clock(self, message: str, answer: requests.Response) -> Finding:
-        skew = clock_skew_s(answer.headers.get("Date"), self.now())
-        if skew is not None and abs(skew) > _MAX_SKEW_S:
+    def _clock(self) -> Finding:
+        """Compare clocks: a proxy tells its time with each answer, Orthanc itself only persons who ask."""
+        try:
+            answer = self._get(f"{self.settings.orthanc_url}/tools/now", self.settings.person)
+        except WorkerError as error:
+            return Finding("clock", Verdict.SKIPPED, str(error))
+        told = server_time(answer.headers.get("Date"), answer.text if answer.status_code == 200 else "")
+        if told is None:
             return Finding(
-                "Orthanc",
-                Verdict.WARNING,
-                f"{message} This machine's clock differs from the server's by {skew:+.0f} s: set up NTP, "
-                "else times in histories mislead.",
+                "clock", Verdict.SKIPPED, "The server tells its time to persons only: set SUBMIT_USER."
             )
-        return Finding("Orthanc", Verdict.OK, message)
+        skew_s = (self.now() - told).total_seconds()
+        if abs(skew_s) > _MAX_SKEW_S:
+            return Finding(
+                "clock",
+                Verdict.WARNING,
+                f"This machine's clock differs from the server's by {skew_s:+.0f} s: set up NTP on both, "
+                "else the times in logs and histories mislead.",
+            )
+        return Finding("clock", Verdict.OK, "The clocks of this machine and of the server agree.")
 
     def _plugin(self) -> Finding:
         try:
@@ -245,9 +256,9 @@ class Doctor:
             )
         return Finding("slide files", Verdict.OK, f"{folder} is there.")
 
-    def _get(self, url: str) -> requests.Response:
+    def _get(self, url: str, user: Credentials | None = None) -> requests.Response:
         try:
-            with make_session(self.settings.worker or self.settings.person) as session:
+            with make_session(user or self.settings.worker or self.settings.person) as session:
                 return session.get(url, timeout=_TIMEOUT_S, allow_redirects=False)
         except requests.RequestException as error:
             raise unreachable(url, error) from error
@@ -266,13 +277,13 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def clock_skew_s(date_header: str | None, now: dt.datetime) -> float | None:
-    """Return how many seconds this machine is ahead of the server, or None where the server tells no time."""
-    if date_header is None:
-        return None
+def server_time(date_header: str | None, orthanc_now: str) -> dt.datetime | None:
+    """Return the server's time from an HTTP Date, or from Orthanc's ``YYYYMMDDThhmmss`` (UTC), or None."""
     try:
-        return (now - parsedate_to_datetime(date_header)).total_seconds()
-    except (TypeError, ValueError):
+        if date_header is not None:
+            return parsedate_to_datetime(date_header)
+        return dt.datetime.strptime(orthanc_now.strip(), "%Y%m%dT%H%M%S").replace(tzinfo=dt.UTC)
+    except ValueError:
         return None
 
 

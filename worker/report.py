@@ -56,7 +56,8 @@ def _heading(request: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     flags = [*quality.get("flags", []), *request.get("flags", [])]
     if quality.get("status", "ok") != "ok" or flags:
         note = f" ({', '.join(map(str, flags))})" if flags else ""
-        lines.append(f"Quality  {quality.get('status', 'ok')}{note}")
+        reason = f": {quality['reason']}" if quality.get("reason") else ""
+        lines.append(f"Quality  {quality.get('status', 'ok')}{note}{reason}")
     return "\n".join(lines)
 
 

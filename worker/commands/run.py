@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from worker import __version__
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             ", ".join(f"{offer.name} {offer.version}" for offer in analyzer.offers),
             settings.api_url,
         )
-        end = build_daemon(settings, analyzer, shutdown).run(mode)
+        end = build_daemon(settings, analyzer, shutdown, slide_opener(settings)).run(mode)
     if end.work_abandoned:
         _leave_at_once(end)
     return 0
@@ -66,17 +67,24 @@ def load_analyzer(settings: Settings) -> Analyzer:
     return ClamAnalyzer.load(settings)
 
 
-def build_daemon(settings: Settings, analyzer: Analyzer, shutdown: ShutdownRequest) -> Daemon:
-    """Put the daemon together from its parts."""
+def slide_opener(settings: Settings) -> Callable[[Claim], Slide]:
+    """Return what opens the slide of a claim, over connections that are kept from slide to slide."""
     from worker.sources import open_request_slide  # noqa: PLC0415 - as above
 
-    source_session = make_session(settings.require_worker(), connections=16)
+    session = make_session(settings.require_worker(), connections=16)
+    return lambda claim: open_request_slide(settings, session, claim)
+
+
+def build_daemon(
+    settings: Settings,
+    analyzer: Analyzer,
+    shutdown: ShutdownRequest,
+    open_slide: Callable[[Claim], Slide],
+) -> Daemon:
+    """Put the daemon together from its parts."""
 
     def make_client() -> PluginClient:
         return PluginClient(settings, settings.require_worker(), wait=shutdown.at_once.wait)
-
-    def open_slide(claim: Claim) -> Slide:
-        return open_request_slide(settings, source_session, claim)
 
     def view() -> ProgressView:
         return make_view(machine_readable=settings.log_format is LogFormat.JSON)

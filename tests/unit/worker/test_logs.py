@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,15 +17,6 @@ from worker.logs import configure, request_context
 from worker.settings import LogFormat
 
 LOG = logging.getLogger("worker.test")
-
-
-@pytest.fixture(autouse=True)
-def restore_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def logged(log_format: LogFormat, secrets: tuple[str, ...] = ()) -> io.StringIO:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker process whose analysis goes on until it is stopped: ``python -m tests.support.held_worker``.
+
+Its settings, signals, daemon and log are those of ``worker run``; only the model is scripted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from worker import logs
+from worker.commands.run import build_daemon
+from worker.contract import ModelOffer
+from worker.daemon import Mode
+from worker.job import Analysis, StageReport
+from worker.settings import load_settings
+from worker.shutdown import ShutdownRequest
+
+
+class HeldAnalyzer:
+    """Works until a file appears, or for ever in what cannot be interrupted."""
+
+    offers = (ModelOffer("test-model", "1", "0" * 64),)
+    default_model = "test-model"
+    device = "cpu"
+
+    def __init__(self, let_go: Path, *, deaf: bool) -> None:
+        self._let_go = let_go
+        self._deaf = deaf
+
+    def analyze(self, slide: Any, request: Mapping[str, Any], report: StageReport) -> Analysis:
+        report("encode", 0.5, "held")
+        while not self._let_go.exists():
+            time.sleep(0.01)
+            if not self._deaf:
+                report("encode", 0.5, "held")
+        return Analysis({"probabilities": {"tumor": 1.0}}, {"heatmap.png": b"\x89PNG"})
+
+
+class NoSlide:
+    """Stands where an open slide would."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close."""
+
+
+def main() -> int:
+    """Run until a signal ends it."""
+    settings = load_settings(os.environ)
+    logs.configure(settings.log_format, settings.log_level, settings.secrets())
+    analyzer = HeldAnalyzer(Path(os.environ["LET_GO"]), deaf="DEAF" in os.environ)
+    shutdown = ShutdownRequest()
+    shutdown.install()
+    daemon = build_daemon(settings, analyzer, shutdown, lambda _claim: NoSlide())
+    end = daemon.run(Mode.FOREVER)
+    if end.work_abandoned:
+        os._exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor: each thing that can be wrong is found and comes with its fix."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import responses
+
+from clam_core.errors import EncoderWeightsError
+from tests.unit.worker.conftest import PASSWORD, ScriptedAnalyzer, good_analysis
+from worker.doctor import Doctor, Finding, Verdict, sends_password_in_clear, server_time
+from worker.errors import ModelError
+from worker.job import Analyzer
+from worker.settings import Settings, load_settings
+
+URL = "http://127.0.0.1:8042"
+NOW = dt.datetime(2026, 11, 22, 12, 0, 0, tzinfo=dt.UTC)
+
+
+class Patient:
+    """A worker in good health, of which a test spoils one thing."""
+
+    def __init__(self, http: responses.RequestsMock, folder: Path) -> None:
+        self.http = http
+        self.environment = {
+            "ORTHANC_URL": URL,
+            "ORTHANC_USER": "lab",
+            "ORTHANC_PASSWORD": PASSWORD,
+            "SUBMIT_USER": "alice",
+            "SUBMIT_PASSWORD": PASSWORD,
+            "SPOOL_DIR": str(folder),
+            "DEVICE": "cpu",
+        }
+        self.system: dict[str, Any] = {"json": {"Version": "1.10.1"}}
+        self.now: dict[str, Any] = {"body": "20261122T120001"}
+        self.health: dict[str, Any] = {"json": {"success": True, "api": 1, "version": "0.1.0"}}
+        self.roles = {"lab": 404, "alice": 403}
+        self.analyzer: Analyzer | Exception = ScriptedAnalyzer(good_analysis)
+
+    def findings(self) -> dict[str, Finding]:
+        self.http.get(f"{URL}/system", **self.system)
+        self.http.get(f"{URL}/tools/now", **self.now)
+        self.http.get(f"{URL}/pathology/health", **self.health)
+        self.http.add_callback("POST", f"{URL}/pathology/update-status/{'0' * 32}/", self._role)
+        doctor = Doctor(load_settings(self.environment), self._load, now=lambda: NOW)
+        return {finding.check: finding for finding in doctor.examine()}
+
+    def _role(self, request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
+        import base64
+
+        user = base64.b64decode(str(request.headers["Authorization"]).split()[1]).decode().split(":")[0]
+        return self.roles[user], {}, "{}"
+
+    def _load(self, settings: Settings) -> Analyzer:
+        if isinstance(self.analyzer, Exception):
+            raise self.analyzer
+        return self.analyzer
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Patient]:
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as http:
+        yield Patient(http, tmp_path)
+
+
+def test_a_healthy_worker_has_no_failure_and_no_warning(patient: Patient) -> None:
+    verdicts = {check: finding.verdict for check, finding in patient.findings().items()}
+    assert set(verdicts.values()) <= {Verdict.OK, Verdict.SKIPPED}
+    assert verdicts["worker's role"] is verdicts["person's role"] is verdicts["clock"] is Verdict.OK
+
+
+def assert_failed(finding: Finding, *words: str) -> None:
+    assert finding.verdict is Verdict.FAILED
+    for word in words:
+        assert word in finding.message
+
+
+def test_orthanc_that_cannot_be_reached(patient: Patient) -> None:
+    patient.system = {"body": requests.exceptions.ConnectionError("refused")}
+    findings = patient.findings()
+    assert_failed(findings["Orthanc"], URL, "check that Orthanc runs", "ORTHANC_URL")
+    assert findings["plugin"].verdict is Verdict.SKIPPED
+
+
+def test_a_wrong_password(patient: Patient) -> None:
+    patient.system = {"status": 401}
+    assert_failed(patient.findings()["Orthanc"], "user or password", "ORTHANC_PASSWORD", "RegisteredUsers")
+
+
+@pytest.mark.parametrize(
+    "system", [{"body": "<html>"}, {"json": {"name": "other"}}, {"status": 404, "json": {}}]
+)
+def test_something_that_is_no_orthanc(patient: Patient, system: dict[str, Any]) -> None:
+    patient.system = system
+    assert_failed(patient.findings()["Orthanc"], "is no Orthanc", "ORTHANC_URL")
+
+
+@pytest.mark.parametrize("health", [{"status": 404}, {"body": "<html>"}, {"json": []}])
+def test_a_missing_plugin(patient: Patient, health: dict[str, Any]) -> None:
+    patient.health = health
+    assert_failed(patient.findings()["plugin"], "pathology plugin", "PythonScript", "PATHOLOGY_API_URL")
+
+
+def test_a_plugin_of_another_contract(patient: Patient) -> None:
+    patient.health = {"json": {"api": 2}}
+    assert_failed(patient.findings()["plugin"], "version 2", "this worker 1", "upgrade the older one")
+
+
+def test_a_plugin_that_is_starting_is_no_failure(patient: Patient) -> None:
+    patient.health = {"status": 503, "json": {"code": "starting"}}
+    assert patient.findings()["plugin"].verdict is Verdict.WARNING
+
+
+def test_a_worker_that_is_none(patient: Patient) -> None:
+    patient.roles["lab"] = 403
+    assert_failed(patient.findings()["worker's role"], "lab is no worker", "Pathology.Workers")
+
+
+def test_a_person_that_is_a_worker(patient: Patient) -> None:
+    patient.roles["alice"] = 404
+    assert_failed(patient.findings()["person's role"], "alice is a worker", "SUBMIT_USER")
+
+
+def test_no_user(patient: Patient) -> None:
+    del patient.environment["ORTHANC_USER"], patient.environment["ORTHANC_PASSWORD"]
+    assert_failed(patient.findings()["settings"], "ORTHANC_USER")
+
+
+@pytest.mark.parametrize(
+    ("url", "in_clear"),
+    [
+        ("http://localhost:8042", False),
+        ("http://127.0.0.1:8042", False),
+        ("http://[::1]:8042", False),
+        ("https://orthanc.example.org", False),
+        ("http://orthanc.example.org", True),
+        ("http://10.0.0.5:8042", True),
+        ("http://localhost.example.org", True),
+    ],
+)
+def test_a_password_over_plain_http_to_another_machine(url: str, in_clear: bool) -> None:
+    assert sends_password_in_clear(url) is in_clear
+
+
+def test_a_password_in_clear_is_a_failure_with_its_fix(patient: Patient) -> None:
+    patient.environment["PATHOLOGY_API_URL"] = "http://orthanc.example.org/pathology"
+    assert_failed(patient.findings()["transport"], "PATHOLOGY_API_URL", "plain http", "https://")
+
+
+def test_no_model(patient: Patient) -> None:
+    patient.analyzer = ModelError("No model is set: name one in MODEL_PATH or MODELS_DIR.")
+    assert_failed(patient.findings()["models"], "MODEL_PATH", "MODELS_DIR")
+
+
+def test_missing_encoder_weights(patient: Patient) -> None:
+    patient.analyzer = EncoderWeightsError("The weights of uni are missing: ask for access.")
+    assert_failed(patient.findings()["models"], "weights of uni are missing")
+
+
+def test_no_gpu_is_a_warning_unless_the_cpu_is_meant(patient: Patient) -> None:
+    patient.environment["DEVICE"] = "auto"
+    finding = patient.findings()["models"]
+    assert finding.verdict is Verdict.WARNING
+    assert "DEVICE=cpu" in finding.message
+
+
+def test_a_full_disk(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    usage = type(shutil.disk_usage("."))(100, 99, 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
+    finding = patient.findings()["disk"]
+    assert finding.verdict is Verdict.WARNING
+    assert "SPOOL_DIR" in finding.message
+
+
+def test_a_missing_folder_of_slide_files(patient: Patient) -> None:
+    patient.environment["SVS_STORAGE_DIR"] = "/nowhere/slides"
+    assert_failed(patient.findings()["slide files"], "/nowhere/slides")
+
+
+def test_a_clock_that_differs(patient: Patient) -> None:
+    patient.now = {"body": "20261122T115000"}
+    finding = patient.findings()["clock"]
+    assert finding.verdict is Verdict.WARNING
+    assert "+600 s" in finding.message
+    assert "NTP" in finding.message
+
+
+def test_a_proxys_date_is_taken_where_there_is_one() -> None:
+    assert server_time("Sun, 22 Nov 2026 12:00:00 GMT", "") == NOW
+    assert server_time(None, "20261122T120000") == NOW
+    assert server_time(None, "forbidden") is None
+    assert server_time("yesterday", "") is None
+
+
+def test_no_finding_repeats_the_password(patient: Patient) -> None:
+    patient.roles = {"lab": 401, "alice": 401}
+    assert PASSWORD not in "".join(finding.message for finding in patient.findings().values())

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Submitting and following as a person, and what is printed at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import responses
+from responses import matchers
+
+from worker import cli
+from worker.client import PluginClient
+from worker.errors import SubmitError
+from worker.report import describe
+from worker.settings import load_settings
+from worker.stages import Position
+from worker.submission import (
+    Submission,
+    Target,
+    follow,
+    parse_parameters,
+    position_of,
+    submitted_requests,
+)
+
+URL = "http://127.0.0.1:8042"
+ENVIRONMENT = {"ORTHANC_URL": URL, "SUBMIT_USER": "alice", "SUBMIT_PASSWORD": "person-password-canary"}
+
+RESULT: dict[str, Any] = {
+    "predicted_class": "oscc",
+    "probabilities": {"normal": 0.08, "oscc": 0.92},
+    "patches": {"count": 5321, "size_px": 256, "level_mpp": 0.5, "tissue_mm2": 61.3},
+    "top_patches": [
+        {"x": 10240, "y": 20992, "width": 512, "height": 512, "attention": 0.0041, "percentile": 99.98}
+    ],
+    "slide": {"width": 98304, "height": 81920, "mpp": [0.25, 0.25]},
+    "model": {
+        "name": "oral-scc-demo",
+        "version": "1",
+        "intended_use": "Demonstration, not for clinical use.",
+    },
+    "quality": {
+        "status": "abstained",
+        "flags": ["unlike_training"],
+        "reason": "The slide is unlike all others.",
+    },
+    "timings_s": {"queue": 0.2, "encode": 41.0},
+}
+
+
+class Screen:
+    """Keeps what would be shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[Position] = []
+
+    def show(self, position: Position) -> None:
+        self.shown.append(position)
+
+    def close(self) -> None:
+        """Nothing to take away."""
+
+
+def request(status: str, version: str, **fields: Any) -> dict[str, Any]:
+    return {"request_id": "r1", "status": status, "version": version, "series": "s1", **fields}
+
+
+@pytest.fixture
+def http() -> Iterator[responses.RequestsMock]:
+    with responses.RequestsMock() as mock:
+        yield mock
+
+
+@pytest.fixture
+def client() -> PluginClient:
+    settings = load_settings(ENVIRONMENT)
+    return PluginClient(settings, settings.person)
+
+
+def then(http: responses.RequestsMock, after_version: str, answer: dict[str, Any]) -> None:
+    """Answer a wait for another version than the given one."""
+    http.get(
+        f"{URL}/pathology/requests/r1",
+        json={"success": True, "request": answer},
+        match=[matchers.query_param_matcher({"wait": "25", "version": after_version})],
+    )
+
+
+def test_only_what_was_chosen_is_submitted() -> None:
+    assert Submission(Target(series="s1")).as_json() == {"series": "s1"}
+    full = Submission(Target(series_instance_uid="1.2"), "m", "2", {"mpp": 0.25}, 5, force=True)
+    assert full.as_json() == {
+        "series_instance_uid": "1.2",
+        "model": "m",
+        "model_version": "2",
+        "parameters": {"mpp": 0.25},
+        "priority": 5,
+        "force": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], {}),
+        (['{"mpp": 0.25}'], {"mpp": 0.25}),
+        (["mpp=0.25", "tissue_preset=tcga"], {"mpp": 0.25, "tissue_preset": "tcga"}),
+    ],
+)
+def test_parameters_are_json_or_names_with_values(texts: list[str], expected: dict[str, Any]) -> None:
+    assert parse_parameters(texts) == expected
+
+
+@pytest.mark.parametrize("text", ["mpp", "=1", "{mpp}", "{"])
+def test_parameters_of_another_form_are_refused(text: str) -> None:
+    with pytest.raises(SubmitError, match="--parameters"):
+        parse_parameters([text])
+
+
+def test_a_study_gives_a_request_for_each_slide() -> None:
+    one, two = request("pending", "1"), request("pending", "1")
+    assert submitted_requests({"request": one}) == [one]
+    assert submitted_requests({"request": one, "requests": [one, two]}) == [one, two]
+
+
+def test_a_request_is_followed_from_version_to_version_to_its_end(
+    client: PluginClient, http: responses.RequestsMock
+) -> None:
+    then(http, "v1", request("processing", "v2", stage="encode", progress=0.42, detail="512 of 1220 tiles"))
+    then(http, "v2", request("completed", "v3", result=RESULT))
+    screen = Screen()
+    end = follow(client, request("pending", "v1"), screen)
+    assert end["status"] == "completed"
+    assert screen.shown == [Position("waiting for a worker"), Position("encode", 0.42, "512 of 1220 tiles")]
+
+
+def test_a_server_whose_waiting_places_are_taken_is_not_hammered(
+    client: PluginClient, http: responses.RequestsMock
+) -> None:
+    then(http, "v1", request("pending", "v1"))
+    then(http, "v1", request("completed", "v2", result=RESULT))
+    slept: list[float] = []
+    follow(client, request("pending", "v1"), Screen(), sleep=slept.append)
+    assert len(slept) == 1
+    assert slept[0] >= 0.5
+
+
+def test_following_ends_in_time_and_says_that_the_request_goes_on(client: PluginClient) -> None:
+    times = iter([0.0, 100.0])
+    with pytest.raises(SubmitError, match="still pending and goes on: see `worker status r1`"):
+        follow(client, request("pending", "v1"), Screen(), timeout_s=10, clock=lambda: next(times))
+
+
+def test_a_request_that_is_being_published_is_nearly_done() -> None:
+    assert position_of(request("publishing", "v1")).progress == pytest.approx(1.0)
+
+
+def described(**fields: Any) -> str:
+    return describe(
+        request("completed", "v1", **fields), lambda name: f"http://o/{name}", "http://o/explorer"
+    )
+
+
+def test_a_result_shows_probabilities_patches_timings_and_addresses() -> None:
+    text = described(result=RESULT, artifacts=[{"name": "heatmap.png"}])
+    assert "oscc     92.0%  ############################" in text
+    assert "1.  x   10240  y   20992  512 x 512  attention 0.0041" in text
+    assert "encode      41.00 s" in text
+    assert "Heatmap  http://o/heatmap.png" in text
+    assert "Explorer http://o/explorer" in text
+
+
+def test_a_result_shows_what_its_model_may_not_be_used_for() -> None:
+    assert "Demonstration, not for clinical use." in described(result=RESULT)
+
+
+def test_a_result_that_the_model_does_not_stand_for_says_why() -> None:
+    assert "abstained (unlike_training): The slide is unlike all others." in described(result=RESULT)
+
+
+def test_a_failed_request_shows_code_and_reason() -> None:
+    error = {"code": "no_tissue", "message": "No tissue was found.", "retryable": False}
+    text = describe(request("failed", "v1", error=error), str, "")
+    assert "failed (no_tissue): No tissue was found." in text
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(str(tmp_path))
+
+
+@pytest.mark.usefixtures("command_line")
+def test_submit_prints_the_result_and_ends_with_0(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http.post(
+        f"{URL}/pathology/analyze",
+        status=201,
+        json={
+            "success": True,
+            "created": True,
+            "request": request("pending", "v1"),
+            "warnings": ["no worker"],
+        },
+    )
+    then(http, "v1", request("completed", "v2", result=RESULT))
+    assert cli.main(["submit", "--series", "s1", "--wait"]) == 0
+    printed = capsys.readouterr().out
+    assert "Request r1 is pending." in printed
+    assert "Note: no worker" in printed
+    assert "Result   oscc" in printed
+
+
+@pytest.mark.usefixtures("command_line")
+def test_submit_ends_with_1_where_there_is_no_result(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"code": "no_tissue", "message": "No tissue was found.", "retryable": False}
+    failed = request("failed", "v1", error=error, result=None)
+    http.post(f"{URL}/pathology/analyze", json={"success": True, "created": False, "request": failed})
+    assert cli.main(["submit", "--series", "s1", "--wait"]) == 1
+    assert "No tissue was found." in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("command_line")
+def test_a_refused_submission_is_the_servers_sentence_and_2(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http.post(
+        f"{URL}/pathology/analyze",
+        status=422,
+        json={"success": False, "code": "not_a_slide", "error": "This series is CT: choose a slide."},
+    )
+    assert cli.main(["submit", "--series", "s1"]) == 2
+    assert "This series is CT: choose a slide." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("command_line")
+def test_the_list_shows_state_and_reason(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        request("processing", "v1", stage="encode", progress=0.42, worker_id="lab-1", model="m"),
+        request("failed", "v1", error={"message": "No tissue was found."}),
+    ]
+    http.get(f"{URL}/pathology/requests/", json={"success": True, "count": 2, "requests": rows})
+    assert cli.main(["status"]) == 0
+    printed = capsys.readouterr().out
+    assert "42% encoding patches on lab-1" in printed
+    assert "No tissue was found." in printed
+
+
+def test_a_bad_setting_ends_every_command_with_2_and_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POLL_INTERVAL", "soon")
+    assert cli.main(["status"]) == 2
+    assert "POLL_INTERVAL=soon must be a number" in capsys.readouterr().err
