@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import orthanc
 
@@ -332,7 +333,7 @@ def serve_route(
                 Request(
                     method=request["method"],
                     path=uri,
-                    query=request.get("get", {}),
+                    query=_decoded(request.get("get", {})),
                     headers=headers,
                     body=request.get("body", b"") or b"",
                     user=user_of(headers),
@@ -348,6 +349,11 @@ def serve_route(
         send(output, response)
 
     orthanc.RegisterRestCallback(pattern, callback)
+
+
+def _decoded(query: Mapping[str, str]) -> dict[str, str]:
+    """Return a query's values as they were meant: Orthanc 1.10 hands them over percent-encoded."""
+    return {unquote(name): unquote(value) for name, value in query.items()}
 
 
 def send(output: orthanc.RestOutput, response: Response) -> None:

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Artifacts and completion: a result is taken whole, once, from the one worker that may bring it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.queue_client import PNG, RESULT, Queue, named
+from tests.support.sites import WORKER, Site
+from tests.support.tiny_dicom import tiny_result
+
+
+def test_a_result_with_its_heatmap_arrives(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    answer = lease.put("heatmap.png", PNG)
+    assert answer.json["artifact"] == {**named("heatmap.png", PNG), "content_type": "image/png"}
+
+    answer = lease.complete(named("heatmap.png", PNG))
+    assert answer.status == 200
+    assert answer.json["request"]["status"] == "completed"
+
+    request = queue.get(request_id)
+    assert request["result"] == RESULT
+    assert request["summary"] == RESULT
+    assert request["attempts"] == 1
+    assert [item["name"] for item in request["artifacts"]] == ["heatmap.png"]
+    picture = site.call("GET", f"/pathology/requests/{request_id}/artifacts/heatmap.png")
+    assert picture.body == PNG
+    assert picture.headers["content-type"] == "image/png"
+    assert picture.headers["x-content-type-options"] == "nosniff"
+    assert picture.headers["etag"] == f'"{named("", PNG)["sha256"]}"'
+
+
+def test_lists_leave_the_result_out_unless_asked(queue: Queue, site: Site) -> None:
+    lease = queue.completed()
+    (short,) = site.call("GET", "/pathology/requests/", query={"model": queue.model}).json["requests"]
+    assert short["request_id"] == lease.request_id
+    assert "result" not in short
+    assert short["summary"]["predicted_class"] == "oscc"
+    query = {"model": queue.model, "full": "1"}
+    (full,) = site.call("GET", "/pathology/requests/", query=query).json["requests"]
+    assert full["result"] == RESULT
+
+
+def test_the_same_completion_again_is_the_same_answer(queue: Queue) -> None:
+    queue.submitted()
+    lease = queue.claim()
+    body = lease.body()
+    assert [lease.send(body).status for _ in range(2)] == [200, 200]
+
+
+def test_another_completion_after_the_first_is_refused(queue: Queue) -> None:
+    lease = queue.completed()
+    answer = lease.complete(result={"predicted_class": "normal"})
+    assert (answer.status, answer.json["code"]) == (409, "already_completed")
+
+
+def test_a_completion_after_expiry_counts_while_nobody_claimed_since(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    lease.heartbeat()
+    site.pass_time(2.1)
+    assert queue.status(request_id) == "pending"
+    assert lease.complete().status == 200
+    assert queue.status(request_id) == "completed"
+
+
+def test_a_superseded_completion_changes_nothing(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    first = queue.claim()
+    site.pass_time(1.1)
+    second = queue.claim("other")
+    answer = first.complete()
+    assert (answer.status, answer.json["code"]) == (409, "lease_lost")
+    assert queue.status(request_id) == "processing"
+    assert second.complete().status == 200
+
+
+def test_a_retryable_error_waits_and_is_tried_again(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    answer = lease.fail("gpu_lost")
+    assert answer.json["request"]["status"] == "pending"
+    request = queue.get(request_id)
+    assert request["error"] == {"code": "gpu_lost", "message": "It went wrong.", "retryable": True}
+    assert request["attempts"] == 1
+    site.pass_time(0.4)
+    assert queue.claim("other").request_id == request_id
+
+
+def test_the_last_attempt_fails_the_request_with_every_reason(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    for number in range(3):
+        queue.claim(f"worker-{number}").fail(f"reason_{number}")
+        site.pass_time(1.0)
+    request = queue.get(request_id)
+    assert request["status"] == "failed"
+    assert [grant["error"]["code"] for grant in request["grants"]] == ["reason_0", "reason_1", "reason_2"]
+
+
+def test_an_input_error_is_not_tried_again(queue: Queue) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    lease.fail("no_tissue", retryable=False)
+    request = queue.get(request_id)
+    assert (request["status"], request["error"]["code"]) == ("failed", "no_tissue")
+
+
+def test_the_same_error_again_is_the_same_answer(queue: Queue) -> None:
+    queue.submitted()
+    lease = queue.claim()
+    assert [lease.fail().status for _ in range(2)] == [200, 200]
+
+
+def test_an_artifact_that_did_not_arrive_as_announced_is_named(queue: Queue) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    lease.put("heatmap.png", PNG)
+    answer = lease.complete(named("heatmap.png", PNG + b"more"))
+    assert (answer.status, answer.json["code"]) == (409, "artifact_mismatch")
+    assert "heatmap.png" in answer.json["error"]
+    assert queue.status(request_id) == "processing"
+
+
+def test_an_artifact_sent_again_replaces_the_first(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    lease.put("heatmap.png", PNG + b"first")
+    lease.put("heatmap.png", PNG)
+    assert lease.complete(named("heatmap.png", PNG)).status == 200
+    assert site.call("GET", f"/pathology/requests/{request_id}/artifacts/heatmap.png").body == PNG
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "content_type", "status"),
+    [
+        ("heatmap.svg", b"<svg/>", "image/svg+xml", 400),
+        ("index.html", b"<html>", "text/html", 400),
+        ("heatmap.png", b"<html>", "image/png", 415),
+        ("heatmap.png", PNG, "text/html", 415),
+        ("patch-001.jpg", b"\xff\xd8\xff" + b"x" * 1_100_000, "image/jpeg", 413),
+    ],
+)
+def test_an_artifact_that_no_result_may_have_is_refused(
+    queue: Queue, name: str, content: bytes, content_type: str, status: int
+) -> None:
+    queue.submitted()
+    assert queue.claim().put(name, content, content_type).status == status
+
+
+def test_artifacts_are_not_shown_before_the_result(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    queue.claim().put("heatmap.png", PNG)
+    answer = site.call("GET", f"/pathology/requests/{request_id}/artifacts/heatmap.png")
+    assert (answer.status, answer.json["code"]) == (404, "unknown_artifact")
+
+
+def test_an_artifact_known_already_is_not_sent_again(queue: Queue, site: Site) -> None:
+    lease = queue.completed()
+    path = f"/pathology/requests/{lease.request_id}/artifacts/heatmap.png"
+    tag = site.call("GET", path).headers["etag"]
+    assert site.call("GET", path, headers={"If-None-Match": tag}).status == 304
+
+
+def test_a_dicom_result_becomes_a_series_of_the_study(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    lease = queue.claim()
+    content = tiny_result(slide.study_uid)
+    assert lease.put("sr.dcm", content, "application/dicom").status == 200
+    before = site.series_ids()
+    assert lease.complete(named("sr.dcm", content)).status == 200
+    (output,) = queue.get(request_id)["dicom"]
+    assert output["modality"] == "SR"
+    assert site.series_ids() - before == {output["series"]}
+
+
+def test_a_result_series_cannot_be_analysed(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    lease = queue.claim()
+    content = tiny_result(slide.study_uid)
+    lease.put("sr.dcm", content, "application/dicom")
+    (output,) = lease.complete(named("sr.dcm", content)).json["request"]["dicom"]
+    answer = site.call("POST", "/pathology/analyze", body={"series": output["series"]})
+    assert answer.status == 422
+    assert answer.json["code"] in {"derived_series", "not_a_slide"}
+
+
+def test_a_dicom_result_must_stay_in_its_study(queue: Queue, site: Site) -> None:
+    queue.submitted()
+    answer = queue.claim().put("sr.dcm", tiny_result("1.2.3.99"), "application/dicom")
+    assert (answer.status, answer.json["code"]) == (409, "artifact_mismatch")
+
+
+def test_a_dicom_result_must_not_join_a_series_that_is_there(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    content = tiny_result(slide.study_uid, series_uid=slide.series_uid)
+    answer = queue.claim().put("sr.dcm", content, "application/dicom")
+    assert (answer.status, answer.json["code"]) == (409, "artifact_mismatch")
+
+
+def test_a_result_on_another_content_is_refused_and_queued_again_uncounted(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    lease = queue.claim()
+    lease.heartbeat()
+    body = lease.body(fingerprint="0" * 64)
+    answer = lease.send(body)
+    assert (answer.status, answer.json["code"]) == (409, "series_changed")
+    assert lease.send(body).json["code"] == "series_changed"
+    request = queue.get(request_id)
+    assert (request["status"], request["attempts"]) == ("pending", 0)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"result": {}},
+        {"result": {"probabilities": {"a": 1.5}}},
+        {"result": {"top_patches": [{}] * 101}},
+        {"error": {"code": "x", "message": "y", "retryable": False}},
+        {"fingerprint": "short"},
+        {"artifacts": [{"name": "heatmap.png"}]},
+    ],
+)
+def test_a_bad_completion_changes_nothing(queue: Queue, members: dict[str, Any]) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    assert lease.complete(**members).status == 400
+    assert queue.status(request_id) == "processing"
+
+
+def test_a_token_is_wanted_for_an_artifact(queue: Queue, site: Site) -> None:
+    queue.submitted()
+    lease = queue.claim()
+    path = f"/pathology/requests/{lease.request_id}/artifacts/heatmap.png"
+    answer = site.call("PUT", path, user=WORKER, data=PNG, headers={"Content-Type": "image/png"})
+    assert answer.status == 400

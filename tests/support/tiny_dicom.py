@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DICOM files of a few hundred bytes, for tests that are about the queue and not about pictures."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+
+
+def _file(dataset: Dataset) -> bytes:
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def tiny_slide(series_uid: str, study_uid: str, *, sop_uid: str | None = None, note: str = "") -> bytes:
+    """Return a whole-slide instance without pixels; `note` changes its content and nothing else."""
+    dataset = Dataset()
+    dataset.PatientID = dataset.PatientName = f"TINY-{study_uid[-12:]}"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study_uid, series_uid
+    dataset.SOPClassUID, dataset.SOPInstanceUID = WSI_STORAGE, sop_uid or generate_uid()
+    dataset.Modality = "SM"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    dataset.ImageComments = note
+    return _file(dataset)
+
+
+def tiny_result(study_uid: str, *, series_uid: str | None = None) -> bytes:
+    """Return a DICOM object of a result, with a nested sequence before its series' UID."""
+    dataset = Dataset()
+    dataset.PatientID = dataset.PatientName = f"TINY-{study_uid[-12:]}"
+    dataset.StudyInstanceUID = study_uid
+    dataset.SeriesInstanceUID = series_uid or generate_uid()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    dataset.Modality = "SR"
+    referenced, instance = Dataset(), Dataset()
+    instance.ReferencedSOPInstanceUID = generate_uid()
+    referenced.SeriesInstanceUID = generate_uid()
+    referenced.ReferencedInstanceSequence = [instance]
+    dataset.ReferencedSeriesSequence = [referenced]
+    dataset["ReferencedSeriesSequence"].is_undefined_length = True
+    return _file(dataset)
