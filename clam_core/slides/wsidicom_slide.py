@@ -18,7 +18,6 @@ from wsidicom.series import Pyramid
 from clam_core.errors import NoVolumeError, SlideError
 from clam_core.slides.slide import Level, Pixels, SlideIdentity, container_name, pyramid
 
-
 _DAMAGED = (WsiDicomError, EOFError, ValueError, KeyError, RuntimeError, struct.error)
 """What readers and decoders raise on damaged files.
 
