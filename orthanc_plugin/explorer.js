@@ -12,6 +12,7 @@
   const WAIT_SECONDS = 25;          // one slide on the page: its request is held open this long
   const WAIT_SECONDS_OF_MANY = 5;   // several: the one that is held must not hide the others' progress
   const LONGEST_PAUSE_SECONDS = 30;
+  const NOT_STATED = 'not stated';  // who the slide is of is never left out silently
 
   const WORDS = {
     stages: {
@@ -23,7 +24,7 @@
       completed: 'Finished', failed: 'Failed', cancelled: 'Cancelled', withdrawn: 'Withdrawn',
     },
     flags: {
-      unapproved_model: 'This site has no list of approved models, or this model is not on it.',
+      unapproved_model: 'This site has not approved the model.',
       source_replaced: 'The slide was stored again after this analysis; its pictures were removed.',
       little_tissue: 'There is little tissue on the slide.',
       few_patches: 'The result rests on few patches.',
@@ -46,7 +47,10 @@
       background: #fff; color: #1f5878; text-shadow: none; }
     .pathology-row button:hover, .pathology-dialog button:hover { background: #e3eff6; }
     .pathology-row button:focus-visible, .pathology-dialog button:focus-visible { outline: 3px solid #f2b134; }
-    .pathology-row .pathology-error { color: #8c1c13; }
+    .pathology-row button.pathology-start { background: #2a6f97; color: #fff; }
+    .pathology-row button.pathology-start:hover { background: #1f5878; }
+    .pathology-row small { display: block; margin-top: .3em; }
+    .pathology-row .pathology-error { margin-top: .3em; color: #8c1c13; }
     .pathology-track { height: .5em; margin-top: .5em; border-radius: .25em; background: #d5e0e8; overflow: hidden; }
     .pathology-track > div { height: 100%; background: #2a6f97; transition: width .4s; }
     .pathology-dialog { width: min(1060px, 94vw); max-height: 92vh; padding: 0; border: 0; border-radius: .6em;
@@ -63,8 +67,10 @@
     @media (max-width: 760px) { .pathology-body { grid-template-columns: 1fr; } }
     .pathology-body h3 { margin: 1.3em 0 .35em; font-size: 12px; letter-spacing: .06em; text-transform: uppercase;
       color: #5a6f7f; }
-    .pathology-body section:first-child > h3:first-child { margin-top: 0; }
-    .pathology-call { font-size: 26px; line-height: 1.2; font-weight: bold; overflow-wrap: anywhere; }
+    .pathology-body section > h3:first-child { margin-top: 0; }
+    .pathology-call { display: flex; justify-content: space-between; gap: .5em; font-size: 26px; line-height: 1.2;
+      font-weight: bold; overflow-wrap: anywhere; }
+    .pathology-dialog a.pathology-page { display: inline-block; margin-top: 1em; color: #1f5878; }
     .pathology-bar { display: grid; grid-template-columns: minmax(5em, 10em) 1fr 4.2em; gap: .7em; align-items: center;
       margin-top: .4em; }
     .pathology-bar span { overflow-wrap: anywhere; }
@@ -150,6 +156,7 @@
     if (request.status === 'pending' && request.not_before && new Date(request.not_before) > new Date()) {
       return `Trying again at ${new Date(request.not_before).toLocaleTimeString()}`;
     }
+    if (request.status === 'completed') return `Finished ${onPage(request.updated)}`;
     if (request.status !== 'processing') return WORDS.states[request.status] || plain(request.status);
     if (request.cancel_requested) return 'Cancelling';
     const stage = request.stage ? WORDS.stages[request.stage] || plain(request.stage) : 'starting';
@@ -166,6 +173,7 @@
       this.query = query;
       this.requests = [];
       this.problem = null;
+      this.notes = {};
       this.leave = new AbortController();
       this.woken = null;
       this.shown = null;
@@ -229,7 +237,8 @@
     async act(path, value) {
       try {
         const { value: answer } = await post(`${API}${path}`, value, this.leave.signal);
-        this.problem = (answer.warnings || []).map((warning) => `Note: ${warning}.`).join(' ') || null;
+        this.problem = null;
+        this.notes[answer.request.request_id] = answer.warnings || [];
       } catch (error) {
         if (error.name === 'AbortError') return;
         this.problem = error.message;
@@ -258,6 +267,9 @@
       const row = element('div', { class: 'pathology-row', 'data-series': slide.ID },
         element('strong', null, title ? `AI analysis: ${title}` : 'AI analysis'));
       if (latest) row.append(element('div', { class: 'pathology-state', 'aria-live': 'polite' }, stateInWords(latest)));
+      if (latest && latest.status === 'pending') {
+        row.append(...(this.notes[latest.request_id] || []).map((note) => element('small', null, note)));
+      }
       if (latest && latest.status === 'processing') {
         row.append(track(latest.progress || 0));
         if (latest.detail) row.append(element('small', null, latest.detail));
@@ -333,7 +345,7 @@
         warning,
         element('div', { class: 'pathology-body' },
           element('section', null, ...this.identity(result, study), ...call(result, request),
-            ...provenance(request, use), ...this.earlier(request)),
+            ...provenance(request, use), resultPage(request), ...this.earlier(request)),
           heatmap(request)),
       ].filter(Boolean);
     }
@@ -346,11 +358,11 @@
       return [
         element('h3', null, 'Slide'),
         facts([
-          ['Container', slide.container_id],
-          ['Patient', plainName(patient.PatientName)],
-          ['Patient ID', patient.PatientID],
+          ['Container', slide.container_id || NOT_STATED],
+          ['Patient', plainName(patient.PatientName) || NOT_STATED],
+          ['Patient ID', patient.PatientID || NOT_STATED],
           ['Study', [dicomDate(study.MainDicomTags.StudyDate), study.MainDicomTags.StudyDescription]
-            .filter(Boolean).join(', ')],
+            .filter(Boolean).join(', ') || NOT_STATED],
           ['Series', this.slide.MainDicomTags.SeriesDescription],
           ['Size', [size, scale].filter(Boolean).join(', ')],
         ]),
@@ -389,10 +401,14 @@
     const probabilities = Object.entries(result.probabilities || {}).sort((a, b) => b[1] - a[1]);
     const bars = probabilities.map(([name, share]) => element('div', { class: 'pathology-bar' },
       element('span', null, plain(name)), track(share), element('span', null, percent(share))));
-    const headline = abstained ? 'No statement' : plain(result.predicted_class);
+    const share = (result.probabilities || {})[result.predicted_class];
+    const headline = abstained ? ['No statement'] : [
+      element('span', null, plain(result.predicted_class)),
+      share === undefined ? null : element('span', null, percent(share)),
+    ];
     return [
       element('h3', null, 'Result'),
-      element('div', { class: 'pathology-call' }, headline),
+      element('div', { class: 'pathology-call' }, ...headline),
       ...remarks(quality, request.flags || [], abstained),
       element('h3', null, abstained ? 'Probabilities (not to be relied on)' : 'Probabilities'),
       element('div', { class: abstained ? 'pathology-abstained' : '' }, ...bars),
@@ -401,7 +417,7 @@
 
   function remarks(quality, requestFlags, abstained) {
     const flags = [...new Set([...(quality.flags || []), ...requestFlags])];
-    const sentences = flags.map((flag) => WORDS.flags[flag] || `${plain(flag)}.`);
+    const sentences = flags.map((flag) => WORDS.flags[flag] || `Flag: ${plain(flag)}.`);
     if (quality.reason) sentences.unshift(String(quality.reason));
     else if (abstained) sentences.unshift('The model abstains on this slide.');
     else if (quality.status === 'limited') sentences.unshift('Read this result with care.');
@@ -431,6 +447,12 @@
         ['Request', request.request_id],
       ]),
     ];
+  }
+
+  function resultPage(request) {
+    const address = `${API}/app/result.html?request=${encodeURIComponent(request.request_id)}`;
+    return element('a', { class: 'pathology-page', href: address, target: '_blank', rel: 'noopener' },
+      'Open the result on the slide');
   }
 
   function heatmap(request) {

@@ -54,7 +54,8 @@ class FakeWorker:
 
     def report(self, stage: str, progress: float, detail: str = "") -> dict[str, Any]:
         """Send a heartbeat with stage and progress; return its answer."""
-        return self._post("update-status", {"stage": stage, "progress": progress, "detail": detail})
+        told = {"stage": stage, "progress": progress, **({"detail": detail} if detail else {})}
+        return self._post("update-status", told)
 
     def put(self, name: str, content: bytes, content_type: str) -> dict[str, Any]:
         """Upload an artifact; return what completion has to say of it."""

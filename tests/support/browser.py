@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real headless Chromium on a page of a real Orthanc."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Response, sync_playwright
+
+from tests.support.orthanc_server import OrthancServer
+
+CHROMIUM = Path("/usr/bin/chromium")
+SELECTOR_MS = 40_000
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+]
+
+
+@dataclass
+class Visit:
+    """A browser's page on a server, and what went wrong on it: errors of scripts, answers of 400 and more."""
+
+    server: OrthancServer
+    page: Page
+    problems: list[str] = field(default_factory=list)
+
+    def open(self, level: str, orthanc_id: str) -> Page:
+        """Open Orthanc Explorer at a series or study."""
+        # An address that differs from the last in its fragment only would not load the page anew.
+        self.page.goto("about:blank")
+        self.page.goto(f"{self.server.url}/app/explorer.html#{level}?uuid={orthanc_id}")
+        return self.page
+
+    def note_answer(self, response: Response) -> None:
+        """Note an answer that is an error."""
+        if response.status >= 400:
+            self.problems.append(f"{response.status} {response.request.method} {response.url}")
+
+
+@contextmanager
+def open_browser(server: OrthancServer) -> Iterator[Visit]:
+    """Open a Chromium with a fresh profile, signed in as the person."""
+    if not CHROMIUM.exists():
+        pytest.skip("needs a real Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        name, password = server.person
+        context = browser.new_context(
+            http_credentials={"username": name, "password": password, "origin": server.url, "send": "always"},
+            viewport={"width": 1400, "height": 900},
+            locale="en-GB",
+        )
+        page = context.new_page()
+        page.set_default_timeout(SELECTOR_MS)
+        visit = Visit(server, page)
+        page.on("pageerror", lambda error: visit.problems.append(str(error)))
+        page.on("response", visit.note_answer)
+        try:
+            yield visit
+        finally:
+            browser.close()
