@@ -84,8 +84,8 @@ class _Block(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = inputs
         if self._expands:
-            out = functional.relu6(self._bn0(self._expand_conv(out)))
-        out = functional.relu6(self._bn1(self._depthwise_conv(out)))
+            out = functional.relu6(self._bn0(self._expand_conv(out)), inplace=True)
+        out = functional.relu6(self._bn1(self._depthwise_conv(out)), inplace=True)
         out = self._bn2(self._project_conv(out))
         return out + inputs if self._adds else out
 
@@ -103,10 +103,11 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """Encode normalised tiles."""
-        out = functional.relu6(self._bn0(self._conv_stem(tiles)))
+        out = functional.relu6(self._bn0(self._conv_stem(tiles)), inplace=True)
         for block in self._blocks:
             out = block(out)
-        return functional.relu6(self._bn1(self._conv_head(out))).mean(dim=(2, 3))
+        out = functional.relu6(self._bn1(self._conv_head(out)), inplace=True)
+        return out.mean(dim=(2, 3))
 
 
 def _blocks() -> list[_Block]:

@@ -16,6 +16,12 @@ from clam_core.encoders.transforms import to_input
 from clam_core.errors import CheckpointError, EncoderWeightsError, UnsupportedCheckpointError
 from clam_core.tensors import read_tensors, sha256_of
 
+CPU_BATCH = 4
+"""Tiles a forward pass on a CPU, however many are asked for: their activations stay in the cache.
+
+Measured with EfficientNet-Lite0 on two cores: 83, 137, 104 and 70 tiles/s in batches of 1, 4, 8 and 32.
+"""
+
 SHOWN = 3
 """So many tensors are named in an error; the rest is counted."""
 
@@ -75,6 +81,11 @@ class TorchEncoder:
         """
         if len(tiles) == 0:
             return np.empty((0, self.dim), np.float32)
+        size = CPU_BATCH if self._device.type == "cpu" else len(tiles)
+        parts = [self._encode_batch(tiles[start : start + size]) for start in range(0, len(tiles), size)]
+        return np.concatenate(parts)
+
+    def _encode_batch(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
             batch = to_input(tiles, self.input_px, self._normalisation, self._device)
             features = self._network(batch.contiguous(memory_format=torch.channels_last))

@@ -29,9 +29,10 @@ class _Bottleneck(nn.Module):
         self.downsample = _projection(width_in, width_out, stride)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        out = functional.relu(self.bn1(self.conv1(inputs)))
-        out = functional.relu(self.bn2(self.conv2(out)))
-        return functional.relu(self.bn3(self.conv3(out)) + self.downsample(inputs))
+        out = functional.relu(self.bn1(self.conv1(inputs)), inplace=True)
+        out = functional.relu(self.bn2(self.conv2(out)), inplace=True)
+        out = self.bn3(self.conv3(out)) + self.downsample(inputs)
+        return functional.relu(out, inplace=True)
 
 
 def _projection(width_in: int, width_out: int, stride: int) -> nn.Sequential:
@@ -54,7 +55,7 @@ class TruncatedResNet50(nn.Module):
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """Encode normalised tiles."""
-        out = functional.relu(self.bn1(self.conv1(tiles)))
+        out = functional.relu(self.bn1(self.conv1(tiles)), inplace=True)
         out = functional.max_pool2d(out, 3, 2, padding=1)
         for number in range(1, len(STAGES) + 1):
             out = self.get_submodule(f"layer{number}")(out)
