@@ -7,6 +7,7 @@ from worker.dicom_results.build import (
     DicomResults,
     Skipped,
     build_results,
+    build_results_of,
 )
 from worker.dicom_results.errors import DicomResultsError
 from worker.dicom_results.geometry import Attention
@@ -26,6 +27,7 @@ __all__ = [
     "Skipped",
     "SourceSlide",
     "build_results",
+    "build_results_of",
     "instance_uid",
     "parse_kinds",
     "series_uid",

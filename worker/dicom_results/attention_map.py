@@ -20,7 +20,7 @@ from worker.dicom_results.header import (
 from worker.dicom_results.identity import Run, derived_uid, instance_uid, series_uid
 from worker.dicom_results.kinds import ResultKind
 from worker.dicom_results.prediction import Prediction
-from worker.dicom_results.source import SourceSlide, matrix_size
+from worker.dicom_results.source import SourceSlide, matrix_size, to_build_from
 
 _KIND = ResultKind.ATTENTION_MAP
 _BYTES_PER_PIXEL = 2
@@ -39,7 +39,7 @@ def attention_map(source: SourceSlide, attention: Attention, prediction: Predict
     level = source.levels[map_level(source.levels, attention.patch_size)]
     description = series_description(_KIND, prediction)
     document = ParametricMap(
-        source_images=[level],
+        source_images=[to_build_from(level)],
         further_source_images=[] if level is source.base else [source.base],
         pixel_array=draw_map(attention, source.size, matrix_size(level)),
         series_instance_uid=series_uid(run.request_id, _KIND),

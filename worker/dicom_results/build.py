@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydicom import Dataset
 
+from clam_core.slides import Slide, WsiDicomSlide
 from worker.dicom_results.attention_map import attention_map, map_bytes
 from worker.dicom_results.geometry import Attention
 from worker.dicom_results.header import as_bytes
@@ -23,6 +25,10 @@ MAX_ARTIFACT_BYTES = 64 * 1024 * 1024
 """The plugin takes no larger ``NAME.dcm`` (docs/rest.md)."""
 
 _HEADER_ALLOWANCE = 1024 * 1024
+
+_HEADER_FAULTS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, UnicodeError, ValueError)
+"""What pydicom and highdicom raise at headers that break the standard: scanners write many of them, and the
+result itself must not be lost to one."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +109,54 @@ def build_results(
         If the result has not the shape of the contract.
     """
     prediction = Prediction.of(result)
-    artifacts: list[DicomArtifact] = []
-    skipped: list[Skipped] = []
-    for kind in (kind for kind in ResultKind if kind in kinds):
-        obstacle = _obstacle(kind, source, prediction, attention)
-        if obstacle is None:
-            artifacts.append(_artifact(kind, _document(kind, source, prediction, attention, run)))
-        else:
-            skipped.append(obstacle)
-    return DicomResults(tuple(artifacts), tuple(skipped))
+    outcomes = [_outcome(kind, source, prediction, attention, run) for kind in _in_order(kinds)]
+    return DicomResults(
+        artifacts=tuple(outcome for outcome in outcomes if isinstance(outcome, DicomArtifact)),
+        skipped=tuple(outcome for outcome in outcomes if isinstance(outcome, Skipped)),
+    )
+
+
+def build_results_of(
+    slide: Slide,
+    result: Mapping[str, Any],
+    attention: Attention,
+    run: Run,
+    kinds: frozenset[ResultKind] = ALL_KINDS,
+) -> DicomResults:
+    """Write a result as DICOM objects that refer to an open slide; see `build_results`.
+
+    A slide that was read from a file beside Orthanc (SVS) gets none: that it has the same size, position and
+    orientation as the DICOM series it stands for cannot be told from its pixels.
+    """
+    if isinstance(slide, WsiDicomSlide):
+        return build_results(SourceSlide.of(slide.headers), result, attention, run, kinds)
+    reason = "The slide was not read from DICOM, so DICOM results would have nothing to refer to."
+    return DicomResults((), tuple(Skipped(kind, "dicom_slide_not_read", reason) for kind in _in_order(kinds)))
+
+
+def _in_order(kinds: frozenset[ResultKind]) -> list[ResultKind]:
+    return [kind for kind in ResultKind if kind in kinds]
+
+
+def _outcome(
+    kind: ResultKind, source: SourceSlide, prediction: Prediction, attention: Attention, run: Run
+) -> DicomArtifact | Skipped:
+    obstacle = _obstacle(kind, source, prediction, attention)
+    if obstacle is not None:
+        return obstacle
+    try:
+        return _artifact(kind, _document(kind, source, prediction, attention, run))
+    except _HEADER_FAULTS as error:
+        return Skipped(kind, "dicom_header_unusual", _place_of(error))
+
+
+def _place_of(error: Exception) -> str:
+    """Say where it failed, without the error's own text: that may quote a patient's name."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"The slide's header is unusual: {type(error).__name__} in {place.name}, line {place.lineno}; "
+        "please report it together with the slide's make."
+    )
 
 
 def _document(

@@ -29,7 +29,7 @@ from worker.dicom_results.header import CHARACTER_SET, MANUFACTURER, SERIES_NUMB
 from worker.dicom_results.identity import Run, derived_uid, instance_uid, series_uid
 from worker.dicom_results.kinds import ResultKind
 from worker.dicom_results.prediction import Model, Prediction
-from worker.dicom_results.source import SourceSlide
+from worker.dicom_results.source import SourceSlide, to_build_from
 from worker.dicom_results.texts import long_text
 
 Group = MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations
@@ -65,7 +65,7 @@ def report(
         referenced_images=[source.base],
     )
     document = Comprehensive3DSR(
-        evidence=[source.base],
+        evidence=[to_build_from(source.base)],
         content=content,
         series_instance_uid=series_uid(run.request_id, kind),
         series_number=SERIES_NUMBERS[kind],

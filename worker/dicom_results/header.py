@@ -49,7 +49,7 @@ def finish(document: Dataset, kind: ResultKind, slide: Dataset, prediction: Pred
     document.ManufacturerModelName = long_text(prediction.model.name)
     document.SoftwareVersions = long_text(prediction.worker_version)
     document.DeviceSerialNumber = "none"
-    document.PatientSex = slide.PatientSex
+    document["PatientSex"] = slide["PatientSex"]
     _set_dates(document, run.created)
     return document
 
@@ -66,3 +66,5 @@ def _set_dates(document: Dataset, created: datetime) -> None:
     for name in ("InstanceCreation", "Series", "Content"):
         setattr(document, f"{name}Date", date)
         setattr(document, f"{name}Time", time)
+    # The last contributor is highdicom, which puts its own clock there.
+    document.ContributingEquipmentSequence[-1].ContributionDateTime = date + time

@@ -34,6 +34,7 @@ _SPATIAL = (
     "TotalPixelMatrixRows",
     "SharedFunctionalGroupsSequence",
 )
+_SEXES = frozenset({"", "M", "F", "O"})
 _PIXEL_GROUP = 0x7FE0
 
 
@@ -85,6 +86,16 @@ class SourceSlide:
 def matrix_size(header: Dataset) -> tuple[int, int]:
     """Return (width, height) of a level's total pixel matrix."""
     return int(header.get("TotalPixelMatrixColumns") or 0), int(header.get("TotalPixelMatrixRows") or 0)
+
+
+def to_build_from(header: Dataset) -> Dataset:
+    """Return a header that highdicom accepts: it refuses a sex that is none of the standard's codes."""
+    if header.PatientSex in _SEXES:
+        return header
+    acceptable = Dataset()
+    acceptable.update({element.tag: element for element in header if element.keyword != "PatientSex"})
+    acceptable.PatientSex = ""
+    return acceptable
 
 
 def _has_spacing(header: Dataset) -> bool:
