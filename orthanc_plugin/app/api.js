@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// The HTTP contract as these pages use it. All addresses are relative to the page, so that a proxy may put
+// Orthanc under any path.
+
+const PLUGIN = new URL("../", document.baseURI);
+const ORTHANC = new URL("../../", document.baseURI);
+
+/** An answer that is not a success; `status` is 0 where there was no answer at all. */
+export class Failure extends Error {
+    constructor(status, code, message, retryAfter = null) {
+        super(message);
+        this.status = status;
+        this.code = code;
+        this.retryAfter = retryAfter;
+    }
+
+    /** Whether the same request may succeed later. */
+    get passes() {
+        return this.status === 0 || this.status === 429 || this.status >= 500;
+    }
+}
+
+function seconds(response) {
+    const text = response.headers.get("Retry-After");
+    return text === null ? null : Number.parseFloat(text) || 0;
+}
+
+async function send(url, options) {
+    let response;
+    try {
+        response = await fetch(url, { cache: "no-store", ...options });
+    } catch (error) {
+        if (error.name === "AbortError") throw error;
+        throw new Failure(0, "unreachable", String(error.message));
+    }
+    const value = await response.json().catch(() => null);
+    if (response.ok && value !== null) return { value, retryAfter: seconds(response) };
+    const code = value?.code ?? `http_${response.status}`;
+    throw new Failure(response.ok ? 502 : response.status, code, value?.error ?? "", seconds(response));
+}
+
+function post(path, body) {
+    const headers = { "Content-Type": "application/json" };
+    return send(new URL(path, PLUGIN), { method: "POST", headers, body: JSON.stringify(body) });
+}
+
+/**
+ * Get one request; with `version` the answer is held until the request differs from it.
+ * @returns {Promise<{request: Object, retryAfter: number|null}>}
+ */
+export async function getRequest(id, { version = null, wait = 25, signal = null } = {}) {
+    const url = new URL(`requests/${encodeURIComponent(id)}`, PLUGIN);
+    if (version !== null) {
+        url.searchParams.set("wait", String(wait));
+        url.searchParams.set("version", version);
+    }
+    const { value, retryAfter } = await send(url, { signal });
+    return { request: value.request, retryAfter };
+}
+
+/** Get one page of the list. */
+export async function listRequests(filters, signal = null) {
+    const url = new URL("requests/", PLUGIN);
+    for (const [name, value] of Object.entries(filters)) if (value) url.searchParams.set(name, String(value));
+    const { value, retryAfter } = await send(url, { signal });
+    return { ...value, retryAfter };
+}
+
+/** Get the workers that the server has heard of. */
+export async function listWorkers(signal = null) {
+    return (await send(new URL("workers", PLUGIN), { signal })).value.workers;
+}
+
+/** Cancel, retry, withdraw or review a request; return it as it is then. */
+export async function act(id, action, body = {}) {
+    const { value } = await post(`requests/${encodeURIComponent(id)}/${action}`, body);
+    return value.request;
+}
+
+/** Return the address of an artifact. */
+export function artifactUrl(id, name) {
+    return new URL(`requests/${encodeURIComponent(id)}/artifacts/${encodeURIComponent(name)}`, PLUGIN).href;
+}
+
+/** Return the address of a resource of Orthanc itself. */
+export function orthancUrl(path) {
+    return new URL(path, ORTHANC).href;
+}
+
+/** Get a JSON resource of Orthanc itself. */
+export async function orthanc(path, signal = null) {
+    return (await send(orthancUrl(path), { signal })).value;
+}

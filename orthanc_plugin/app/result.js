@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+// The result page: follows one request from waiting to reviewed.
+
+import { artifactUrl, getRequest, orthancUrl } from "./api.js";
+import { byId, element, fill } from "./dom.js";
+import { follow } from "./follow.js";
+import { languageSwitch, t, translatePage, word } from "./i18n.js";
+import { showReview, stateButtons } from "./opinions.js";
+import { showPatches } from "./patches.js";
+import { loadLevels } from "./pyramid.js";
+import * as sections from "./sections.js";
+import { slideFacts } from "./slide_facts.js";
+import { showSlide } from "./slide_panel.js";
+
+const OPEN = new Set(["pending", "processing", "publishing"]);
+// A finished request changes only by a person: it takes no place in the server's long polls.
+const LOOK_AGAIN_S = 60;
+const AT_ONCE_S = 1;
+
+const requestId = new URLSearchParams(location.search).get("request") ?? "";
+const page = { request: null, facts: null, shown: null };
+
+function notice(text, kind = "notice") {
+    const target = byId("notice");
+    target.className = `banner ${kind}`;
+    target.textContent = text;
+    target.hidden = !text;
+}
+
+function told(error) {
+    notice(word("error", error.code) + (error.message ? ` ${error.message}` : ""), "alarm");
+}
+
+function showIdentity() {
+    const { container, details } = sections.identity(page.request, page.facts);
+    byId("container").textContent = container;
+    fill(byId("identity"), details);
+    document.title = `${container} · ${t("result.kicker")}`;
+    const explorer = byId("explorer");
+    explorer.href = orthancUrl(`app/explorer.html#series?uuid=${encodeURIComponent(page.request.series)}`);
+    explorer.hidden = false;
+}
+
+function showState() {
+    const { request } = page;
+    const target = byId("state");
+    target.hidden = request.status === "completed";
+    target.dataset.status = request.status;
+    if (target.hidden) return;
+    fill(
+        target,
+        OPEN.has(request.status) ? sections.progress(request) : sections.ending(request),
+        element("div.buttons.screen-only", {}, stateButtons(request, changed, told)),
+    );
+}
+
+/** What a review changes: shown anew at each answer. */
+function showOpinions() {
+    showReview(byId("review"), page.request, changed, told);
+    fill(byId("history"), sections.history(page.request));
+    byId("history-part").hidden = false;
+}
+
+function showFindings() {
+    const { request } = page;
+    const { result } = request;
+    byId("demonstration").hidden = result.model?.use !== "demonstration";
+    fill(byId("verdict"), sections.verdict(result), sections.quality(request));
+    fill(byId("shares"), sections.probabilities(result), sections.extent(result));
+    fill(byId("model"), sections.model(result));
+    fill(byId("run"), sections.run(request));
+    fill(byId("timings"), sections.timings(result));
+    fill(byId("files"), sections.files(request, (name) => artifactUrl(request.request_id, name)));
+}
+
+function alarm(sentences) {
+    const target = byId("alarm");
+    target.hidden = !sentences.length;
+    fill(
+        target,
+        element("strong", {}, t("alarm.title")),
+        element("ul", {}, sentences.map((sentence) => element("li", {}, sentence))),
+    );
+    return sentences.length > 0;
+}
+
+/** Show the pictures; nothing is laid over a slide that the result is not about. */
+async function showPictures() {
+    const { request, facts } = page;
+    const levels = await loadLevels(request.series, facts?.tags ?? []);
+    if (alarm(sections.contradictions(request, facts, levels))) {
+        byId("result").classList.add("untrusted");
+        return;
+    }
+    const view = await showSlide(request, levels);
+    byId("slide").hidden = view === null;
+    if (view === null) notice(t("slide.none"));
+    const jump = (index) => {
+        view?.jumpTo(index);
+        byId("slide").scrollIntoView({ block: "nearest", behavior: "smooth" });
+    };
+    showPatches(byId("strip"), request, levels, jump);
+    document.body.dataset.pictures = "shown";
+}
+
+async function showResult() {
+    const shown = page.request.status === "completed" && page.request.result !== null;
+    byId("result").hidden = !shown;
+    if (!shown) {
+        byId("demonstration").hidden = true;
+        page.shown = null;
+        return;
+    }
+    showFindings();
+    // A review or another look must not throw away where the person has zoomed to.
+    if (page.shown === page.request.request_id) return;
+    page.shown = page.request.request_id;
+    try {
+        await showPictures();
+    } catch (error) {
+        page.shown = null;
+        told(error);
+    }
+}
+
+async function changed(request) {
+    page.request = request;
+    if (page.facts === null) {
+        // Without Orthanc's own word the page still names the slide by what the request says.
+        page.facts = await slideFacts(request.series).catch(() => null);
+    }
+    showIdentity();
+    showState();
+    showOpinions();
+    byId("review").hidden = request.status !== "completed";
+    await showResult();
+    document.body.dataset.status = request.status;
+}
+
+async function ask(signal) {
+    const open = page.request !== null && OPEN.has(page.request.status);
+    const version = open ? page.request.version : null;
+    const { request, retryAfter } = await getRequest(requestId, { version, signal });
+    notice("");
+    const news = page.request?.version !== request.version;
+    if (news) await changed(request);
+    if (!OPEN.has(request.status)) return LOOK_AGAIN_S;
+    return news ? 0 : Math.max(retryAfter ?? 0, AT_ONCE_S);
+}
+
+/** Say in words why nothing comes; return whether it is worth asking again. */
+function failed(error, pause) {
+    if (error.passes) {
+        const key = error.status === 0 ? "notice.unreachable" : "notice.busy";
+        notice(t(key, { seconds: Math.ceil(pause) }));
+        return true;
+    }
+    if (page.request === null || error.status === 410 || error.status === 404) {
+        byId("result").hidden = true;
+        byId("state").hidden = true;
+        byId("demonstration").hidden = true;
+        if (page.request === null) byId("container").textContent = t("result.no_slide");
+    }
+    notice(word("error", error.code), "alarm");
+    document.body.dataset.status = error.code;
+    return false;
+}
+
+function start() {
+    translatePage();
+    fill(byId("languages"), languageSwitch());
+    byId("print").onclick = () => window.print();
+    if (!requestId) {
+        byId("container").textContent = t("result.no_slide");
+        notice(t("notice.no_request"), "alarm");
+        return;
+    }
+    follow(ask, failed);
+}
+
+start();

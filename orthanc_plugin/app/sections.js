@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parts of a result as elements: values in, elements out.
+
+import { definitions, element } from "./dom.js";
+import { bytes, dicomDate, duration, moment, number, percent, personName, significant } from "./format.js";
+import { t, word } from "./i18n.js";
+
+/** Return who and what the slide is: the line that keeps people from reading another slide's result. */
+export function identity(request, facts) {
+    const slide = request.result?.slide ?? {};
+    const container = slide.container_id || facts?.container;
+    return {
+        container: container || t("identity.no_container"),
+        details: definitions(
+            [
+                [t("identity.patient"), personName(facts?.patient.PatientName)],
+                [t("identity.patient_id"), facts?.patient.PatientID],
+                [t("identity.accession"), facts?.study.AccessionNumber],
+                [t("identity.study_date"), dicomDate(facts?.study.StudyDate) || t("identity.unknown")],
+                [t("identity.series"), element("code", {}, request.series_instance_uid)],
+            ],
+            "dl.facts.identity",
+        ),
+    };
+}
+
+/** Return the sentences that say a result is about another slide than the one shown; empty when all fits. */
+export function contradictions(request, facts, levels) {
+    const slide = request.result?.slide;
+    if (!slide) return [];
+    const found = [];
+    if (slide.series_instance_uid && slide.series_instance_uid !== request.series_instance_uid) {
+        found.push(t("alarm.series", { uid: slide.series_instance_uid }));
+    }
+    if (slide.container_id && facts?.container && slide.container_id !== facts.container) {
+        found.push(t("alarm.container", { result: slide.container_id, now: facts.container }));
+    }
+    if (levels && slide.width && (levels[0].width !== slide.width || levels[0].height !== slide.height)) {
+        found.push(t("alarm.size"));
+    }
+    return found;
+}
+
+/** Return the verdict: the class, or in words why there is none. */
+export function verdict(result) {
+    const abstained = result.quality?.status === "abstained";
+    const headline = abstained ? t("verdict.abstained") : result.predicted_class;
+    const share = result.probabilities?.[result.predicted_class];
+    return [
+        element("h2", {}, t("verdict.title")),
+        element(
+            `p.verdict${abstained ? ".abstained" : ""}`,
+            { id: "predicted-class" },
+            headline ?? t("verdict.none"),
+            !abstained && share !== undefined ? element("span.share", {}, percent(share, 1)) : null,
+        ),
+    ];
+}
+
+function bar(name, share, chosen) {
+    const line = element("span.filled");
+    line.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
+    return element(
+        `li${chosen ? ".chosen" : ""}`,
+        {},
+        element("span.name", {}, name),
+        element("span.value", {}, percent(share, 1)),
+        element("span.bar", { "aria-hidden": "true" }, line),
+    );
+}
+
+/** Return the probabilities as bars, the likeliest first. */
+export function probabilities(result) {
+    const entries = Object.entries(result.probabilities ?? {}).sort(([, a], [, b]) => b - a);
+    if (!entries.length) return [];
+    return [
+        element("h3", {}, t("probabilities.title")),
+        element(
+            "ul.bars",
+            { id: "probabilities" },
+            entries.map(([name, share]) => bar(name, share, name === result.predicted_class)),
+        ),
+    ];
+}
+
+/** Return the quality and every flag in words. */
+export function quality(request) {
+    const { status = "ok", flags = [], reason } = request.result?.quality ?? {};
+    const sentences = [...new Set([...flags, ...(request.flags ?? [])])].map((flag) => word("flag", flag));
+    const fine = status === "ok" && !sentences.length && !reason;
+    return element(
+        `div.quality.${fine ? "fine" : "careful"}`,
+        { id: "quality" },
+        element("strong", {}, fine ? t("quality.fine") : word("quality", status === "ok" ? "flagged" : status)),
+        sentences.length ? element("ul", {}, sentences.map((sentence) => element("li", {}, sentence))) : null,
+        // The worker's own sentence has the numbers; it comes in English only.
+        reason ? element("p.reason", { lang: "en" }, reason) : null,
+    );
+}
+
+/** Return how much of the slide was looked at. */
+export function extent(result) {
+    const { slide = {}, patches = {} } = result;
+    const size = slide.width ? `${number(slide.width)} × ${number(slide.height)} px` : "";
+    const mpp = slide.mpp ? t("extent.mpp", { mpp: significant(slide.mpp[0]) }) : "";
+    const area = patches.tissue_mm2 ? t("extent.area", { area: significant(patches.tissue_mm2) }) : "";
+    return definitions([
+        [t("extent.slide"), [size, mpp].filter(Boolean).join(", ")],
+        [t("extent.patches"), patches.count ? [number(patches.count), area].filter(Boolean).join(", ") : ""],
+    ]);
+}
+
+function code(text) {
+    return text ? element("code", {}, text) : "";
+}
+
+/** Return which model made the result. */
+export function model(result) {
+    const { model: one = {} } = result;
+    return definitions([
+        [t("provenance.model"), [one.name, one.version].filter(Boolean).join(" ")],
+        [t("provenance.model_sha256"), code(one.sha256)],
+        [t("provenance.encoder"), one.encoder?.name],
+        [t("provenance.encoder_sha256"), code(one.encoder?.sha256)],
+        [t("provenance.intended_use"), one.intended_use],
+        [t("provenance.use"), one.use ? word("use", one.use) : ""],
+    ]);
+}
+
+/** Return by whom, when, and on which content it was made. */
+export function run(request) {
+    const result = request.result ?? {};
+    return definitions([
+        [t("provenance.request"), code(request.request_id)],
+        [t("provenance.submitted"), `${moment(request.created)} · ${request.created_by ?? ""}`],
+        [t("provenance.worker"), request.worker_id],
+        [t("provenance.attempts"), request.attempts > 1 ? request.attempts : ""],
+        ...Object.entries(result.software ?? {}).map(([name, value]) => [word("software", name), String(value)]),
+        [t("provenance.fingerprint"), code(result.slide?.fingerprint ?? request.fingerprint)],
+    ]);
+}
+
+/** Return the time that each stage took. */
+export function timings(result) {
+    const entries = Object.entries(result.timings_s ?? {});
+    if (!entries.length) return [];
+    const longest = Math.max(...entries.map(([, seconds]) => seconds), 0.001);
+    return [
+        element("h3", {}, t("timings.title")),
+        element(
+            "ul.bars.thin",
+            {},
+            entries.map(([stage, seconds]) => {
+                const filled = element("span.filled");
+                filled.style.width = `${(100 * seconds) / longest}%`;
+                return element(
+                    "li",
+                    {},
+                    element("span.name", {}, word("stage", stage)),
+                    element("span.value", {}, duration(seconds)),
+                    element("span.bar", { "aria-hidden": "true" }, filled),
+                );
+            }),
+        ),
+    ];
+}
+
+/** Return what has happened to the request, the latest last. */
+export function history(request) {
+    return element(
+        "ol.history",
+        {},
+        (request.history ?? []).map(({ at, event, by, detail }) =>
+            element(
+                "li",
+                {},
+                element("time", { datetime: at }, moment(at)),
+                element("span", {}, word("event", event), by ? ` · ${by}` : ""),
+                detail ? element("span.detail", {}, detail) : null,
+            ),
+        ),
+    );
+}
+
+/** Return links to the files of the result. */
+export function files(request, address) {
+    const shown = (request.artifacts ?? []).filter(({ name }) => !/^patch-\d+\.jpg$/.test(name));
+    if (!shown.length) return [];
+    return [
+        element("h3", {}, t("files.title")),
+        element(
+            "ul.files",
+            {},
+            shown.map(({ name, size }) =>
+                element("li", {}, element("a", { href: address(name), target: "_blank", rel: "noopener" }, name), ` ${bytes(size)}`),
+            ),
+        ),
+    ];
+}
+
+function earlierFailure(request) {
+    return element(
+        "p.muted",
+        {},
+        t("progress.again", { time: moment(request.not_before ?? request.updated) }),
+        ` ${request.error.message || word("error", request.error.code)}`,
+    );
+}
+
+/** Return how far a running request is. */
+export function progress(request) {
+    const share = request.progress ?? 0;
+    const filled = element("span.filled");
+    filled.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
+    const running = request.status === "processing" || request.status === "publishing";
+    return element(
+        "div.progress",
+        { role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": String(Math.round(100 * share)) },
+        element(
+            "p.stage",
+            { id: "stage" },
+            running && request.stage ? word("stage", request.stage) : word("status", request.status),
+            running ? element("strong", {}, ` ${percent(share)}`) : null,
+        ),
+        running ? element("span.bar", {}, filled) : null,
+        request.detail && running ? element("p.muted", {}, request.detail) : null,
+        request.worker_id && running ? element("p.muted", {}, t("progress.worker", { worker: request.worker_id })) : null,
+        element("p.muted", {}, t("progress.since", { time: moment(request.created) })),
+        request.error && !running ? earlierFailure(request) : null,
+    );
+}
+
+/** Return why there is no result, in words: failed, cancelled, withdrawn. */
+export function ending(request) {
+    const last = (name) => [...(request.history ?? [])].reverse().find(({ event }) => event === name);
+    const event = last(request.status);
+    const who = event ? t("ending.by", { by: event.by || "–", time: moment(event.at) }) : "";
+    const reason = request.status === "withdrawn" ? event?.detail : request.error?.message;
+    const known = request.status === "failed" && request.error ? word("error", request.error.code) : "";
+    return [
+        element("h2", {}, t(`ending.${request.status}`)),
+        known && known !== reason ? element("p.lead", {}, known) : null,
+        reason ? element("p.reason", {}, reason) : null,
+        element("p.muted", {}, who),
+        request.attempts > 1 ? element("p.muted", {}, t("ending.attempts", { count: request.attempts })) : null,
+    ];
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// One line of the worklist.
+
+import { element, fill } from "./dom.js";
+import { age, dicomDate, moment, percent, personName } from "./format.js";
+import { t, word } from "./i18n.js";
+import { stateButtons } from "./opinions.js";
+
+function chip(text, kind = "") {
+    return element(`span.chip${kind ? `.${kind}` : ""}`, {}, text);
+}
+
+function running(request) {
+    const share = request.progress ?? 0;
+    const filled = element("span.filled");
+    filled.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
+    return [
+        element(
+            "p.small",
+            {},
+            request.stage ? word("stage", request.stage) : "",
+            element("strong", {}, ` ${percent(share)}`),
+            request.detail ? ` · ${request.detail}` : "",
+        ),
+        element("span.bar", { "aria-hidden": "true" }, filled),
+    ];
+}
+
+function answer({ predicted_class: name, probabilities = {}, quality = {} }) {
+    if (quality.status === "abstained") return element("p", {}, chip(t("verdict.abstained"), "careful"));
+    const share = probabilities[name];
+    return element(
+        "p",
+        {},
+        element("strong", {}, name ?? t("verdict.none")),
+        share === undefined ? "" : ` ${percent(share, 1)} `,
+        quality.status === "limited" ? chip(t("quality.limited"), "careful") : null,
+    );
+}
+
+function stateCell(request) {
+    const { status, error, summary, review } = request;
+    return [
+        element("p", {}, chip(word("status", status), status), review ? ` ${t(`review.${review.verdict}`)}` : ""),
+        status === "processing" ? running(request) : null,
+        status === "completed" && summary ? answer(summary) : null,
+        error && status !== "completed" ? element("p.small", {}, error.message || word("error", error.code)) : null,
+    ];
+}
+
+function nameCell(request, facts) {
+    const details = [
+        personName(facts?.patient.PatientName),
+        facts?.patient.PatientID,
+        facts?.study.AccessionNumber,
+        dicomDate(facts?.study.StudyDate),
+    ].filter(Boolean);
+    return [
+        element(
+            "a",
+            { href: `result.html?request=${encodeURIComponent(request.request_id)}` },
+            facts?.container || t("identity.no_container"),
+        ),
+        details.length ? element("p", {}, details.join(" · ")) : null,
+        element("p.small.muted", {}, element("code", {}, request.series_instance_uid)),
+    ];
+}
+
+/** A row that changes only where the request has: what has the keyboard's focus stays. */
+export class Row {
+    constructor(actions) {
+        this.actions = actions;
+        this.cells = ["slide", "state", "age", "model", "worker", "actions"].map((name) => element(`td.${name}-cell`));
+        this.element = element("tr", {}, this.cells);
+        this.facts = null;
+        this.asked = false;
+        this.version = null;
+    }
+
+    /** Show a request. */
+    show(request, now) {
+        const [name, state, since, model, worker, actions] = this.cells;
+        since.textContent = age(request.created, now);
+        since.title = moment(request.created);
+        if (this.version === request.version) return;
+        const first = this.version === null;
+        this.request = request;
+        this.version = request.version;
+        this.element.dataset.request = request.request_id;
+        this.element.dataset.status = request.status;
+        if (first) fill(name, nameCell(request, this.facts));
+        fill(state, stateCell(request));
+        fill(model, request.model ?? "–", request.model_version ? ` ${request.model_version}` : "");
+        fill(worker, request.worker_id ?? "–", element("p.small.muted", {}, t("worklist.by", { by: request.created_by })));
+        const wanted = `${request.status} ${request.cancel_requested}`;
+        if (this.buttons !== wanted) {
+            this.buttons = wanted;
+            fill(actions, stateButtons(request, this.actions.changed, this.actions.told));
+        }
+    }
+
+    /** Show which slide it is. */
+    showFacts(facts) {
+        this.facts = facts;
+        fill(this.cells[0], nameCell(this.request, facts));
+    }
+}
