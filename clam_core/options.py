@@ -137,7 +137,7 @@ def _text(name: str, value: Any) -> str:
 def _reference(name: str, value: Any) -> Reference | None:
     if isinstance(value, bool):
         return Reference.PATCHING if value else None
-    _require(value in {kind.value for kind in Reference}, name, 'true, "patching" or "heatmap"', value)
+    _require(value in [kind.value for kind in Reference], name, 'true, "patching" or "heatmap"', value)
     return Reference(value)
 
 
