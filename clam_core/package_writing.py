@@ -71,9 +71,16 @@ def _with_files(
     reference: FeatureReference | None,
 ) -> dict[str, Any]:
     save_file({key: value.contiguous() for key, value in weights.items()}, folder / WEIGHTS)
+    _for_everybody(folder / WEIGHTS)
     content = {**description, "checkpoint": {"file": WEIGHTS, "sha256": sha256_of(folder / WEIGHTS)}}
     if reference is not None:
         save_file(reference.tensors(), folder / REFERENCE)
+        _for_everybody(folder / REFERENCE)
         named = {"file": REFERENCE, "sha256": sha256_of(folder / REFERENCE)}
         content["abstain"] = {**content.get("abstain", {}), "reference": named}
     return content
+
+
+def _for_everybody(path: Path) -> None:
+    """Let the worker's user read what another user wrote: safetensors writes for its owner alone."""
+    path.chmod(0o644)

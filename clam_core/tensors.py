@@ -7,6 +7,7 @@ through safetensors or ``torch.load(weights_only=True)``, and nothing falls back
 
 import hashlib
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +73,10 @@ def _load_safetensors(path: Path) -> object:
 
 def _load_torch(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # An unusual protocol is no concern: what the reader does not know, it refuses.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise UnsupportedCheckpointError(
@@ -80,7 +84,7 @@ def _load_torch(path: Path) -> object:
                 "with torch.save(model.state_dict(), path) or as safetensors, where it comes from."
             ) from error
         raise CheckpointError(f"{path} is no checkpoint, or a damaged one: copy it again.") from error
-    except (EOFError, RuntimeError, OSError, ValueError, KeyError) as error:
+    except (EOFError, RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged ({_first_line(error)}): copy it again.") from error
 
 

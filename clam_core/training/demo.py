@@ -204,7 +204,7 @@ def build(fields: Sequence[FieldFeatures], encoder: Encoder, out: Path) -> dict[
         "classes": list(CLASSES),
         "encoder": {"name": encoder.name, "sha256": encoder.sha256},
         "patches": {"size_px": PLAN.patch_px, "mpp": MPP},
-        "tissue": {"preset": "default"},
+        "tissue": {"preset": "bwh_biopsy"},
         "intended_use": INTENDED_USE,
         "use": "demonstration",
         "licences": LICENCES,

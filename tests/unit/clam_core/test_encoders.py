@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoders give the reference's features; wrong weights are told apart from missing and damaged ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from clam_core.encoders import ENCODERS, load_encoder, registry
+from clam_core.encoders.efficientnet_lite import SamePaddedConv2d
+from clam_core.encoders.fold import fold_batch_norms
+from clam_core.encoders.transforms import IMAGENET, resized, to_input
+from clam_core.encoders.vit import SMALL_16, VisionTransformer
+from clam_core.errors import EncoderWeightsError, ParameterError
+from tests.support.shared_data import shared_path
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def golden() -> Any:
+    return np.load(shared_path("golden/encoders/encoders.npz"))
+
+
+def recipe_weights(kind: str) -> dict[str, torch.Tensor]:
+    """Fill a state dict by the recipe of the golden data's README."""
+    described = json.loads(shared_path("golden/encoders/encoders.json").read_text())
+    random = np.random.RandomState(described["recipe_seed"])
+    shapes = described["keys"][kind]
+    return {
+        key: torch.from_numpy(recipe_tensor(key, tuple(shapes[key]), random))
+        for key in sorted(shapes)
+        if not key.endswith("num_batches_tracked")
+    }
+
+
+def recipe_tensor(key: str, shape: tuple[int, ...], random: np.random.RandomState) -> np.ndarray:
+    if len(shape) == 4:
+        values = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    elif len(shape) >= 2:
+        values = random.standard_normal(shape) * 0.02
+    elif key.endswith(("running_var", "weight", "gamma")):
+        values = random.uniform(0.5, 1.5, shape)
+    else:
+        values = random.uniform(-0.1, 0.1, shape)
+    return (values * (0.2 if key.endswith("bn3.weight") else 1)).astype(np.float32)
+
+
+def with_counters(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    counters = {
+        key.replace("running_var", "num_batches_tracked"): torch.tensor(0)
+        for key in tensors
+        if key.endswith("running_var")
+    }
+    return tensors | counters
+
+
+def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_truncated_resnet50_equals_the_reference(fold: bool, golden: Any, tmp_path: Path) -> None:
+    save_file(with_counters(recipe_weights("resnet50_trunc")), tmp_path / "w.safetensors")
+    encoder = load_encoder("resnet50-trunc", weights=tmp_path / "w.safetensors", fold=fold)
+    assert_close(encoder.encode(golden["patches"]), golden["resnet50_trunc"])
+
+
+def test_uni_equals_the_reference_on_the_small_model_of_its_layout(golden: Any) -> None:
+    network = VisionTransformer(SMALL_16).eval()
+    network.load_state_dict(recipe_weights("vit_small_patch16"))
+    with torch.inference_mode():
+        at_224 = network(to_input(golden["patches"][:4], 224, IMAGENET, CPU)).numpy()
+        at_256 = network(to_input(golden["patches"][:2], 256, IMAGENET, CPU)).numpy()
+    assert_close(at_224, golden["vit_small_patch16"])
+    assert_close(at_256, golden["vit_small_patch16_256px"])
+
+
+@pytest.mark.slow
+def test_uni_equals_the_reference(golden: Any, tmp_path: Path) -> None:
+    save_file(recipe_weights("uni_v1"), tmp_path / "w.safetensors")
+    encoder = load_encoder("uni", weights=tmp_path / "w.safetensors")
+    assert_close(encoder.encode(golden["patches"][:2]), golden["uni_v1"])
+
+
+def test_the_transform_equals_the_reference_bit_for_bit(golden: Any) -> None:
+    batch = to_input(golden["patches"][:1], 224, IMAGENET, CPU)
+    np.testing.assert_array_equal(
+        batch.numpy().reshape(3, 224, 224), golden["transformed_first"].reshape(3, 224, 224)
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"), [((100, 50), (448, 224)), ((50, 100), (224, 448)), ((224, 300), (224, 300))]
+)
+def test_the_short_side_is_resized(shape: tuple[int, int], wanted: tuple[int, int]) -> None:
+    assert resized(np.zeros((*shape, 3), np.uint8), 224).shape[:2] == wanted
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 8, 8, 4)])
+def test_tiles_that_are_not_rgb_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ParameterError, match="RGB"):
+        to_input(np.zeros(shape, np.uint8), 224, IMAGENET, CPU)
+
+
+@pytest.mark.parametrize(("size", "kernel"), [(7, 3), (8, 3), (9, 5), (14, 5)])
+def test_same_padding_puts_the_odd_pixel_right_and_below(size: int, kernel: int) -> None:
+    convolution = SamePaddedConv2d(1, 1, kernel, 2, bias=False)
+    picture = torch.rand(1, 1, size, size)
+    total = max((-(-size // 2) - 1) * 2 + kernel - size, 0)
+    padded = nn.functional.pad(picture, (total // 2, total - total // 2) * 2)
+    wanted = nn.functional.conv2d(padded, convolution.weight, stride=2)
+    torch.testing.assert_close(convolution(picture), wanted)
+
+
+def test_folded_batch_norms_change_nothing() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)
+    )
+    for module in network:
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    network.eval()
+    picture = torch.rand(2, 3, 9, 9)
+    before = network(picture)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fold_batch_norms(network).modules())
+    torch.testing.assert_close(network(picture), before)
+
+
+@pytest.fixture(scope="module")
+def lite() -> Any:
+    return load_encoder("efficientnet-lite0")
+
+
+def test_efficientnet_lite0_is_found_in_its_installed_package_and_verified(lite: Any) -> None:
+    assert lite.sha256 == ENCODERS["efficientnet-lite0"].sha256
+    assert (lite.dim, lite.input_px) == (1280, 224)
+
+
+def test_the_fast_path_of_efficientnet_lite0_agrees_with_the_plain_one(lite: Any) -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3), dtype=np.uint8)
+    assert_close(lite.encode(tiles), load_encoder("efficientnet-lite0", fold=False).encode(tiles))
+
+
+def test_features_do_not_depend_on_the_batch_a_tile_is_in(lite: Any) -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
+    assert_close(np.concatenate([lite.encode(tile[None]) for tile in tiles]), lite.encode(tiles))
+
+
+def test_no_tiles_give_no_features(lite: Any) -> None:
+    assert lite.encode(np.empty((0, 64, 64, 3), np.uint8)).shape == (0, 1280)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(EncoderWeightsError, match="efficientnet-lite0"):
+        load_encoder("efficientnet-lite9")
+
+
+def test_missing_weights_of_the_demo_encoder_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(EncoderWeightsError, match=r"requirements/demo-encoder\.txt"):
+        load_encoder("efficientnet-lite0")
+
+
+def test_weights_that_are_not_the_pinned_file_are_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(EncoderWeightsError, match="SHA-256"):
+        load_encoder("efficientnet-lite0", weights=tmp_path / "w.safetensors")
+
+
+def test_weights_of_another_encoder_say_which_tensors_differ(tmp_path: Path) -> None:
+    save_file({"conv1.weight": torch.zeros(2, 2), "other": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(EncoderWeightsError) as caught:
+        load_encoder("resnet50-trunc", weights=tmp_path / "w.safetensors")
+    assert "lacks bn1.bias" in str(caught.value)
+    assert "has besides other" in str(caught.value)
+    assert "conv1.weight (2, 2) (not (64, 3, 7, 7))" in str(caught.value)
+
+
+def test_damaged_weights_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(EncoderWeightsError, match=r"w\.pt"):
+        load_encoder("uni", weights=tmp_path / "w.pt")
