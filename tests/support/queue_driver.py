@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Drives the queue through everything that can happen to it, and checks what it answered against what holds.
+
+People and workers act, time goes by, answers get lost, Orthanc refuses reads and writes, and the process dies
+before or after any write. Nothing here is random: who drives it (hypothesis, or a seeded loop) chooses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.values import OPEN
+from tests.support.queue_client import PNG, RESULT, named
+from tests.support.sites import PERSON, WORKER, Answer, MemorySite, Slide
+from tests.support.tiny_dicom import tiny_result
+
+MODEL = "model"
+SLIDES = 3
+WORKERS = 3
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+class MortalGateway(MemoryGateway):
+    """A gateway on which the process dies in the middle of a chosen write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writes_left: int | None = None
+        self._dies_after = False
+
+    def die_in(self, writes: int, *, after: bool) -> None:
+        """Let the process die before, or right after, the given write from now (1 is the next)."""
+        self._writes_left, self._dies_after = writes, after
+
+    def live_on(self) -> None:
+        self._writes_left = None
+
+    def heal(self) -> None:
+        """Forget the failures that were asked for and have not come to pass."""
+        self._failures.clear()
+
+    def _write(self, operation: str, *arguments: Any) -> Any:
+        dies = False
+        if self._writes_left is not None:
+            self._writes_left -= 1
+            dies = self._writes_left == 0
+        if dies and not self._dies_after:
+            raise Crash
+        result = getattr(super(), operation)(*arguments)
+        if dies:
+            raise Crash
+        return result
+
+    def put_metadata(self, series_id: str, number: int, value: bytes) -> None:
+        self._write("put_metadata", series_id, number, value)
+
+    def put_attachment(self, series_id: str, number: int, content: bytes) -> None:
+        self._write("put_attachment", series_id, number, content)
+
+    def delete_attachment(self, series_id: str, number: int) -> None:
+        self._write("delete_attachment", series_id, number)
+
+    def delete_series(self, series_id: str) -> None:
+        self._write("delete_series", series_id)
+
+    def set_global_property(self, number: int, value: str) -> None:
+        self._write("set_global_property", number, value)
+
+    def store_instance(self, content: bytes) -> str:
+        return str(self._write("store_instance", content))
+
+
+class MortalSite(MemorySite):
+    """The site in memory, on a gateway on which the process may die."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gateway = MortalGateway()
+        self.application = self._start()
+
+
+@dataclass
+class Held:
+    """What a worker remembers of a claim."""
+
+    worker_id: str
+    token: str
+    request_id: str
+    fence: int
+    fingerprint: str
+    sent: dict[str, Any] | None = None
+
+
+@dataclass
+class Promises:
+    """What was answered, and therefore has to hold."""
+
+    accepted: set[str] = field(default_factory=set)
+    grants: dict[tuple[str, int], str] = field(default_factory=dict)
+    results: dict[str, tuple[int, str]] = field(default_factory=dict)
+    withdrawn: set[str] = field(default_factory=set)
+
+
+class QueueDriver:
+    """The actions, and the checker."""
+
+    def __init__(self) -> None:
+        self.site = MortalSite()
+        self.slides: list[Slide] = [self.site.new_slide() for _ in range(SLIDES)]
+        self.held: list[Held] = []
+        self.promises = Promises()
+        self.crashes = 0
+        self._tokens = 0
+        self._dicoms: dict[str, bytes] = {}
+
+    @property
+    def gateway(self) -> MortalGateway:
+        gateway = self.site.gateway
+        assert isinstance(gateway, MortalGateway)
+        return gateway
+
+    def _call(self, method: str, path: str, **options: Any) -> Answer | None:
+        """Send a request; None where the process died over it."""
+        try:
+            return self.site.call(method, path, **options)
+        except Crash:
+            self._reborn()
+            return None
+
+    def _reborn(self) -> None:
+        self.crashes += 1
+        self.gateway.live_on()
+        self.site.restart(kill=True)
+
+    # Actions
+
+    def submit(self, slide: int, parameter: int, *, force: bool) -> None:
+        body = {
+            "series": self.slides[slide].series,
+            "model": MODEL,
+            "parameters": {"n": parameter},
+            "force": force,
+        }
+        answer = self._call("POST", "/pathology/analyze", user=PERSON, body=body)
+        if answer is not None and answer.status in {200, 201}:
+            self.promises.accepted.add(answer.json["request_id"])
+
+    def claim(self, worker: int, *, repeat: bool) -> None:
+        worker_id = f"w{worker}"
+        mine = [held for held in self.held if held.worker_id == worker_id]
+        if repeat and mine:
+            token = mine[-1].token
+        else:
+            self._tokens += 1
+            token = f"{self._tokens:032x}"
+        body = {
+            "worker_id": worker_id,
+            "token": token,
+            "api": 1,
+            "models": [{"name": MODEL, "version": "1"}],
+        }
+        answer = self._call("POST", "/pathology/claim", user=WORKER, body=body)
+        if answer is None:  # the answer is lost; the worker will repeat its claim with this token
+            self.held.append(Held(worker_id, token, "0" * 32, 1, "0" * 64))
+        elif answer.status == 200:
+            self._note_grant(worker_id, token, answer.json)
+
+    def _note_grant(self, worker_id: str, token: str, claimed: dict[str, Any]) -> None:
+        request_id, fence = claimed["request"]["request_id"], claimed["lease"]["fence"]
+        key = (request_id, fence)
+        assert self.promises.grants.setdefault(key, token) == token, "two workers hold one fence"
+        assert request_id not in self.promises.results, "a request with a result was given out again"
+        self.held.append(Held(worker_id, token, request_id, fence, claimed["request"]["fingerprint"]))
+        self.held = self.held[-12:]
+
+    def _pick(self, which: int) -> Held | None:
+        return self.held[which % len(self.held)] if self.held else None
+
+    def _proof(self, held: Held) -> dict[str, Any]:
+        return {"worker_id": held.worker_id, "token": held.token, "fence": held.fence}
+
+    def report(self, which: int, status: str) -> None:
+        held = self._pick(which)
+        if held is not None:
+            body = {**self._proof(held), "status": status}
+            self._call("POST", f"/pathology/update-status/{held.request_id}/", user=WORKER, body=body)
+
+    def put(self, which: int) -> None:
+        """Send a picture and a DICOM result."""
+        held = self._pick(which)
+        if held is not None:
+            self._put(held, "heatmap.png", "image/png", PNG + held.token.encode())
+            self._put(held, "sr.dcm", "application/dicom", self._dicom(held))
+
+    def _dicom(self, held: Held) -> bytes:
+        if held.token not in self._dicoms:
+            self._dicoms[held.token] = tiny_result(self.slides[0].study_uid)
+        return self._dicoms[held.token]
+
+    def _put(self, held: Held, name: str, content_type: str, content: bytes) -> None:
+        self._call(
+            "PUT",
+            f"/pathology/requests/{held.request_id}/artifacts/{name}",
+            user=WORKER,
+            data=content,
+            headers={
+                "Content-Type": content_type,
+                "X-Pathology-Token": held.token,
+                "X-Pathology-Fence": str(held.fence),
+            },
+        )
+
+    def complete(self, which: int, *, picture: bool, again: bool) -> None:
+        held = self._pick(which)
+        if held is None:
+            return
+        body = held.sent if again and held.sent is not None else self._completion(held, picture=picture)
+        held.sent = body
+        answer = self._call("POST", f"/pathology/complete-request/{held.request_id}/", user=WORKER, body=body)
+        if answer is not None and answer.status == 200 and "result" in body:
+            self._note_result(held, body)
+
+    def _completion(self, held: Held, *, picture: bool) -> dict[str, Any]:
+        artifacts = []
+        if picture:
+            artifacts = [
+                named("heatmap.png", PNG + held.token.encode()),
+                named("sr.dcm", self._dicom(held)),
+            ]
+        return {
+            **self._proof(held),
+            "fingerprint": held.fingerprint,
+            "artifacts": artifacts,
+            "result": {**RESULT, "by": held.token},
+        }
+
+    def _note_result(self, held: Held, body: dict[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        known = self.promises.results.setdefault(held.request_id, (held.fence, digest))
+        assert known == (held.fence, digest), "two results were accepted for one request"
+
+    def fail(self, which: int, *, retryable: bool) -> None:
+        held = self._pick(which)
+        if held is not None:
+            error = {"code": "broken", "message": "It broke.", "retryable": retryable}
+            held.sent = {**self._proof(held), "error": error}
+            self._call("POST", f"/pathology/complete-request/{held.request_id}/", user=WORKER, body=held.sent)
+
+    def decide(self, which: int, what: str) -> None:
+        known = sorted(self.promises.accepted)
+        if known:
+            request_id = known[which % len(known)]
+            body = {"reason": "driven"} if what == "withdraw" else {}
+            answer = self._call("POST", f"/pathology/requests/{request_id}/{what}", user=PERSON, body=body)
+            # A lost answer may mean either, so that both have to be allowed for.
+            if what == "withdraw" and (answer is None or answer.status in {200, 503}):
+                self.promises.withdrawn.add(request_id)
+
+    def pass_time(self, seconds: float) -> None:
+        try:
+            self.site.pass_time(seconds)
+        except Crash:
+            self._reborn()
+
+    def overwrite(self, slide: int) -> None:
+        """Add a file to a slide: its content is another one afterwards."""
+        self._tokens += 1
+        self.gateway.add_instance(self.slides[slide].series, f"9.9.{self._tokens}")
+
+    def refuse(self, operation: str, *, after: bool) -> None:
+        """Let Orthanc fail the next call of an operation."""
+        self.gateway.fail_next(operation, after=after)
+
+    def die(self, writes: int, *, after: bool) -> None:
+        self.gateway.die_in(writes, after=after)
+
+    def restart(self) -> None:
+        self.gateway.live_on()
+        self.site.restart()
+
+    # The checker
+
+    def check(self) -> None:
+        """Compare what memory says with what was promised."""
+        index = self.site.application.core.index
+        requests = {request.request_id: request for request in index.snapshot()}
+        assert self.promises.accepted <= requests.keys(), "an accepted request is lost"
+        for request_id, (fence, _) in self.promises.results.items():
+            request = requests[request_id]
+            assert request.status in {"publishing", "completed", "withdrawn"}, request.status
+            assert request.status != "withdrawn" or request_id in self.promises.withdrawn
+            assert request.fence == fence, "a result stands under another fence"
+        for request in requests.values():
+            assert 0 <= request.attempts <= request.fence
+            assert request.status != "processing" or index.lease(request.request_id) is not None
+
+    def check_settled(self) -> None:
+        """Stop all disturbances, start once more, let every lease run out, and check what is left."""
+        self.gateway.live_on()
+        self.gateway.heal()
+        for slide in self.slides:
+            # What a failed write has left in doubt is read again before it is used.
+            self.site.application.core.store.load(slide.series)
+        memory = self._states()
+        self.site.restart(kill=True)
+        assert self._states() == memory, "memory and metadata differ"
+        self.site.pass_time(30)
+        self.site.pass_time(30)
+        self.check()
+        self._check_storage()
+
+    def _states(self) -> dict[str, tuple[str, int, int]]:
+        requests = self.site.application.core.index.snapshot()
+        return {item.request_id: (item.status, item.fence, item.attempts) for item in requests}
+
+    def _check_storage(self) -> None:
+        requests = self.site.application.core.index.snapshot()
+        assert not [item for item in requests if item.status == "publishing"]
+        published = {
+            output.series for item in requests if item.status == "completed" for output in item.outputs
+        }
+        slides = {slide.series for slide in self.slides}
+        assert self.site.series_ids() - slides == published, "DICOM series of no completed request"
+        for slide in self.slides:
+            named_numbers = {
+                artifact.number
+                for item in requests
+                if item.series == slide.series
+                for artifact in (*item.artifacts, *([item.record] if item.record else []))
+            }
+            stored = set(self.gateway.list_attachments(slide.series))
+            assert stored <= named_numbers, "left-over attachments"
+        for item in requests:
+            assert item.status in OPEN or not item.cancel_requested or item.status in {"cancelled", "failed"}
+            if item.status == "completed":
+                assert item.record is not None
+                assert self.gateway.get_attachment(item.series, item.record.number) is not None
+                for artifact in item.artifacts:
+                    content = self.gateway.get_attachment(item.series, artifact.number)
+                    assert content is not None
+                    assert hashlib.sha256(content).hexdigest() == artifact.sha256
