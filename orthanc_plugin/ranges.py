@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from .eligibility import is_slide_image, is_volume
 from .errors import ApiError, StorageError
+from .frame_index import FrameIndexError, Reader, frame_index
 from .gateway import Gateway, InstanceInfo
-from .http import Request, Response, parse_object
+from .http import Request, Response, json_response, parse_object
 from .stored_file import open_stored
 
 MAX_RANGES = 512
@@ -28,7 +29,6 @@ _MAX_OFFSET = 2**62
 _KEPT_BYTES = 512 * 1024 * 1024
 
 Range = tuple[int, int]
-Reader = Callable[[int, int], bytes]
 
 
 class RangeServer:
@@ -72,18 +72,38 @@ class RangeServer:
             Where Orthanc fails.
         """
         ranges = parse_ranges(parse_object(request, max_bytes=_MAX_BODY))
+        with self._opened(instance_id, request, volume_only=volume_only) as (instance, read):
+            return Response(200, read_ranges(read, ranges), "application/octet-stream", _headers(instance))
+
+    def serve_frames(self, instance_id: str, request: Request, *, volume_only: bool = False) -> Response:
+        """Return where the frames of an instance lie: ``GET /pathology/instances/{id}/frames``.
+
+        Parameters and errors are those of `serve`; 422 ``no_frame_index`` where it cannot be told.
+        """
+        with self._opened(instance_id, request, volume_only=volume_only) as (instance, read):
+            try:
+                found = frame_index(read)
+            except FrameIndexError as error:
+                raise ApiError(422, "no_frame_index", str(error)) from error
+            value = {
+                "success": True,
+                "transfer_syntax": found.transfer_syntax,
+                "frames": len(found.offsets),
+                "offsets": found.offsets,
+                "lengths": found.lengths,
+            }
+            return json_response(200, value, _headers(instance))
+
+    @contextmanager
+    def _opened(
+        self, instance_id: str, request: Request, *, volume_only: bool
+    ) -> Iterator[tuple[InstanceInfo, Reader]]:
         with self._place():
             # Asked on every request: after an overwrite the same instance lies in another file.
             instance = self._instance(instance_id, volume_only=volume_only)
             _check_unchanged(request.headers.get("if-match"), instance)
-            body = self._read(instance, ranges)
-        headers = {
-            "ETag": f'"{instance.uuid}"',
-            "X-Pathology-Size": str(instance.size),
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "no-store",
-        }
-        return Response(200, body, "application/octet-stream", headers)
+            with self._reader(instance) as read:
+                yield instance, read
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -113,12 +133,23 @@ class RangeServer:
             )
         return instance
 
-    def _read(self, instance: InstanceInfo, ranges: Sequence[Range]) -> bytes:
+    @contextmanager
+    def _reader(self, instance: InstanceInfo) -> Iterator[Reader]:
         with open_stored(self._gateway.storage_directory(), instance.uuid, instance.size) as descriptor:
             if descriptor is not None:
-                return read_ranges(lambda offset, length: os.pread(descriptor, length, offset), ranges)
+                yield lambda offset, length: os.pread(descriptor, length, offset)
+                return
         content = memoryview(self._loaded.file(instance))
-        return read_ranges(lambda offset, length: bytes(content[offset : offset + length]), ranges)
+        yield lambda offset, length: bytes(content[offset : offset + length])
+
+
+def _headers(instance: InstanceInfo) -> dict[str, str]:
+    return {
+        "ETag": f'"{instance.uuid}"',
+        "X-Pathology-Size": str(instance.size),
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+    }
 
 
 def parse_ranges(value: dict[str, Any]) -> tuple[Range, ...]:

@@ -77,6 +77,7 @@ class Routes:
             Route("GET", "/workers", self.workers),
             Route("POST", "/workers/{worker_id}/drain", self.drain),
             Route("POST", "/instances/{instance_id}/ranges", self.ranges),
+            Route("GET", "/instances/{instance_id}/frames", self.frames),
             Route("GET", "/health", self.health),
             Route("GET", "/app/{path*}", self.page),
         )
@@ -255,6 +256,10 @@ class Routes:
     def ranges(self, request: Request, parts: Parts) -> Response:
         """Return byte ranges of a stored DICOM file."""
         return self._ranges.serve(parts["instance_id"], request, volume_only=self._is_worker(request))
+
+    def frames(self, request: Request, parts: Parts) -> Response:
+        """Return where the frames of a stored DICOM file lie."""
+        return self._ranges.serve_frames(parts["instance_id"], request, volume_only=self._is_worker(request))
 
     def _is_worker(self, request: Request) -> bool:
         return request.user in self._core.settings.workers

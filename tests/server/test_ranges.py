@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pydicom
 import pytest
 import requests
+from pydicom.encaps import generate_frames
 
 from tests.support.fake_worker import FakeWorker
 from tests.support.orthanc_server import OrthancServer, store_file, store_slide
@@ -52,6 +54,17 @@ def check_equal_to_the_file(server: OrthancServer) -> None:
 
 def test_ranges_are_the_bytes_of_the_stored_file(server: OrthancServer) -> None:
     check_equal_to_the_file(server)
+
+
+def test_the_frame_index_says_where_the_frames_lie(server: OrthancServer) -> None:
+    instance = store_file(server, level_file())["ID"]
+    index = server.get(f"/pathology/instances/{instance}/frames").json()
+    dataset = pydicom.dcmread(level_file())
+    frames = list(generate_frames(dataset.PixelData, number_of_frames=int(dataset.NumberOfFrames)))
+    assert index["frames"] == len(frames)
+    assert index["transfer_syntax"] == str(dataset.file_meta.TransferSyntaxUID)
+    wanted = [[index["offsets"][number], index["lengths"][number]] for number in (0, 77, len(frames) - 1)]
+    assert ask(server, instance, wanted).content == frames[0] + frames[77] + frames[-1]
 
 
 def test_compressed_storage_gives_the_same_bytes(compressed: OrthancServer) -> None:

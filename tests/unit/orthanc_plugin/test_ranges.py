@@ -247,6 +247,12 @@ def test_one_request_too_many_at_once_is_told_to_come_again(
     assert server.serve(disk.instance, ask([[0, 1]])).status == 200
 
 
+def test_a_file_whose_frames_cannot_be_told_has_no_index(disk: Disk, server: RangeServer) -> None:
+    with pytest.raises(ApiError) as caught:
+        server.serve_frames(disk.instance, Request("GET", "/pathology/instances/x/frames"))
+    assert (caught.value.status, caught.value.code) == (422, "no_frame_index")
+
+
 @given(
     content=st.binary(max_size=60),
     ranges=st.lists(st.tuples(st.integers(0, 80), st.integers(1, 80)), max_size=8),
