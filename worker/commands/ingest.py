@@ -9,7 +9,7 @@ import os
 import sys
 from datetime import date
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -17,7 +17,7 @@ from worker.ingest.environment import converter_python
 from worker.ingest.errors import IngestError
 from worker.ingest.identity import SlideOptions
 from worker.ingest.pipeline import Ingest, IngestedSeries, as_json
-from worker.ingest.progress import Progress, Report, Stage, silent
+from worker.ingest.progress import Progress, Report, Stage
 from worker.ingest.store import OrthancStore
 from worker.settings import Settings
 
@@ -46,8 +46,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--scratch", type=Path, help="folder for temporary files, about twice a slide's size")
     parser.add_argument("--converter-python", type=Path, help="interpreter with wsidicomizer")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, and progress nowhere")
-    parser.set_defaults(command=run)
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         return 1
     store = OrthancStore(settings.orthanc_url, settings.person or settings.worker)
     bar = _Bar()
-    report: Report = silent if arguments.json else bar.show
+    report: Report = bar.show
     ingest = Ingest(
         store=store,
         converter=lambda: converter_python(_configured(arguments), report),
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             sys.stdout.write("".join(f"{_sentence(one, settings.orthanc_url)}\n" for one in series))
     store.close()
     if arguments.json:
-        sys.stdout.write(json.dumps({"slides": [as_json(one) for one in done], "failed": failed}) + "\n")
+        sys.stdout.write(json.dumps(_document(done, failed)) + "\n")
     return 1 if failed else 0
 
 
@@ -106,6 +106,12 @@ def _options(arguments: argparse.Namespace) -> SlideOptions:
         study_uid=arguments.study_uid,
         labels=arguments.labels,
     )
+
+
+def _document(done: list[IngestedSeries], failed: list[dict[str, str]]) -> dict[str, Any]:
+    """Return what scripts read; a single slide's ids stand at the top as well."""
+    first = {"series": done[0].series, "study": done[0].study} if done else {}
+    return {**first, "slides": [as_json(one) for one in done], "failed": failed}
 
 
 def _configured(arguments: argparse.Namespace) -> Path | None:

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slide files on their way to DICOM: names, headers, the converter's process and its environment."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.encaps import generate_frames
+
+from tests.support.shared_data import shared_path
+from tests.support.slide_reading import real_slide
+from worker.ingest import convert
+from worker.ingest.convert import run_converter
+from worker.ingest.dicom_files import find_slides, is_dicom
+from worker.ingest.environment import converter_python
+from worker.ingest.errors import IngestError
+from worker.ingest.headers import write_headers
+from worker.ingest.identity import SlideOptions, identify
+from worker.ingest.levels import complete_pyramid, needs_levels
+from worker.ingest.pipeline import check_readable
+from worker.ingest.progress import Progress, Stage, silent
+
+SLIDE = Path("S26-1.svs")
+SHA = "ab" * 32
+TODAY = date(2026, 11, 22)
+
+
+def test_the_same_file_and_options_get_the_same_uids() -> None:
+    one, two = (identify(SLIDE, SHA, SlideOptions(mpp=0.5)) for _ in range(2))
+    assert one == two
+    assert one.uid("level-0") == two.uid("level-0") != one.uid("level-1")
+
+
+def test_a_corrected_resolution_makes_another_series() -> None:
+    wrong, right = (identify(SLIDE, SHA, SlideOptions(mpp=mpp)) for mpp in (0.5, 0.25))
+    assert wrong.series_uid != right.series_uid
+
+
+def test_the_container_is_the_files_name_unless_said_otherwise() -> None:
+    assert identify(SLIDE, SHA, SlideOptions()).container_id == "S26-1"
+    assert identify(SLIDE, SHA, SlideOptions(container_id="A1")).container_id == "A1"
+    assert identify(Path("a\\b\n.svs"), SHA, SlideOptions()).container_id == "a_b_"
+
+
+def test_uids_are_valid() -> None:
+    identity = identify(SLIDE, SHA, SlideOptions())
+    for uid in (identity.study_uid, identity.series_uid, identity.uid("level-0")):
+        assert pydicom.uid.UID(uid).is_valid
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mpp": 0.0},
+        {"mpp": float("nan")},
+        {"patient_id": "a\\b"},
+        {"patient_id": "x" * 65},
+        {"accession_number": "x" * 17},
+        {"study_uid": "1.2.x"},
+        {"container_id": " "},
+    ],
+)
+def test_options_that_dicom_cannot_hold_are_refused(options: dict[str, str]) -> None:
+    with pytest.raises(IngestError, match="--") as raised:
+        SlideOptions(**options)  # type: ignore[arg-type]
+    assert raised.value.code == "bad_option"
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The real slide with all its levels and its headers written."""
+    levels, headers = (tmp_path_factory.mktemp(name) for name in ("levels", "headers"))
+    identity = identify(Path("CMU-1.svs"), SHA, SlideOptions(patient_id="P1", patient_name="Müller^Änne"))
+    files = complete_pyramid(real_slide(), levels)
+    return [file.path for file in write_headers(files, headers, identity, today=TODAY)]
+
+
+def test_a_single_large_level_gets_a_pyramid_of_whole_tiles(named: list[Path]) -> None:
+    assert needs_levels(real_slide())
+    assert not needs_levels(named)
+    datasets = [pydicom.dcmread(path) for path in named]
+    assert [item.TotalPixelMatrixColumns for item in datasets] == [139, 278, 555, 1110, 2220]
+    for dataset in datasets:
+        frames = generate_frames(dataset.PixelData, number_of_frames=int(dataset.NumberOfFrames))
+        assert {frame_size(frame) for frame in frames} == {(dataset.Rows, dataset.Columns)}
+
+
+def frame_size(jpeg: bytes) -> tuple[int, int]:
+    """Return (height, width) as a JPEG's frame header says."""
+    start = next(jpeg.index(marker) for marker in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2") if marker in jpeg)
+    return int.from_bytes(jpeg[start + 5 : start + 7], "big"), int.from_bytes(
+        jpeg[start + 7 : start + 9], "big"
+    )
+
+
+def test_the_largest_level_is_stored_last_and_is_the_only_original(named: list[Path]) -> None:
+    kinds = [list(pydicom.dcmread(path, stop_before_pixels=True).ImageType) for path in named]
+    assert named[-1].stem == "level-0"
+    assert kinds[-1] == ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    assert all(kind == ["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"] for kind in kinds[:-1])
+
+
+def test_headers_say_whose_slide_it_is(named: list[Path]) -> None:
+    for path in named:
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        assert (header.PatientID, str(header.PatientName)) == ("P1", "Müller^Änne")
+        assert (
+            header.ContainerIdentifier == header.SpecimenDescriptionSequence[0].SpecimenIdentifier == "CMU-1"
+        )
+        assert header.file_meta.MediaStorageSOPInstanceUID == header.SOPInstanceUID
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PyramidUID"):
+        assert len({pydicom.dcmread(path, stop_before_pixels=True)[keyword].value for path in named}) == 1
+
+
+def test_pixel_data_is_copied_as_it_is(named: list[Path]) -> None:
+    before, after = pydicom.dcmread(real_slide()[0]), pydicom.dcmread(named[-1])
+    assert list(generate_frames(after.PixelData, number_of_frames=130)) == list(
+        generate_frames(before.PixelData, number_of_frames=130)
+    )
+
+
+def test_a_finished_slide_is_readable(named: list[Path]) -> None:
+    check_readable(named)
+
+
+def test_labels_and_thumbnails_of_dicom_slides_stay_out_unless_asked_for() -> None:
+    folder = shared_path("slides/dicom-cmu-1-small-region")
+    (plain,) = find_slides(folder, labels=False)
+    (full,) = find_slides(folder, labels=True)
+    assert (len(plain.files), plain.left_out) == (1, 3)
+    assert (len(full.files), full.left_out) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["label_only_volume_missing", "hd_sm_annotations", "slide_coordinates_not_wsi"]
+)
+def test_dicom_without_a_slide_is_refused(name: str) -> None:
+    with pytest.raises(IngestError) as raised:
+        find_slides(shared_path(f"slides/dicom-misc/{name}.dcm"), labels=False)
+    assert raised.value.code == "not_a_slide"
+
+
+def test_dicom_is_told_by_its_content(tmp_path: Path) -> None:
+    assert is_dicom(shared_path("slides/dicom-cmu-1-small-region"))
+    assert not is_dicom(shared_path("slides/CMU-1-Small-Region.svs"))
+    assert not is_dicom(tmp_path)
+
+
+ScriptedConverter = Callable[[str], None]
+
+
+@pytest.fixture
+def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedConverter:
+    """Put a script of the test's in place of the converter's."""
+
+    def install(text: str) -> None:
+        script = tmp_path / "script.py"
+        script.write_text("import json, os, sys\njob = json.load(sys.stdin)\n" + textwrap.dedent(text))
+        monkeypatch.setattr(convert, "SCRIPT", script)
+
+    return install
+
+
+def run(tmp_path: Path, report: Callable[[Progress], None] = silent) -> convert.Conversion:
+    return run_converter(
+        Path(sys.executable), tmp_path / "slide.svs", tmp_path, mpp=0.5, labels=False, report=report
+    )
+
+
+def test_the_converters_progress_is_passed_on(converter: ScriptedConverter, tmp_path: Path) -> None:
+    converter(
+        """
+        print('{"event": "opened", "reader": "opentile", "mpp": 0.5, "levels": [[1, 1]], "tiles": 4}')
+        print("a library's chatter")
+        print('{"event": "progress", "done": 4, "total": 4}')
+        print(json.dumps({"event": "done", "files": [job["out"] + "/a.dcm"]}))
+        """
+    )
+    seen: list[Progress] = []
+    conversion = run(tmp_path, seen.append)
+    assert conversion.files == (tmp_path / "a.dcm",)
+    assert [(item.stage, item.done, item.total) for item in seen] == [
+        (Stage.CONVERT, 0, 4),
+        (Stage.CONVERT, 4, 4),
+    ]
+
+
+def test_the_converters_error_is_ours(converter: ScriptedConverter, tmp_path: Path) -> None:
+    converter('print(json.dumps({"event": "error", "code": "no_mpp", "message": "Give --mpp."}))')
+    with pytest.raises(IngestError, match="Give --mpp") as raised:
+        run(tmp_path)
+    assert raised.value.code == "no_mpp"
+
+
+def test_a_converter_that_dies_is_a_sentence(converter: ScriptedConverter, tmp_path: Path) -> None:
+    converter("os.kill(os.getpid(), 9)")
+    with pytest.raises(IngestError, match="signal 9, often too little memory"):
+        run(tmp_path)
+    converter("sys.exit('boom')")
+    with pytest.raises(IngestError, match=r"code 1 on slide.svs \(boom\)"):
+        run(tmp_path)
+
+
+def test_a_chosen_interpreter_without_the_packages_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IngestError, match="lacks wsidicomizer"):
+        converter_python(Path(sys.executable), silent)
+    with pytest.raises(IngestError, match="cannot be run"):
+        converter_python(tmp_path / "nothing", silent)
+
+
+@pytest.mark.slow
+def test_packages_that_cannot_be_installed_are_a_sentence_and_leave_nothing(tmp_path: Path) -> None:
+    requirements = tmp_path / "converter.txt"
+    requirements.write_text("./no-such-package\n")
+    folder = tmp_path / "cache"
+    with pytest.raises(IngestError, match=r"cannot be installed.*CONVERTER_PYTHON") as raised:
+        converter_python(None, silent, folder=folder, requirements=requirements)
+    assert raised.value.code == "converter_unavailable"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_environment_is_made_once(tmp_path: Path) -> None:
+    requirements = tmp_path / "converter.txt"
+    requirements.write_text("# nothing\n")
+    notes: list[Progress] = []
+    first = converter_python(None, notes.append, folder=tmp_path / "cache", requirements=requirements)
+    second = converter_python(None, notes.append, folder=tmp_path / "cache", requirements=requirements)
+    assert first == second
+    assert first.exists()
+    assert len(notes) == 1
