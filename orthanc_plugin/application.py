@@ -12,7 +12,7 @@ from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .http import Request, Response, error_response
 from .ranges import RangeServer
-from .roles import Policy, Role, check, is_loopback, names_of_numbers, role_of, user_name
+from .roles import Policy, Role, check, is_forged, names_of_numbers, role_of, user_name
 from .router import Router
 from .routes import Routes
 from .service.core import Core, audit_refusal, build_core, unavailable
@@ -62,12 +62,15 @@ class Application:
 
     def user_of(self, headers: Mapping[str, str]) -> str:
         """Return the name of the user whom Orthanc, or the trusted proxy, accepted."""
-        return user_name(headers, self.core.settings.trusted_user_header)
+        return user_name(
+            headers,
+            self.core.settings.trusted_user_header,
+            authentication_enabled=self._policy.authentication_enabled,
+        )
 
     def allows(self, method: str, uri: str, peer: str, headers: Mapping[str, str]) -> bool:
         """Decide on a request to any of Orthanc's routes; our own answer with a sentence of their own."""
-        trusted = self.core.settings.trusted_user_header
-        if trusted is not None and trusted in headers and not is_loopback(peer):
+        if is_forged(headers, self.core.settings.trusted_user_header, peer):
             return False
         if uri.startswith(("/pathology", "/api/pathology")):
             return True
@@ -96,4 +99,5 @@ def _policy(settings: Settings, configuration: Mapping[str, Any]) -> Policy:
         metadata_names=names_of_numbers(configuration.get("UserMetadata")),
         attachment_names=names_of_numbers(configuration.get("UserContentType")),
         allowed_origins=settings.allowed_origins,
+        authentication_enabled=configuration.get("AuthenticationEnabled") is True,
     )

@@ -60,7 +60,7 @@ def register(
     if not settings.enabled:
         orthanc_gateway.log_warning("Pathology.Enabled is false: the pathology plugin stays out of the way.")
         return
-    if settings.trusted_user_header is None:
+    if configuration.get("AuthenticationEnabled") is True:
         refuse_unsafe_users(configuration)
     audit = open_audit(settings.audit, gateway.storage_directory(), orthanc_gateway.log_error)
     application = Application(settings, gateway, SystemClock(), audit, orthanc_gateway.log_warning)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import base64
 import http.client
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -185,3 +186,55 @@ def test_no_password_reaches_the_log(orthanc: OrthancServer, slide_series: str) 
     for name, password in (orthanc.person, orthanc.worker):
         assert password not in orthanc.log()
         assert base64.b64encode(f"{name}:{password}".encode()).decode() not in orthanc.log()
+
+
+@pytest.fixture(scope="module")
+def behind_proxy() -> Iterator[OrthancServer]:
+    """Return a server that checks no passwords itself: a proxy on the same machine names the user."""
+    overrides = {
+        "AuthenticationEnabled": False,
+        "Pathology": {"TrustedUserHeader": "X-Remote-User", "Monitors": ["prometheus"]},
+    }
+    with OrthancServer(overrides=overrides) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "expected"),
+    [
+        ({}, "/system", 403),
+        ({}, "/pathology/requests/", 403),
+        ({"X-Remote-User": "alice"}, "/patients", 200),
+        ({"X-Remote-User": "alice"}, "/pathology/requests/", 200),
+        ({"X-Remote-User": "worker"}, "/patients", 403),
+        ({"X-Remote-User": "worker"}, "/pathology/requests/", 200),
+        ({"X-Remote-User": "prometheus"}, "/pathology/health", 200),
+        ({"X-Remote-User": "prometheus"}, "/system", 403),
+        ({"X-Remote-User": ""}, "/system", 403),
+    ],
+)
+def test_behind_a_proxy_only_its_header_names_anybody(
+    behind_proxy: OrthancServer, headers: dict[str, str], path: str, expected: int
+) -> None:
+    # The Authorization header that goes along was checked by nobody.
+    assert raw_status(behind_proxy, "GET", path, behind_proxy.person, headers) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"RegisteredUsers": {"admin": ""}}, "admin has an empty password"),
+        ({"AuthenticationEnabled": False}, "AuthenticationEnabled must be true"),
+        ({"Pathology": {"Worker": ["lab"]}}, "Pathology.Worker is no setting"),
+    ],
+)
+def test_orthanc_does_not_start_with_a_configuration_that_protects_nothing(
+    overrides: dict[str, Any], sentence: str
+) -> None:
+    server = OrthancServer(overrides=overrides)
+    server.start(wait=False)
+    code = server.wait_end()
+    log = server.log()
+    server.discard()
+    assert code != 0
+    assert sentence in log

@@ -151,6 +151,10 @@ class OrthancServer:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        """End the server and remove its folder."""
         self.stop()
         self._temporary.cleanup()
 
@@ -188,7 +192,8 @@ class OrthancServer:
 
     def _answers(self) -> bool:
         try:
-            return requests.get(f"{self.url}/system", auth=self.person, timeout=5).ok
+            # A refusal is an answer too: some tests let nobody in.
+            return requests.get(f"{self.url}/system", auth=self.person, timeout=5).status_code < 500
         except requests.ConnectionError:
             return False
 
@@ -196,6 +201,11 @@ class OrthancServer:
         """Return the code the server ended with, or None while it runs."""
         assert self._process is not None, "the server was not started"
         return self._process.poll()
+
+    def wait_end(self, seconds: float = START_SECONDS) -> int:
+        """Wait until the server ends by itself; return its code."""
+        assert self._process is not None, "the server was not started"
+        return self._process.wait(seconds)
 
     def stop(self, signal_number: int = signal.SIGTERM) -> None:
         """End the server and wait for it; kill it where it does not end by itself."""
