@@ -29,6 +29,7 @@ from clam_core.package import (
 from clam_core.pipeline import analyze_slide
 from clam_core.slides import Slide, thumbnail
 from worker.contract import ModelOffer
+from worker.dicom_results import Attention
 from worker.errors import ModelError
 from worker.job import Analysis, StageReport
 from worker.settings import CheckpointSettings, Settings
@@ -101,7 +102,11 @@ class ClamAnalyzer:
                 stage, done / max(total, 1), _detail(stage, done, total)
             ),
         )
-        return Analysis(found.to_result(), {**found.artifacts(), "thumbnail.png": _thumbnail(slide)})
+        return Analysis(
+            result=found.to_result(),
+            artifacts={**found.artifacts(), "thumbnail.png": _thumbnail(slide)},
+            attention=Attention(found.coordinates, found.plan.footprint, found.percentiles),
+        )
 
     def _model(self, name: str | None) -> LoadedModel:
         chosen = name or self.default_model

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from worker.contract import ArtifactRef, Claim, Lease
 from worker.failures import Failure
+
+DICOM_NOT_KEPT = "dicom_results_not_kept"
+"""Flag of a result that had to wait on disk: its DICOM objects name the patient and did not wait with it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,28 @@ def failure_delivery(claim: Claim, worker_id: str, failure: Failure) -> Delivery
         "error": failure.as_json(),
     }
     return Delivery(claim.request_id, claim.lease, body)
+
+
+def without_patient_data(delivery: Delivery) -> Delivery:
+    """Return the delivery without its DICOM objects, whose headers name the patient."""
+    if not any(names_patient(item["name"]) for item in delivery.body.get("artifacts", [])):
+        return delivery
+    result = dict(delivery.body["result"])
+    result["artifacts"] = [name for name in result["artifacts"] if not names_patient(name)]
+    result["dicom"] = []
+    quality = dict(result.get("quality") or {"status": "ok"})
+    quality["flags"] = [*quality.get("flags", []), DICOM_NOT_KEPT]
+    refs = [item for item in delivery.body["artifacts"] if not names_patient(item["name"])]
+    return dataclasses.replace(
+        delivery,
+        body={**delivery.body, "artifacts": refs, "result": {**result, "quality": quality}},
+        artifacts={name: data for name, data in delivery.artifacts.items() if not names_patient(name)},
+    )
+
+
+def names_patient(artifact: str) -> bool:
+    """Return whether an artifact names the patient, so that it must not lie on this machine's disk."""
+    return artifact.endswith(".dcm")
 
 
 def _lease_fields(claim: Claim, worker_id: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from worker import __version__
 from worker.contract import Claim, ModelOffer
 from worker.control import JobControl
 from worker.delivery import Delivery, failure_delivery, result_delivery
+from worker.dicom_results import Attention
+from worker.dicom_step import DicomStep
 from worker.errors import JobStoppedError, WorkerError
 from worker.failures import failure_of
 from worker.progress import ProgressView
@@ -37,10 +39,13 @@ class Analysis:
         The contract's result without what the worker adds (artifacts, its own timings and software).
     artifacts
         Bytes of each artifact by name.
+    attention
+        Attention over the slide for DICOM results, or None.
     """
 
     result: Mapping[str, Any]
     artifacts: Mapping[str, bytes] = field(repr=False)
+    attention: Attention | None = field(default=None, repr=False)
 
 
 class Analyzer(Protocol):
@@ -83,6 +88,8 @@ class Job:
         Runs the model.
     open_slide
         Opens the slide of a claim.
+    dicom
+        Writes the result's DICOM objects.
     clock
         A monotonic clock, in seconds.
     """
@@ -92,11 +99,13 @@ class Job:
         worker_id: str,
         analyzer: Analyzer,
         open_slide: Callable[[Claim], Slide],
+        dicom: DicomStep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._worker_id = worker_id
         self._analyzer = analyzer
         self._open_slide = open_slide
+        self._dicom = dicom
         self._clock = clock
 
     def run(self, claim: Claim, control: JobControl, view: ProgressView) -> Delivery:
@@ -128,10 +137,22 @@ class Job:
             opened = self._clock()
             report("open", 1.0, "")
             analysis = self._analyzer.analyze(slide, claim.request, report)
-        own_timings = {"queue": queue_seconds(claim.request), "open": round(opened - begun, 3)}
-        result = complete_result(analysis, claim, own_timings, self._analyzer.device)
+            own_timings = {"queue": queue_seconds(claim.request), "open": round(opened - begun, 3)}
+            result = complete_result(analysis, claim, own_timings, self._analyzer.device)
+            report("dicom", 0.0, "")
+            result, objects = self._write_dicom(slide, result, analysis, claim)
         _log.info("Analysed in %.1f s: %s", self._clock() - begun, describe_probabilities(result))
-        return result_delivery(claim, self._worker_id, result, analysis.artifacts)
+        return result_delivery(claim, self._worker_id, result, {**analysis.artifacts, **objects})
+
+    def _write_dicom(
+        self, slide: Slide, result: Mapping[str, Any], analysis: Analysis, claim: Claim
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+        begun = self._clock()
+        written, objects = self._dicom.write(slide, result, analysis.attention, claim)
+        if objects:
+            written["timings_s"] = {**written["timings_s"], "dicom": round(self._clock() - begun, 3)}
+            written["artifacts"] = [*written["artifacts"], *objects]
+        return written, objects
 
     def _failed(self, claim: Claim, error: Exception) -> Delivery:
         failure = failure_of(error)

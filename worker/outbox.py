@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from worker.client import PluginClient
-from worker.delivery import Delivery
+from worker.delivery import Delivery, without_patient_data
 from worker.errors import (
     BusyError,
     RefusedError,
@@ -106,12 +106,23 @@ class Outbox:
         try:
             for name, data in delivery.artifacts.items():
                 self._client.put_artifact(delivery.request_id, delivery.lease, name, data)
-            self._client.complete(delivery.request_id, delivery.body)
+            self._complete_again(delivery)
         except ServerError as error:
             return self._settle(delivery, error, spooled=True)
         _log.info("The result that waited has arrived.")
         self._spool.discard(delivery)
         return Fate.ARRIVED
+
+    def _complete_again(self, delivery: Delivery) -> None:
+        """Complete; where the server has lost objects that were not kept here, without them."""
+        try:
+            self._client.complete(delivery.request_id, delivery.body)
+        except RefusedError as error:
+            reduced = without_patient_data(delivery)
+            if error.code != "artifact_mismatch" or reduced is delivery:
+                raise
+            _log.warning("The DICOM results are lost, for they were not kept on this disk: %s", error)
+            self._client.complete(delivery.request_id, reduced.body)
 
     def _keep(self, delivery: Delivery) -> bool:
         try:

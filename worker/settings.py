@@ -50,6 +50,7 @@ _NAMES = (
     "MODEL_TISSUE_PRESET",
     "ENCODER_WEIGHTS",
     "DEVICE",
+    "DICOM_RESULTS",
     "SVS_STORAGE_DIR",
     "POLL_INTERVAL",
     "LONG_POLL",
@@ -142,6 +143,8 @@ class Settings:
         A file of encoder weights, a folder of files named after their encoders, or None.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    dicom_results
+        The DICOM objects that are written, as `worker.dicom_results.parse_kinds` reads them.
     svs_storage_dir
         Folder of slide files for series without a readable pyramid, or None.
     poll_interval_s
@@ -176,6 +179,7 @@ class Settings:
     checkpoint: CheckpointSettings | None
     encoder_weights: Path | None
     device: str
+    dicom_results: str
     svs_storage_dir: Path | None
     poll_interval_s: float
     long_poll_s: float
@@ -395,6 +399,7 @@ def _read(reader: _Reader, passed_on: Mapping[str, str]) -> Settings:
         checkpoint=_checkpoint(reader),
         encoder_weights=reader.path("ENCODER_WEIGHTS"),
         device=reader.matching("DEVICE", "auto", _DEVICE, "auto, cpu, cuda or cuda:N"),
+        dicom_results=reader.text("DICOM_RESULTS") or "all",
         svs_storage_dir=reader.path("SVS_STORAGE_DIR"),
         poll_interval_s=reader.number("POLL_INTERVAL", 5, 1, 3600),
         long_poll_s=reader.number("LONG_POLL", 25, 0, 55),

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.contract import Lease
-from worker.delivery import Delivery
+from worker.delivery import Delivery, names_patient, without_patient_data
 from worker.errors import SpoolError
 
 _log = logging.getLogger(__name__)
@@ -71,13 +71,14 @@ class Spool:
         self._clock = clock
 
     def store(self, delivery: Delivery) -> None:
-        """Keep a delivery, making room for it first.
+        """Keep a delivery, making room for it first; DICOM objects are left out, for they name the patient.
 
         Raises
         ------
         SpoolError
             If it is larger than the whole spool, or the disk is full or not writable.
         """
+        delivery = without_patient_data(delivery)
         if delivery.size > self._limits.max_bytes:
             raise SpoolError(
                 f"A result of {delivery.size >> 20} MB does not fit into the spool: raise SPOOL_MAX_MB."
@@ -91,6 +92,8 @@ class Spool:
 
     def replace_body(self, delivery: Delivery) -> None:
         """Put another body in place of the kept one, in one step.
+
+        It may name DICOM objects: those are not kept, and must be at the server already.
 
         Raises
         ------
@@ -197,7 +200,9 @@ def _read(path: Path) -> Delivery:
         request_id=str(document["request_id"]),
         lease=Lease(**document["lease"]),
         body=document["body"],
-        artifacts={name: (path / "artifacts" / name).read_bytes() for name in names},
+        artifacts={
+            name: (path / "artifacts" / name).read_bytes() for name in names if not names_patient(name)
+        },
     )
 
 

@@ -13,7 +13,8 @@ STAGES: dict[str, tuple[float, str]] = {
     "encode": (0.81, "encoding patches"),
     "predict": (0.02, "predicting"),
     "heatmap": (0.05, "drawing the heatmap"),
-    "publish": (0.03, "sending the result"),
+    "dicom": (0.01, "writing DICOM results"),
+    "publish": (0.02, "sending the result"),
 }
 """Stages in their order: share of the whole, and words for a person."""
 
@@ -32,7 +33,7 @@ class Position:
         A few words for a person.
     """
 
-    stage: str = "start"
+    stage: str = "open"
     progress: float = 0.0
     detail: str = ""
 

@@ -13,6 +13,8 @@ from worker import __version__
 from worker.client import PluginClient, make_session
 from worker.contract import Claim
 from worker.daemon import Daemon, DaemonEnd, Mode
+from worker.dicom_results import parse_kinds
+from worker.dicom_step import DicomStep
 from worker.job import Analyzer, Job
 from worker.lock import hold_worker_id
 from worker.outbox import Outbox
@@ -96,7 +98,7 @@ def build_daemon(
     return Daemon(
         settings,
         analyzer,
-        Job(settings.worker_id, analyzer, open_slide),
+        Job(settings.worker_id, analyzer, open_slide, DicomStep(parse_kinds(settings.dicom_results))),
         Outbox(make_client(), spool),
         make_client=make_client,
         make_view=view,

@@ -17,6 +17,8 @@ from worker.backoff import Backoff
 from worker.client import PluginClient, Retry
 from worker.contract import Claim, ModelOffer
 from worker.daemon import Daemon
+from worker.dicom_results import ALL_KINDS
+from worker.dicom_step import DicomStep
 from worker.job import Analysis, Job, StageReport
 from worker.outbox import Outbox
 from worker.progress import LineView
@@ -100,7 +102,7 @@ class Rig:
         return Daemon(
             self.settings,
             self.analyzer,
-            Job("lab-1", self.analyzer, self.open_slide),
+            Job("lab-1", self.analyzer, self.open_slide, DicomStep(ALL_KINDS)),
             Outbox(self.client(), self.spool),
             make_client=self.client,
             make_view=LineView,

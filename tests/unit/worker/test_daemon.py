@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from clam_core.errors import NoTissueError
-from tests.support.scripted_server import Answer, Fault, ScriptedRequest, ScriptedServer
+from tests.support.scripted_server import Answer, Call, Fault, ScriptedRequest, ScriptedServer
 from tests.unit.worker.conftest import Rig, good_analysis
+from worker.contract import Lease
 from worker.daemon import Mode
+from worker.delivery import Delivery
 from worker.errors import RefusedError
 from worker.job import Analysis, StageReport
+from worker.outbox import Outbox
 
 REQUEST_ID = "a" * 32
 
@@ -352,3 +355,29 @@ def test_a_worker_that_is_turned_away_at_its_first_claim_ends_with_the_reason(
     )
     with pytest.raises(RefusedError, match=code):
         rig.daemon().run()
+
+
+def test_a_replay_whose_dicom_objects_the_server_lost_arrives_without_them(
+    rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {
+        "token": "0" * 32,
+        "artifacts": [{"name": "slide-report.dcm", "size": 1, "sha256": "0"}],
+        "result": {"artifacts": ["slide-report.dcm"], "dicom": [{"modality": "SR"}], "timings_s": {}},
+    }
+    delivery = Delivery(REQUEST_ID, Lease("0" * 32, 1, 60, 15, 15), body)
+    rig.spool.store(delivery)
+    rig.spool.replace_body(delivery)
+    seen: list[dict[str, Any]] = []
+
+    def answer(call: Call) -> Answer:
+        seen.append(call.json)
+        if call.json["artifacts"]:
+            return 409, {"success": False, "code": "artifact_mismatch", "error": "Send it again."}, {}
+        return 200, {"success": True, "request": {}}, {}
+
+    monkeypatch.setattr(server, "answer", answer)
+    assert Outbox(rig.client(), rig.spool).replay()
+    assert len(seen) == 2
+    assert seen[-1]["result"]["quality"]["flags"] == ["dicom_results_not_kept"]
+    assert list(rig.spool.waiting()) == []

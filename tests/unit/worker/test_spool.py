@@ -129,3 +129,41 @@ def test_only_the_owner_may_read_the_tokens(spool: Spool, tmp_path: Path) -> Non
 
 def test_no_token_shows_in_a_deliverys_text() -> None:
     assert "0" * 32 not in repr(delivery())
+
+
+def with_dicom() -> Delivery:
+    plain = delivery()
+    refs = [*plain.body["artifacts"], ArtifactRef.of("slide-report.dcm", b"SMITH^JOHN").as_json()]
+    result = {
+        "artifacts": ["heatmap.png", "slide-report.dcm"],
+        "dicom": [{"modality": "SR"}],
+        "timings_s": {},
+    }
+    body = {**plain.body, "artifacts": refs, "result": result}
+    artifacts = {**plain.artifacts, "slide-report.dcm": b"SMITH^JOHN"}
+    return dataclasses.replace(plain, body=body, artifacts=artifacts)
+
+
+def test_dicom_objects_name_the_patient_and_never_lie_in_the_spool(spool: Spool, tmp_path: Path) -> None:
+    spool.store(with_dicom())
+    spool.replace_body(with_dicom())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2
+    assert b"SMITH" not in b"".join(path.read_bytes() for path in files)
+
+
+def test_a_result_that_waits_before_its_dicom_objects_arrived_says_that_they_are_missing(
+    spool: Spool,
+) -> None:
+    spool.store(with_dicom())
+    result = next(spool.waiting()).body["result"]
+    assert (result["dicom"], result["artifacts"]) == ([], ["heatmap.png"])
+    assert result["quality"]["flags"] == ["dicom_results_not_kept"]
+
+
+def test_a_result_whose_dicom_objects_arrived_waits_with_their_names(spool: Spool) -> None:
+    spool.store(with_dicom())
+    spool.replace_body(with_dicom())
+    waiting = next(spool.waiting())
+    assert waiting.body == with_dicom().body
+    assert set(waiting.artifacts) == {"heatmap.png"}

