@@ -59,7 +59,7 @@ def configure(
     root.handlers[:] = [handler]
     root.setLevel(level)
     # At DEBUG these name every tag and every address they meet.
-    for name in ("pydicom", "wsidicom", "urllib3", "PIL", "fsspec"):
+    for name in ("pydicom", "highdicom", "wsidicom", "urllib3", "PIL", "fsspec"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results as DICOM objects: values in, files out; nothing here talks to a server."""
 
+from worker.dicom_results.attach import Attached, attach_results
 from worker.dicom_results.build import (
     MAX_ARTIFACT_BYTES,
     DicomArtifact,
@@ -18,6 +19,7 @@ from worker.dicom_results.source import SourceSlide
 __all__ = [
     "ALL_KINDS",
     "MAX_ARTIFACT_BYTES",
+    "Attached",
     "Attention",
     "DicomArtifact",
     "DicomResults",
@@ -26,6 +28,7 @@ __all__ = [
     "Run",
     "Skipped",
     "SourceSlide",
+    "attach_results",
     "build_results",
     "build_results_of",
     "instance_uid",

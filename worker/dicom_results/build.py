@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,11 @@ from worker.dicom_results.header import as_bytes
 from worker.dicom_results.identity import Run
 from worker.dicom_results.kinds import ALL_KINDS, ResultKind
 from worker.dicom_results.prediction import Prediction
+from worker.dicom_results.quiet import unquoted
 from worker.dicom_results.roi_report import roi_report
 from worker.dicom_results.slide_report import slide_report
 from worker.dicom_results.source import SourceSlide
+from worker.logs import describe_foreign
 
 MAX_ARTIFACT_BYTES = 64 * 1024 * 1024
 """The plugin takes no larger ``NAME.dcm`` (docs/rest.md)."""
@@ -109,7 +110,8 @@ def build_results(
         If the result has not the shape of the contract.
     """
     prediction = Prediction.of(result)
-    outcomes = [_outcome(kind, source, prediction, attention, run) for kind in _in_order(kinds)]
+    with unquoted():
+        outcomes = [_outcome(kind, source, prediction, attention, run) for kind in _in_order(kinds)]
     return DicomResults(
         artifacts=tuple(outcome for outcome in outcomes if isinstance(outcome, DicomArtifact)),
         skipped=tuple(outcome for outcome in outcomes if isinstance(outcome, Skipped)),
@@ -147,16 +149,11 @@ def _outcome(
     try:
         return _artifact(kind, _document(kind, source, prediction, attention, run))
     except _HEADER_FAULTS as error:
-        return Skipped(kind, "dicom_header_unusual", _place_of(error))
-
-
-def _place_of(error: Exception) -> str:
-    """Say where it failed, without the error's own text: that may quote a patient's name."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"The slide's header is unusual: {type(error).__name__} in {place.name}, line {place.lineno}; "
-        "please report it together with the slide's make."
-    )
+        # Not the error's own text: it may quote a patient's name.
+        reason = (
+            f"The slide's header is unusual ({describe_foreign(error)}): please report it, with its make."
+        )
+        return Skipped(kind, "dicom_header_unusual", reason)
 
 
 def _document(

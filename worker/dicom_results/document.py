@@ -32,6 +32,8 @@ from worker.dicom_results.prediction import Model, Prediction
 from worker.dicom_results.source import SourceSlide, to_build_from
 from worker.dicom_results.texts import long_text
 
+_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+
 Group = MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations
 
 
@@ -104,16 +106,21 @@ def _specimen(header: Dataset) -> SubjectContext | None:
     if len(specimens) != 1 or not specimens[0].get("SpecimenUID"):
         return None
     specimen = specimens[0]
-    types = specimen.get("SpecimenTypeCodeSequence") or []
     return SubjectContext(
         subject_class=codes.DCM.Specimen,
         subject_class_specific_context=SubjectContextSpecimen(
             uid=specimen.SpecimenUID,
             identifier=specimen.get("SpecimenIdentifier") or None,
             container_identifier=header.get("ContainerIdentifier") or None,
-            specimen_type=CodedConcept.from_dataset(types[0]) if types else None,
+            specimen_type=_specimen_type(specimen),
         ),
     )
+
+
+def _specimen_type(specimen: Dataset) -> CodedConcept | None:
+    types = specimen.get("SpecimenTypeCodeSequence") or []
+    complete = [code for code in types if all(code.get(name) for name in _CODE)]
+    return CodedConcept.from_dataset(complete[0]) if complete else None
 
 
 def _previous_versions(header: Dataset, kind: ResultKind, run: Run) -> list[Dataset] | None:

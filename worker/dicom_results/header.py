@@ -11,6 +11,7 @@ from pydicom import Dataset, dcmwrite
 from worker.dicom_results.identity import Run
 from worker.dicom_results.kinds import ResultKind
 from worker.dicom_results.prediction import Prediction
+from worker.dicom_results.source import keep_unchecked
 from worker.dicom_results.texts import long_text
 
 MANUFACTURER = "orthanc-pathology"
@@ -49,7 +50,7 @@ def finish(document: Dataset, kind: ResultKind, slide: Dataset, prediction: Pred
     document.ManufacturerModelName = long_text(prediction.model.name)
     document.SoftwareVersions = long_text(prediction.worker_version)
     document.DeviceSerialNumber = "none"
-    document["PatientSex"] = slide["PatientSex"]
+    keep_unchecked(document, slide)
     _set_dates(document, run.created)
     return document
 

@@ -11,6 +11,7 @@ from typing import Self
 from pydicom import Dataset
 
 from worker.dicom_results.errors import DicomResultsError
+from worker.dicom_results.quiet import unquoted
 
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _EMPTY_ALLOWED = (
@@ -34,7 +35,9 @@ _SPATIAL = (
     "TotalPixelMatrixRows",
     "SharedFunctionalGroupsSequence",
 )
-_SEXES = frozenset({"", "M", "F", "O"})
+_CHECKED = ("PatientSex", "PatientBirthDate", "StudyDate", "StudyTime")
+"""highdicom refuses codes and dates that break the standard; slides have such, and results are theirs."""
+
 _PIXEL_GROUP = 0x7FE0
 
 
@@ -59,7 +62,8 @@ class SourceSlide:
         DicomResultsError
             If there is none, or one lacks a UID.
         """
-        prepared = [_prepared(header) for header in headers]
+        with unquoted():
+            prepared = [_prepared(header) for header in headers]
         if not prepared:
             raise DicomResultsError("The slide has no DICOM header that results could refer to.")
         return cls(tuple(_one_of_each_size(prepared)))
@@ -89,13 +93,18 @@ def matrix_size(header: Dataset) -> tuple[int, int]:
 
 
 def to_build_from(header: Dataset) -> Dataset:
-    """Return a header that highdicom accepts: it refuses a sex that is none of the standard's codes."""
-    if header.PatientSex in _SEXES:
-        return header
-    acceptable = Dataset()
-    acceptable.update({element.tag: element for element in header if element.keyword != "PatientSex"})
-    acceptable.PatientSex = ""
-    return acceptable
+    """Return a header without the values that highdicom checks and refuses: see `keep_unchecked`."""
+    lean = Dataset()
+    lean.update({element.tag: element for element in header if element.keyword not in _CHECKED})
+    for name in _CHECKED:
+        setattr(lean, name, "")
+    return lean
+
+
+def keep_unchecked(document: Dataset, header: Dataset) -> None:
+    """Put these values into an object as the slide has them, so that both name one patient and one study."""
+    for name in _CHECKED:
+        document[name] = header[name]
 
 
 def _has_spacing(header: Dataset) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -453,10 +454,28 @@ class TestOddSlides:
             del header[name]
         assert len(build(SourceSlide.of([header])).artifacts) == 3
 
-    def test_a_sex_that_is_no_code_is_kept_as_the_slide_has_it(self, header: Dataset) -> None:
-        header.PatientSex = "UNKNOWN"
-        for kind in ResultKind:
-            assert reread(build(SourceSlide.of([header])), kind).PatientSex == "UNKNOWN"
+    @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+    @pytest.mark.parametrize("kind", ResultKind)
+    def test_codes_and_dates_that_break_the_standard_are_kept_as_the_slide_has_them(
+        self, header: Dataset, tmp_path: Path, kind: ResultKind
+    ) -> None:
+        header.PatientSex, header.PatientBirthDate = "UNKNOWN", "NOT KNOWN"
+        header.StudyDate, header.StudyTime = "02/01/2026", "10:11 AM"
+        header.save_as(tmp_path / "odd.dcm")
+        dataset = reread(build(SourceSlide.of([pydicom.dcmread(tmp_path / "odd.dcm")])), kind)
+        assert (dataset.PatientSex, dataset.PatientBirthDate) == ("UNKNOWN", "NOT KNOWN")
+        assert (dataset.StudyDate, dataset.StudyTime) == ("02/01/2026", "10:11 AM")
+
+    @pytest.mark.parametrize("missing", ["CodeValue", "CodingSchemeDesignator", "CodeMeaning"])
+    def test_a_specimen_type_that_is_half_a_code_is_left_out(self, header: Dataset, missing: str) -> None:
+        del header.SpecimenDescriptionSequence[0].SpecimenTypeCodeSequence[0][missing]
+        assert len(build(SourceSlide.of([header])).artifacts) == 3
+
+    def test_two_specimens_on_one_glass_are_fine(self, header: Dataset) -> None:
+        second = deepcopy(header.SpecimenDescriptionSequence[0])
+        second.SpecimenUID = "1.2.3"
+        header.SpecimenDescriptionSequence.append(second)
+        assert len(build(SourceSlide.of([header])).artifacts) == 3
 
     @pytest.mark.filterwarnings("ignore:The value length:UserWarning")
     def test_a_spacing_longer_than_the_standard_allows_is_copied_as_it_is(
