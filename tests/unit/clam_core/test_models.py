@@ -40,7 +40,7 @@ CHECKPOINTS = [
 def golden() -> tuple[Path, dict[str, Any], Any, Any]:
     folder = shared_path("golden/models")
     index = json.loads((folder / "index.json").read_text())
-    # The first multi-threaded tanh of a process is now and then wrong in torch 2.13; a tiny one first avoids it.
+    # In torch 2.13 the first multi-threaded tanh of a process is now and then wrong: a tiny one goes first.
     torch.tanh(torch.zeros(1))
     return folder, index, np.load(folder / "bags.npz"), np.load(folder / "outputs.npz")
 
