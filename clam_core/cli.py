@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="clam-core", description="Slides in, predictions out: CLAM on whole-slide images."
     )
     parser.add_argument("--version", action="version", version=f"clam-core {clam_core.__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True)
     for module in iter_modules(commands.__path__):
         import_module(f"{commands.__name__}.{module.name}").add_parser(subparsers)
     return parser

