@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clam_core.encoders import Encoder
 from clam_core.errors import NonFiniteError, OutOfMemoryError
 from clam_core.patches import Coordinates, PatchPlan, read_patch
-from clam_core.slides import Pixels, Slide
+from clam_core.slides import Pixels, Prefetching, Slide
 
 Features = NDArray[np.float32]
 
@@ -67,7 +67,10 @@ def encode_patches(
     encoding = FittingEncoder(encoder, batch_size)
 
     def read(batch: Coordinates) -> Pixels:
-        return np.stack([read_patch(slide, plan, (int(x), int(y))) for x, y in batch])
+        corners = [(int(x), int(y)) for x, y in batch]
+        if isinstance(slide, Prefetching):
+            slide.prefetch(plan.level, corners, plan.read_px)
+        return np.stack([read_patch(slide, plan, corner) for corner in corners])
 
     with read_ahead(batches, read, readers) as tiles:
         for pixels in tiles:

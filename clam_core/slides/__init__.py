@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from clam_core.slides.openslide_slide import OpenSlideSlide
-from clam_core.slides.slide import Level, Pixels, Slide, SlideIdentity, best_level_for_downsample
+from clam_core.slides.slide import Level, Pixels, Prefetching, Slide, SlideIdentity, best_level_for_downsample
 from clam_core.slides.whole_level import strips, thumbnail
 from clam_core.slides.wsidicom_slide import WsiDicomSlide
 
@@ -12,6 +12,7 @@ __all__ = [
     "Level",
     "OpenSlideSlide",
     "Pixels",
+    "Prefetching",
     "Slide",
     "SlideIdentity",
     "WsiDicomSlide",

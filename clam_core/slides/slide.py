@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +118,30 @@ class Slide(Protocol):
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class Prefetching(Protocol):
+    """A slide that lies elsewhere: whoever is about to read many places says so first."""
+
+    def prefetch(self, level: int, locations: Iterable[tuple[int, int]], size: tuple[int, int]) -> None:
+        """Fetch what `read_region` will need at these places, in few exchanges.
+
+        Parameters
+        ----------
+        level
+            Index into `levels`.
+        locations
+            Top-left corners, (x, y), in level-0 pixels.
+        size
+            (width, height) in pixels of `level`.
+
+        Raises
+        ------
+        SlideError
+            If the pixels cannot be had.
+        """
+        ...
 
 
 def pyramid(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:

@@ -10,7 +10,7 @@ from worker.sources.choice import open_request_slide, open_with
 from worker.sources.orthanc_download import OrthancDownloadSource
 from worker.sources.orthanc_ranges import OrthancRangesSource
 from worker.sources.ranges_client import RangesClient
-from worker.sources.ranges_slide import RangesSlide, Rectangle
+from worker.sources.ranges_slide import RangesSlide
 from worker.sources.slide_folder import SlideFolderSource
 from worker.sources.source import SlideSource
 
@@ -19,7 +19,6 @@ __all__ = [
     "OrthancRangesSource",
     "RangesClient",
     "RangesSlide",
-    "Rectangle",
     "SlideFolderSource",
     "SlideSource",
     "open_request_slide",

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from wsidicom import WsiDicom
 from wsidicom.file.wsidicom_file_image_data import WsiDicomFileImageData
@@ -22,22 +21,6 @@ from worker.wsidicom_errors import WSIDICOM_ERRORS
 
 _BLOCKS_BOUND = 64 * 1024 * 1024
 _FRAMES_BOUND = 128 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Rectangle:
-    """A part of one level.
-
-    Attributes
-    ----------
-    location
-        Top-left corner, (x, y), in level-0 pixels.
-    size
-        (width, height) in pixels of the level.
-    """
-
-    location: tuple[int, int]
-    size: tuple[int, int]
 
 
 class RangesSlide(WsiDicomSlide):
@@ -58,10 +41,10 @@ class RangesSlide(WsiDicomSlide):
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         """Read a rectangle, all its frames in one request."""
-        self.prefetch(level, [Rectangle(location, size)])
+        self.prefetch(level, [location], size)
         return super().read_region(location, level, size)
 
-    def prefetch(self, level: int, rectangles: Sequence[Rectangle]) -> None:
+    def prefetch(self, level: int, locations: Iterable[tuple[int, int]], size: tuple[int, int]) -> None:
         """Fetch the frames under several rectangles, each frame once, in as few requests as possible.
 
         A hint: reading fetches what was not prefetched, or was dropped since for want of room.
@@ -70,8 +53,10 @@ class RangesSlide(WsiDicomSlide):
         ----------
         level
             Index into `levels`.
-        rectangles
-            Parts of that level, such as the patches of a batch.
+        locations
+            Top-left corners, (x, y), in level-0 pixels, such as those of a batch of patches.
+        size
+            (width, height) in pixels of the level.
 
         Raises
         ------
@@ -81,11 +66,9 @@ class RangesSlide(WsiDicomSlide):
         target = self.levels[level]
         frames = self._frames[level]
         wanted: set[tuple[int, int]] = set()
-        for rectangle in rectangles:
-            left = round(rectangle.location[0] / target.downsample[0])
-            top = round(rectangle.location[1] / target.downsample[1])
-            right = min(left + rectangle.size[0], target.width)
-            bottom = min(top + rectangle.size[1], target.height)
+        for x, y in locations:
+            left, top = round(x / target.downsample[0]), round(y / target.downsample[1])
+            right, bottom = min(left + size[0], target.width), min(top + size[1], target.height)
             wanted.update(frames.tiles_of((max(left, 0), max(top, 0), right, bottom)))
         for name, ranges in frames.ranges_of(sorted(wanted, key=lambda tile: (tile[1], tile[0]))).items():
             self._files[name].fetch_frames(ranges)

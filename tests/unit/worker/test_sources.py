@@ -14,7 +14,7 @@ import requests
 from wsidicom import WsiDicom
 
 from clam_core.errors import NoVolumeError, SlideError
-from clam_core.slides import WsiDicomSlide
+from clam_core.slides import Prefetching, WsiDicomSlide
 from tests.support.ranges_server import RangesServer
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import ODD_SLIDES, assert_same_tiles, real_slide, settings_for
@@ -24,8 +24,6 @@ from worker.sources import (
     OrthancDownloadSource,
     OrthancRangesSource,
     RangesClient,
-    RangesSlide,
-    Rectangle,
     open_request_slide,
 )
 from worker.sources.errors import (
@@ -107,14 +105,14 @@ def test_prefetched_patches_cost_one_request_and_each_frame_once(
     for path in real_slide():
         server.store(path)
     with OrthancRangesSource(client).open(server.claim()) as slide:
-        assert isinstance(slide, RangesSlide)
-        patches = [Rectangle((x, y), (256, 256)) for x in range(0, 1792, 256) for y in range(0, 1792, 256)]
+        assert isinstance(slide, Prefetching)
+        corners = [(x, y) for x in range(0, 1792, 256) for y in range(0, 1792, 256)]
         slide.read_region((0, 0), 0, (1, 1))
         before = client.traffic.requests
-        slide.prefetch(0, patches)
+        slide.prefetch(0, corners, (256, 256))
         assert client.traffic.requests == before + 1
-        for patch in patches:
-            slide.read_region(patch.location, 0, patch.size)
+        for corner in corners:
+            slide.read_region(corner, 0, (256, 256))
         assert client.traffic.requests == before + 1
 
 
