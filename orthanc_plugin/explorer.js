@@ -166,11 +166,11 @@
   // --- the panel on a page -------------------------------------------------------------------------------------
 
   class Panel {
-    // `slides` are Orthanc's series; `query` names them to the list of requests.
-    constructor(host, slides, query) {
+    // `candidates` are series of one study that may be slides.
+    constructor(host) {
       this.host = host;
-      this.slides = slides;
-      this.query = query;
+      this.candidates = [];
+      this.slides = [];
       this.requests = [];
       this.problem = null;
       this.notes = {};
@@ -198,8 +198,14 @@
     }
 
     async load() {
-      const { value } = await ask(`${API}/requests/?${this.query}&limit=200`, { signal: this.leave.signal });
-      this.requests = value.requests.slice().sort((a, b) => (a.created < b.created ? 1 : -1));
+      const study = encodeURIComponent(this.candidates[0].ParentStudy);
+      const { value } = await ask(`${API}/requests/?study=${study}&limit=1000`, { signal: this.leave.signal });
+      const shown = new Set(this.candidates.map((series) => series.ID));
+      this.requests = value.requests.filter((request) => shown.has(request.series))
+        .sort((a, b) => (a.created < b.created ? 1 : -1));
+      // What an analysis has made is a result, not a slide to be analysed.
+      const made = new Set(value.requests.flatMap((request) => (request.dicom || []).map((output) => output.series)));
+      this.slides = this.candidates.filter((series) => !made.has(series.ID));
       this.show(null);
     }
 
@@ -249,7 +255,8 @@
 
     show(problem) {
       // Only what differs is drawn, so that a press of a button is never lost to a repaint.
-      const state = JSON.stringify([problem, this.problem, this.requests.map((r) => [r.request_id, r.version])]);
+      const state = JSON.stringify([problem, this.problem, this.slides.map((slide) => slide.ID),
+        this.requests.map((request) => [request.request_id, request.version])]);
       if (state === this.shown) return;
       this.shown = state;
       const rows = this.slides.map((slide) => this.row(slide));
@@ -484,17 +491,16 @@
     const id = $.mobile.pageData && $.mobile.pageData.uuid;
     if (!id) return;
     const host = element('div', { class: 'pathology-panel', id: `pathology-${level}` });
-    const entered = new Panel(host, [], `${level}=${encodeURIComponent(id)}`);
+    const entered = new Panel(host);
     panel = entered;
     try {
       const { value } = await ask(level === 'series' ? `../series/${id}` : `../studies/${id}/series`);
-      entered.slides = slidesOf(level === 'series' ? [value] : value);
+      entered.candidates = slidesOf(level === 'series' ? [value] : value);
     } catch (error) {
       return; // Orthanc Explorer itself says that the resource is gone
     }
-    if (panel !== entered || entered.slides.length === 0) return;
+    if (panel !== entered || entered.candidates.length === 0) return;
     document.getElementById(`${level}-info`).after(host);
-    entered.show(null);
     entered.run();
   }
 

@@ -135,6 +135,20 @@ def test_the_page_of_a_study_offers_every_slide_in_it(
     screenshot(visit, "explorer-study")
 
 
+def test_a_picture_that_an_analysis_made_is_no_slide_to_analyse(
+    server: OrthancServer, visit: Visit, slide: str, tmp_path: Path
+) -> None:
+    server.post("/pathology/analyze", json={"series": slide}).raise_for_status()
+    worker = FakeWorker(server)
+    worker.claim()
+    overlay = worker.put("overlay.dcm", slide_beside(tmp_path).read_bytes(), "application/dicom")
+    worker.complete({**RESULT, "artifacts": ["overlay.dcm"]}, [overlay])
+    page = visit.open("study", server.get(f"/series/{slide}").json()["ParentStudy"])
+    page.wait_for_selector(f'[data-series="{slide}"]')
+    assert len(server.get("/series").json()) == 2
+    assert len(page.query_selector_all(".pathology-row")) == 1
+
+
 def slide_beside(folder: Path) -> Path:
     """Write the real slide's VOLUME as another series of the same study; return the file."""
     dataset = pydicom.dcmread(volume_file())
