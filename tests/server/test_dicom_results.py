@@ -4,18 +4,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from clam_core.slides import WsiDicomSlide
+from tests.support.dicom_files import volume_file
 from tests.support.dicom_pyramid import pyramid_folder
 from tests.support.dicom_result_values import RUN, a_result, content_of, grid_attention
 from tests.support.orthanc_server import OrthancServer, store_slide
-from worker.dicom_results import Attention, DicomResults, ResultKind, build_results_of
+from worker.dicom_results import (
+    Attention,
+    DicomResults,
+    ResultKind,
+    SourceSlide,
+    build_results,
+    build_results_of,
+)
 
 pytestmark = pytest.mark.server
 
@@ -95,6 +106,23 @@ def test_the_maps_frames_are_served_over_dicomweb(
         assert answer.status_code == 200, answer.text
         frame = np.frombuffer(only_part(answer.content), dtype="<u2").reshape(image.Rows, image.Columns)
         np.testing.assert_array_equal(frame, image.get_stored_frame(number))
+
+
+def test_frames_of_a_compressed_map_are_served_uncompressed(server: OrthancServer) -> None:
+    header = pydicom.dcmread(volume_file(), stop_before_pixels=True)
+    header.StudyInstanceUID = header.SeriesInstanceUID = generate_uid()
+    header.TotalPixelMatrixColumns = header.TotalPixelMatrixRows = 6_000
+    source = SourceSlide.of([header])
+    attention = grid_attention(source.size, 256)
+    run = replace(RUN, request_id="large")
+    results = build_results(source, a_result(source.size, attention), attention, run)
+    content = content_of(results, ResultKind.ATTENTION_MAP)
+    assert server.post("/instances", data=content).status_code == 200
+    image = hd.imread(BytesIO(content))
+    assert image.file_meta.TransferSyntaxUID.is_encapsulated
+    answer = server.get(f"{instance_path(image)}/frames/1", headers={"Accept": OCTETS})
+    frame = np.frombuffer(only_part(answer.content), dtype="<u2").reshape(image.Rows, image.Columns)
+    np.testing.assert_array_equal(frame, image.get_stored_frame(1))
 
 
 def test_viewers_find_in_the_metadata_what_they_need_to_draw_the_map(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from highdicom import DimensionOrganizationTypeValues, VOILUTTransformation
 from highdicom.pm import ParametricMap, RealWorldValueMapping
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless
 
 from worker.dicom_results.codes import ATTENTION_PERCENTILE, PERCENT, PREDECESSOR, scheme_identification
 from worker.dicom_results.geometry import QUANTUM, STEPS, Attention, draw_map, map_level
@@ -25,9 +25,16 @@ from worker.dicom_results.source import SourceSlide, matrix_size, to_build_from
 _KIND = ResultKind.ATTENTION_MAP
 _BYTES_PER_PIXEL = 2
 
+MAX_MAP_BYTES = 512 * 1024 * 1024
+"""Pixels of a map while it is drawn: what a worker can spare beside its model."""
+
+_MAX_NATIVE_BYTES = 48 * 1024 * 1024
+"""Beyond this a map is compressed, for an artifact may have 64 MB. Smaller ones stay as OHIF was seen drawing
+them; of a compressed one Orthanc serves uncompressed frames to whoever asks for them."""
+
 
 def map_bytes(source: SourceSlide, attention: Attention) -> int:
-    """Return how large the map's pixels will be, whole tiles counted."""
+    """Return how large the map's pixels are before compression, whole tiles counted."""
     level = source.levels[map_level(source.levels, attention.patch_size)]
     width, height = matrix_size(level)
     tiles = -(-width // level.Columns) * -(-height // level.Rows)
@@ -53,7 +60,7 @@ def attention_map(source: SourceSlide, attention: Attention, prediction: Predict
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[_percentile_mapping()],
         voi_lut_transformations=[VOILUTTransformation(window_center=1 + STEPS / 2, window_width=STEPS)],
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+        transfer_syntax_uid=_transfer_syntax(source, attention),
         content_label="DEMONSTRATION" if prediction.model.is_demonstration else "ATTENTION",
         content_description=description,
         content_qualification="RESEARCH",
@@ -71,6 +78,11 @@ def attention_map(source: SourceSlide, attention: Attention, prediction: Predict
     if run.predecessor is not None:
         document.RelatedSeriesSequence = [_related_series(source.base, run.predecessor)]
     return finish(document, _KIND, source.base, prediction, run)
+
+
+def _transfer_syntax(source: SourceSlide, attention: Attention) -> UID:
+    native = map_bytes(source, attention) <= _MAX_NATIVE_BYTES
+    return ExplicitVRLittleEndian if native else JPEGLSLossless
 
 
 def _settle_dimensions(document: Dataset, uid: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from pydicom import Dataset
 
 from clam_core.slides import Slide, WsiDicomSlide
-from worker.dicom_results.attention_map import attention_map, map_bytes
+from worker.dicom_results.attention_map import MAX_MAP_BYTES, attention_map, map_bytes
 from worker.dicom_results.geometry import Attention
 from worker.dicom_results.header import as_bytes
 from worker.dicom_results.identity import Run
@@ -24,8 +24,6 @@ from worker.logs import describe_foreign
 
 MAX_ARTIFACT_BYTES = 64 * 1024 * 1024
 """The plugin takes no larger ``NAME.dcm`` (docs/rest.md)."""
-
-_HEADER_ALLOWANCE = 1024 * 1024
 
 _HEADER_FAULTS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, UnicodeError, ValueError)
 """What pydicom and highdicom raise at headers that break the standard: scanners write many of them, and the
@@ -147,13 +145,16 @@ def _outcome(
     if obstacle is not None:
         return obstacle
     try:
-        return _artifact(kind, _document(kind, source, prediction, attention, run))
+        artifact = _artifact(kind, _document(kind, source, prediction, attention, run))
     except _HEADER_FAULTS as error:
         # Not the error's own text: it may quote a patient's name.
         reason = (
             f"The slide's header is unusual ({describe_foreign(error)}): please report it, with its make."
         )
         return Skipped(kind, "dicom_header_unusual", reason)
+    if len(artifact.content) > MAX_ARTIFACT_BYTES:
+        return _too_large(kind, len(artifact.content), MAX_ARTIFACT_BYTES)
+    return artifact
 
 
 def _document(
@@ -206,10 +207,14 @@ def _no_patches(prediction: Prediction) -> Skipped | None:
 
 def _no_map(source: SourceSlide, attention: Attention) -> Skipped | None:
     size = map_bytes(source, attention)
-    if size + _HEADER_ALLOWANCE <= MAX_ARTIFACT_BYTES:
+    if size <= MAX_MAP_BYTES:
         return None
+    return _too_large(ResultKind.ATTENTION_MAP, size, MAX_MAP_BYTES)
+
+
+def _too_large(kind: ResultKind, size: int, limit: int) -> Skipped:
     reason = (
-        f"The smallest level on which a patch covers a pixel makes a map of {size >> 20} MB, "
-        f"and {MAX_ARTIFACT_BYTES >> 20} MB are allowed: add smaller levels to the slide."
+        f"It would have {size >> 20} MB, and {limit >> 20} MB are allowed: give the slide smaller levels, "
+        "on which its map fits."
     )
-    return Skipped(ResultKind.ATTENTION_MAP, "attention_map_too_large", reason)
+    return Skipped(kind, f"{kind.value.replace('-', '_')}_too_large", reason)

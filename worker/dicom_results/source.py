@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 
 from worker.dicom_results.errors import DicomResultsError
 from worker.dicom_results.quiet import unquoted
@@ -39,6 +40,8 @@ _CHECKED = ("PatientSex", "PatientBirthDate", "StudyDate", "StudyTime")
 """highdicom refuses codes and dates that break the standard; slides have such, and results are theirs."""
 
 _PIXEL_GROUP = 0x7FE0
+_PER_FRAME = tag_for_keyword("PerFrameFunctionalGroupsSequence")
+"""Where each tile lies in a sparse level: tens of thousands of items, and results refer to whole levels."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def _prepared(header: Dataset) -> Dataset:
     # What was read stays undecoded until somebody asks, in the character set of its own file: results are
     # written in another one, so all of it is decoded here, while that set is still at hand.
     for element in header.elements():
-        if element.tag.group != _PIXEL_GROUP:
+        if element.tag.group != _PIXEL_GROUP and element.tag != _PER_FRAME:
             copy[element.tag] = deepcopy(element)
     copy.set_original_encoding(
         header.original_encoding[0],

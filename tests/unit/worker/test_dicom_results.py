@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from highdicom.sr import srread
 from pydicom.dataset import Dataset
+from pydicom.uid import JPEGLSLossless
 
 from clam_core.slides import OpenSlideSlide, WsiDicomSlide
 from tests.support.dicom_files import volume_file
@@ -376,7 +377,17 @@ class TestAttentionMap:
         referred = {item.ReferencedSOPInstanceUID for item in dataset.SourceImageSequence}
         assert referred == {pyramid.levels[2].SOPInstanceUID, pyramid.base.SOPInstanceUID}
 
-    def test_a_map_beyond_the_artifact_limit_is_left_out_with_a_flag(self, header: Dataset) -> None:
+    def test_a_large_map_is_compressed_without_loss(self, header: Dataset) -> None:
+        header.TotalPixelMatrixColumns = header.TotalPixelMatrixRows = 6_000
+        source = SourceSlide.of([header])
+        attention = grid_attention(source.size, PATCH)
+        results = build_results(source, a_result(source.size, attention), attention, RUN)
+        image = hd.imread(BytesIO(content_of(results, ResultKind.ATTENTION_MAP)))
+        assert image.file_meta.TransferSyntaxUID == JPEGLSLossless
+        frame = image.get_stored_frame(1)
+        assert frame[0, 0] == np.rint(attention.percentiles[0] * 100) + 1
+
+    def test_a_map_too_large_to_draw_is_left_out_with_a_flag(self, header: Dataset) -> None:
         header.TotalPixelMatrixColumns = header.TotalPixelMatrixRows = 60_000
         source = SourceSlide.of([header])
         attention = Attention(np.array([[0, 0]]), (256, 256), np.array([50.0]))
@@ -496,6 +507,13 @@ class TestOddSlides:
         origin.XOffsetInSlideCoordinateSystem = origin.YOffsetInSlideCoordinateSystem = "0"
         header.TotalPixelMatrixOriginSequence = [origin]
         assert len(build(SourceSlide.of([header]), patch=64).artifacts) == 3
+
+    def test_a_sparsely_tiled_slide_works_like_any_other(self, header: Dataset) -> None:
+        header.DimensionOrganizationType = "TILED_SPARSE"
+        header.PerFrameFunctionalGroupsSequence = [Dataset() for _ in range(130)]
+        results = build(SourceSlide.of([header]))
+        assert len(results.artifacts) == 3
+        assert len(reread(results, ResultKind.ATTENTION_MAP).PerFrameFunctionalGroupsSequence) == 130
 
     @pytest.mark.parametrize(
         "missing", ["FrameOfReferenceUID", "TotalPixelMatrixOriginSequence", "ImageOrientationSlide"]
