@@ -88,6 +88,7 @@ class _LevelFrames:
         if not isinstance(image_data, WsiDicomFileImageData):
             raise IncompleteSlideError("A level of the slide is not stored as DICOM files.")
         self._image = image_data
+        self._places: dict[tuple[int, int], tuple[str, int, int] | tuple[()]] = {}
 
     def tiles_of(self, box: tuple[int, int, int, int]) -> Iterable[tuple[int, int]]:
         """Return the tiles, (column, row), under a box (left, top, right, bottom) of level pixels."""
@@ -99,17 +100,24 @@ class _LevelFrames:
 
     def ranges_of(self, tiles: Iterable[tuple[int, int]]) -> dict[str, list[Range]]:
         """Return the byte ranges of tiles by the file that holds them; sparse tiles have none."""
-        index = self._image.tiles
-        plane, path = self._image.default_z, self._image.default_path
         ranges: dict[str, list[Range]] = defaultdict(list)
-        for column, row in tiles:
-            frame = index.get_frame_index(Point(column, row), plane, path)
-            if frame < 0:
-                continue
-            reader = self._image._get_reader(frame)  # noqa: SLF001 - see the class' docstring
-            offset, length = reader.frame_index[frame - reader.frame_offset]
-            ranges[reader.filepath.name].append((int(offset), int(length)))
+        for tile in tiles:
+            place = self._places.get(tile)
+            if place is None:
+                place = self._places[tile] = self._place(tile)
+            if place:
+                name, offset, length = place
+                ranges[name].append((offset, length))
         return ranges
+
+    def _place(self, tile: tuple[int, int]) -> tuple[str, int, int] | tuple[()]:
+        image = self._image
+        frame = image.tiles.get_frame_index(Point(*tile), image.default_z, image.default_path)
+        if frame < 0:
+            return ()
+        reader = image._get_reader(frame)  # noqa: SLF001 - see the class' docstring
+        offset, length = reader.frame_index[frame - reader.frame_offset]
+        return reader.filepath.name, int(offset), int(length)
 
 
 def open_ranges_slide(instances: Sequence[InstanceRef], read_ranges: ReadRanges) -> RangesSlide:
