@@ -49,42 +49,25 @@ class SeriesState:
         return next((request for request in self.requests if request.request_id == request_id), None)
 
 
-_NAMES: dict[type, tuple[str, ...]] = {
-    kind: tuple(field.name for field in fields(kind))
-    for kind in (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
-}
-_DEFAULTS: dict[type, dict[str, Any]] = {
-    kind: {field.name: field.default for field in fields(kind)} for kind in _NAMES
-}
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON types; members that have their default are left out."""
-    names = _NAMES.get(type(value))
-    if names is not None:
-        defaults = _DEFAULTS[type(value)]
-        members = ((name, getattr(value, name)) for name in names)
-        return {name: _plain(member) for name, member in members if member != defaults[name]}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def encode_requests(requests: tuple[AnalysisRequest, ...]) -> list[Any]:
-    """Return requests as JSON types."""
-    return [_plain(request) for request in requests]
+def encode_archive(requests: tuple[AnalysisRequest, ...]) -> bytes:
+    """Return the bytes that stand for requests which have left the state of their series."""
+    return f'{{"schema":{SCHEMA},"requests":{_texts(requests)}}}'.encode()
 
 
 def encode_state(state: SeriesState) -> bytes:
     """Return the bytes that stand for a state."""
-    value = {
-        "schema": SCHEMA,
-        "revision": state.revision,
-        "next_number": state.next_number,
-        "folded": state.folded,
-        "requests": encode_requests(state.requests),
-    }
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    head = f'"schema":{SCHEMA},"revision":{state.revision},"next_number":{state.next_number}'
+    return f'{{{head},"folded":{state.folded},"requests":{_texts(state.requests)}}}'.encode()
+
+
+def _texts(requests: tuple[AnalysisRequest, ...]) -> str:
+    return "[" + ",".join(request.json_text for request in requests) + "]"
+
+
+_NAMES: Mapping[type, frozenset[str]] = {
+    kind: frozenset(field.name for field in fields(kind))
+    for kind in (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
+}
 
 
 def _build(kind: type[Value], value: Any, parts: Mapping[str, Callable[[Any], Any]]) -> Value:
@@ -143,15 +126,25 @@ def _request(value: Any) -> AnalysisRequest:
     return request
 
 
-def decode_requests(value: Any) -> tuple[AnalysisRequest, ...]:
-    """Return requests from JSON types.
+def decode_archive(content: bytes) -> tuple[AnalysisRequest, ...]:
+    """Return the requests that the bytes stand for.
 
     Raises
     ------
     DamagedError
-        Where they are not what `encode_requests` returns.
+        Where they are not what `encode_archive` returns.
     """
-    return _many(_request)(value)
+    return _many(_request)(_json_object(content).get("requests"))
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DamagedError("no JSON object")
+    return value
 
 
 def decode_state(series_id: str, content: bytes) -> SeriesState:
@@ -162,16 +155,11 @@ def decode_state(series_id: str, content: bytes) -> SeriesState:
     DamagedError
         Where they stand for none.
     """
-    try:
-        value = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DamagedError("no JSON object")
+    value = _json_object(content)
     numbers = [value.get(name) for name in ("next_number", "revision", "folded", "schema")]
     if not all(isinstance(number, int) for number in numbers):
         raise DamagedError("a number is missing")
-    requests = decode_requests(value.get("requests"))
+    requests = _many(_request)(value.get("requests"))
     if any(request.series != series_id for request in requests):
         raise DamagedError("the state of another series")
     next_number, revision, folded, schema = numbers

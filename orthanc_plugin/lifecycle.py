@@ -76,8 +76,11 @@ def is_due(request: AnalysisRequest, now: float) -> bool:
     return request.status == values.PENDING and (request.not_before is None or request.not_before <= now)
 
 
-def granted(request: AnalysisRequest, grant: Grant, now: float) -> AnalysisRequest:
-    """Give the lease to a worker; what the previous grant left behind is dropped."""
+def granted(request: AnalysisRequest, grant: Grant, record: Artifact, now: float) -> AnalysisRequest:
+    """Give the lease to a worker; what the previous grant left behind is dropped.
+
+    `record` is the attachment reserved for the full result, still without bytes.
+    """
     if request.status != values.PENDING:
         raise _wrong_state(request, "claimed")
     detail = grant.model.name
@@ -95,7 +98,7 @@ def granted(request: AnalysisRequest, grant: Grant, now: float) -> AnalysisReque
         not_before=None,
         grants=(*request.grants, grant)[-_GRANTS_KEPT:],
         artifacts=(),
-        record=None,
+        record=record,
         outputs=(),
     )
 
@@ -274,12 +277,6 @@ def with_artifact(request: AnalysisRequest, artifact: Artifact, output: Output |
     return replace(request, artifacts=(*kept, artifact), outputs=outputs)
 
 
-def with_record(request: AnalysisRequest, record: Artifact) -> AnalysisRequest:
-    """Reserve the attachment of the full result under the latest grant."""
-    require_deliverable(request)
-    return replace(request, record=record)
-
-
 def series_changed(
     request: AnalysisRequest, fingerprint: str, now: float, *, body_sha256: str
 ) -> AnalysisRequest:
@@ -315,10 +312,11 @@ def series_changed(
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a completion brings: the artifacts and DICOM series to keep, and the result's summary."""
+    """What a completion brings: the files and DICOM series to keep, and the result's summary."""
 
     body_sha256: str
     artifacts: tuple[Artifact, ...]
+    record: Artifact
     outputs: tuple[Output, ...]
     summary: str
     flags: tuple[str, ...]
@@ -340,6 +338,7 @@ def publishing(request: AnalysisRequest, delivery: Delivery, now: float) -> Anal
         cancel_requested=False,
         error=None,
         artifacts=delivery.artifacts,
+        record=delivery.record,
         outputs=delivery.outputs,
         summary=delivery.summary,
         flags=tuple(dict.fromkeys((*request.flags, *delivery.flags))),

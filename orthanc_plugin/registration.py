@@ -18,7 +18,7 @@ from .roles import refuse_unsafe_users
 from .service.changes import series_created, series_deleted, series_stable
 from .service.clockwork import LEFTOVERS_EVERY, TICK_S, finish_leftovers, tick
 from .service.core import Core
-from .service.startup import load_all, load_open
+from .service.startup import load_all, load_open, load_unread
 from .settings import read_settings
 
 OnChange = Callable[[str, str, str], None]
@@ -130,6 +130,7 @@ class _Plugin:
             ticks += 1
             self._guarded(lambda: tick(self._core))
             if ticks % LEFTOVERS_EVERY == 0:
+                self._guarded(lambda: load_unread(self._core))
                 self._guarded(lambda: finish_leftovers(self._core))
 
     @staticmethod

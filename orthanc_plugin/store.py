@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +12,9 @@ from .codec import (
     SCHEMA,
     DamagedError,
     SeriesState,
-    decode_requests,
+    decode_archive,
     decode_state,
-    encode_requests,
+    encode_archive,
     encode_state,
 )
 from .errors import ApiError, StorageError
@@ -216,8 +215,7 @@ class Store:
             old = self._archived(series_id)
             known = {request.request_id for request in folded}
             kept = tuple(request for request in old if request.request_id not in known)
-            value = {"schema": SCHEMA, "requests": encode_requests((*kept, *folded))}
-            content = json.dumps(value, separators=(",", ":")).encode("utf-8")
+            content = encode_archive((*kept, *folded))
             self._gateway.put_attachment(series_id, self._settings.archive_number, content)
         except StorageError as error:
             raise _unavailable(f"Orthanc could not archive finished requests. {error} Try again.") from error
@@ -227,8 +225,8 @@ class Store:
         if content is None:
             return ()
         try:
-            return decode_requests(json.loads(content.decode("utf-8"))["requests"])
-        except (DamagedError, ValueError, KeyError, TypeError) as error:
+            return decode_archive(content)
+        except DamagedError as error:
             self._warn(f"The archive of finished requests of series {series_id} is damaged ({error}).")
             return ()
 

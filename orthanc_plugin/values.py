@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 PENDING = "pending"
@@ -180,12 +181,34 @@ class AnalysisRequest:
         """The latest grant, or None before the first."""
         return self.grants[-1] if self.grants else None
 
+    @cached_property
+    def json_text(self) -> str:
+        """The request as it is stored; kept, since a write of its series seldom changes this request."""
+        return json.dumps(plain(self), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
     @property
     def bound_model(self) -> Model:
         """The model that runs or ran, else the one asked for (`name` is ``""`` where none was)."""
         if self.grant is not None and self.status not in {PENDING, CANCELLED}:
             return self.grant.model
         return Model(self.model or "", self.model_version)
+
+
+_MEMBERS = {
+    kind: tuple((field.name, field.default) for field in fields(kind))
+    for kind in (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
+}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON types; members that have their default are left out."""
+    members = _MEMBERS.get(type(value))
+    if members is not None:
+        found = ((name, getattr(value, name), default) for name, default in members)
+        return {name: plain(member) for name, member, default in found if member != default}
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return value
 
 
 def canonical(value: Any) -> str:

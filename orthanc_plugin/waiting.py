@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from .clock import Clock
@@ -135,23 +135,21 @@ class ClaimPool:
         monotonic = self._clock.monotonic()
         self._held = {held: until for held, until in self._held.items() if until > monotonic}
         taken = {waiter.assigned for waiter in self._waiters} | self._held.keys()
-        free = [
-            request
-            for request in self._index.pending()
-            if request.request_id not in taken and is_due(request, now)
-        ]
         for waiter in idle:
-            if not free:
-                return
+            free = (
+                request
+                for request in self._index.pending()
+                if request.request_id not in taken and is_due(request, now)
+            )
             self._assign_one(waiter, free)
+            taken.add(waiter.assigned)
 
-    def _assign_one(self, waiter: ClaimWaiter, free: list[AnalysisRequest]) -> None:
+    def _assign_one(self, waiter: ClaimWaiter, free: Iterable[AnalysisRequest]) -> None:
         # A claim repeated while its first is being granted must find that lease, not get a second one.
         if any(other.assigned and other.token_sha256 == waiter.token_sha256 for other in self._waiters):
             return
         request = next((request for request in free if waiter.takes(request)), None)
         if request is not None:
-            free.remove(request)
             waiter.assigned = request.request_id
             waiter.woken.set()
 

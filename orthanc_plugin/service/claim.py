@@ -10,13 +10,14 @@ from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
 from orthanc_plugin.lifecycle import accepts, granted, refused_at_claim
-from orthanc_plugin.values import AnalysisRequest, Failure, Grant, Model
+from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model
 from orthanc_plugin.waiting import ClaimWaiter
 from orthanc_plugin.workers import Worker, permits
 
 from .changes import series_deleted
-from .core import Core, change_request, unavailable
+from .core import Core, change_request, change_request_numbered, unavailable
 
+RECORD_TYPE = "application/json"
 _UNSTABLE_HOLD_S = 1.0
 _OTHER_WORKER_FIRST_S = 30.0
 
@@ -162,7 +163,7 @@ def _grant(
     content = fingerprint(instances)
     now = core.clock.now()
 
-    def change(current: AnalysisRequest) -> AnalysisRequest:
+    def change(current: AnalysisRequest, number: int) -> AnalysisRequest:
         grant = Grant(
             fence=current.fence + 1,
             worker_id=ask.worker_id,
@@ -172,9 +173,10 @@ def _grant(
             fingerprint=content,
             granted=now,
         )
-        return granted(replace(current, study=series.study_id), grant, now)
+        record = Artifact("record", number, 0, "", RECORD_TYPE)
+        return granted(replace(current, study=series.study_id), grant, record, now)
 
-    after = change_request(core, request.request_id, change)
+    after = change_request_numbered(core, request.request_id, change)
     if request.grants:
         core.store.delete_orphans(request.series)
     return after

@@ -11,7 +11,7 @@ from orthanc_plugin.lifecycle import expired
 from orthanc_plugin.values import AnalysisRequest
 
 from .core import Core, change_request
-from .publish import delete_outputs, publish
+from .publish import alone, delete_outputs, publish
 
 TICK_S = 0.5
 LEFTOVERS_EVERY = 20
@@ -38,7 +38,7 @@ def _expire(core: Core, request: AnalysisRequest) -> None:
 def finish_leftovers(core: Core) -> None:
     """Publish what was delivered, delete what was withdrawn, and shorten the list of open series."""
     for request in core.index.with_status(values.PUBLISHING):
-        _attempt(core, request.request_id, lambda item: publish(core, item.request_id))
+        _attempt(core, request.request_id, lambda item: _publish(core, item.request_id))
     for request in core.index.with_status(values.WITHDRAWN):
         if request.outputs:
             _attempt(core, request.request_id, lambda item: delete_outputs(core, item.request_id))
@@ -46,6 +46,11 @@ def finish_leftovers(core: Core) -> None:
         core.listed.prune(core.index.open_series)
     except StorageError as error:
         core.warn(f"The list of open series could not be shortened: {error}")
+
+
+def _publish(core: Core, request_id: str) -> None:
+    with alone(core, request_id):
+        publish(core, request_id)
 
 
 def _attempt(core: Core, request_id: str, action: Callable[[AnalysisRequest], None]) -> None:

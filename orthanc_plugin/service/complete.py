@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE
-from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.lifecycle import (
@@ -21,17 +20,15 @@ from orthanc_plugin.lifecycle import (
     publishing,
     require_deliverable,
     series_changed,
-    with_record,
 )
-from orthanc_plugin.store import source_deleted, take_number, with_request
+from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, canonical, sha256_hex
 
 from .artifacts import stored_intact
 from .core import Core, change_request, find, unavailable
-from .publish import publish
+from .publish import alone, publish
 from .report import LeaseProof
 
-RECORD_TYPE = "application/json"
 _MAX_RECORD = 1024 * 1024
 _SUMMARY = ("predicted_class", "probabilities", "quality")
 
@@ -80,13 +77,14 @@ def complete(
         409 ``lease_lost``, ``already_completed``, ``series_changed`` or ``artifact_mismatch``; 410 where the
         series is gone; 503 where Orthanc fails (send the same again).
     """
-    request = find(core, request_id)
     try:
-        if not _is_repeat(request, proof, body_sha256):
-            authorised(request, proof.fence, proof.token_sha256)
-            require_deliverable(request)
-            _accept(core, request, proof, body_sha256, outcome)
-        publish(core, request_id)
+        with alone(core, request_id):
+            request = find(core, request_id)
+            if not _is_repeat(request, proof, body_sha256):
+                authorised(request, proof.fence, proof.token_sha256)
+                require_deliverable(request)
+                _accept(core, request, proof, body_sha256, outcome)
+            publish(core, request_id)
     except StorageError as error:
         raise unavailable(error) from error
     return find(core, request_id)
@@ -115,18 +113,19 @@ def _accept(
     if isinstance(outcome, Failure):
         _fail(core, request.request_id, proof, body_sha256, outcome)
         return
-    if core.gateway.series(request.series) is None:
+    instances = core.gateway.instances(request.series)
+    if not instances:
         raise source_deleted()
-    current = fingerprint(core.gateway.instances(request.series))
+    current = fingerprint(instances)
     if outcome.fingerprint != current:
         _requeue_changed(core, request.request_id, proof, body_sha256, current)
         raise _series_changed()
     artifacts = _verified(core, request, outcome.artifacts)
-    record = _reserve_record(core, request, proof, outcome)
-    core.gateway.put_attachment(request.series, record.number, _record_bytes(outcome))
+    record = _write_record(core, request, outcome)
     delivery = Delivery(
         body_sha256=body_sha256,
         artifacts=artifacts,
+        record=record,
         outputs=request.outputs if any(item.content_type == DICOM_TYPE for item in artifacts) else (),
         summary=canonical({name: outcome.result[name] for name in _SUMMARY if name in outcome.result}),
         flags=() if core.settings.models is not None else (values.UNAPPROVED_MODEL,),
@@ -182,27 +181,17 @@ def _verified(core: Core, request: AnalysisRequest, named: tuple[Named, ...]) ->
     return tuple(found)
 
 
-def _record_bytes(outcome: Result) -> bytes:
-    return json.dumps({"schema": 1, "result": outcome.result}, separators=(",", ":")).encode("utf-8")
-
-
-def _reserve_record(core: Core, request: AnalysisRequest, proof: LeaseProof, outcome: Result) -> Artifact:
-    content = _record_bytes(outcome)
+def _write_record(core: Core, request: AnalysisRequest, outcome: Result) -> Artifact:
+    """Write the full result into the attachment that was reserved with the lease."""
+    content = json.dumps({"schema": 1, "result": outcome.result}, separators=(",", ":")).encode("utf-8")
     if len(content) > _MAX_RECORD:
         raise ApiError(413, "body_too_large", f"A result may have at most {_MAX_RECORD} bytes.")
-    reserved: list[Artifact] = []
-
-    def on_state(state: SeriesState) -> SeriesState:
-        current = state.find(request.request_id)
-        if current is None:
-            raise ApiError(404, "unknown_request", "There is no request with this id.")
-        authorised(current, proof.fence, proof.token_sha256)
-        number, numbered = take_number(state)
-        reserved.append(Artifact("record", number, len(content), sha256_hex(content), RECORD_TYPE))
-        return with_request(numbered, with_record(current, reserved[-1]))
-
-    core.store.transact(request.series, on_state)
-    return reserved[-1]
+    if request.record is None:
+        raise ApiError(
+            409, "series_changed", "The slide was replaced while it was analysed. Drop the work; claim again."
+        )
+    core.gateway.put_attachment(request.series, request.record.number, content)
+    return replace(request.record, size=len(content), sha256=sha256_hex(content))
 
 
 def read_result(core: Core, request: AnalysisRequest) -> Any:

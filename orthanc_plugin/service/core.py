@@ -15,7 +15,7 @@ from orthanc_plugin.gateway import Gateway
 from orthanc_plugin.index import Index
 from orthanc_plugin.open_series import OpenSeries
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.store import Store, source_deleted, with_request
+from orthanc_plugin.store import Store, source_deleted, take_number, with_request
 from orthanc_plugin.values import AnalysisRequest, Event
 from orthanc_plugin.waiting import ClaimPool, PagePool
 from orthanc_plugin.workers import Workers
@@ -25,11 +25,15 @@ RequestChange = Callable[[AnalysisRequest], AnalysisRequest]
 
 @dataclass
 class Readiness:
-    """How far the start has come: the open requests are known, then all of them; and whether it ends."""
+    """How far the start has come: the open requests are known, then all of them; and whether it ends.
+
+    `unread` are the series whose requests Orthanc could not read; they are tried again.
+    """
 
     open_known: threading.Event = field(default_factory=threading.Event)
     all_known: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
+    unread: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,31 @@ def find(core: Core, request_id: str) -> AnalysisRequest:
         return request
     if core.index.is_gone(request_id):
         raise source_deleted()
-    if not core.ready.all_known.is_set():
+    if core.ready.unread or not core.ready.all_known.is_set():
         raise starting()
     raise ApiError(404, "unknown_request", "There is no request with this id.")
 
 
 def change_request(core: Core, request_id: str, change: RequestChange) -> AnalysisRequest:
     """Apply a transition to a request with one write, tell those who wait, and write the audit line."""
+    return _change(core, request_id, lambda state, before: with_request(state, change(before)))
+
+
+def change_request_numbered(
+    core: Core, request_id: str, change: Callable[[AnalysisRequest, int], AnalysisRequest]
+) -> AnalysisRequest:
+    """Apply a transition that also reserves an attachment number; see `change_request`."""
+
+    def numbered(state: SeriesState, before: AnalysisRequest) -> SeriesState:
+        number, after = take_number(state)
+        return with_request(after, change(before, number))
+
+    return _change(core, request_id, numbered)
+
+
+def _change(
+    core: Core, request_id: str, change: Callable[[SeriesState, AnalysisRequest], SeriesState]
+) -> AnalysisRequest:
     series_id = find(core, request_id).series
     seen: list[AnalysisRequest] = []
 
@@ -124,7 +146,7 @@ def change_request(core: Core, request_id: str, change: RequestChange) -> Analys
         if before is None:
             raise ApiError(409, "wrong_state", "This request is archived and does not change any more.")
         seen.append(before)
-        return with_request(state, change(before))
+        return change(state, before)
 
     state = core.store.transact(series_id, on_state)
     after = state.find(request_id) or find(core, request_id)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE
 from orthanc_plugin.dicom_identity import read_identity
-from orthanc_plugin.errors import StorageError
+from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.lifecycle import completed, outputs_deleted
 from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Output
@@ -30,22 +32,34 @@ def publish(core: Core, request_id: str) -> None:
         410 where the series was deleted; nothing of the result is left then.
     """
     request = find(core, request_id)
-    if request.status != values.PUBLISHING or not _begin(core, request_id):
-        return
-    try:
+    if request.status == values.PUBLISHING:
         outputs = _store_outputs(core, request)
         change_request(core, request_id, lambda item: completed(item, outputs, core.clock.now()))
+
+
+@contextmanager
+def alone(core: Core, request_id: str) -> Iterator[None]:
+    """Let one completion of a request go on at a time; another one is to come again, it does not wait.
+
+    Raises
+    ------
+    ApiError
+        503 ``too_busy``.
+    """
+    with core.index.lock:
+        if request_id in core.publishing:
+            raise ApiError(
+                503,
+                "too_busy",
+                "This request is being completed right now. Send the same again.",
+                headers={"Retry-After": "1"},
+            )
+        core.publishing.add(request_id)
+    try:
+        yield
     finally:
         with core.index.lock:
             core.publishing.discard(request_id)
-
-
-def _begin(core: Core, request_id: str) -> bool:
-    with core.index.lock:
-        if request_id in core.publishing:
-            return False
-        core.publishing.add(request_id)
-        return True
 
 
 def _store_outputs(core: Core, request: AnalysisRequest) -> tuple[Output, ...]:
@@ -56,7 +70,7 @@ def _store_outputs(core: Core, request: AnalysisRequest) -> tuple[Output, ...]:
             content = _bytes_of(core, request, artifact.number)
             uid = read_identity(content).sop_instance_uid
             kept[uid] = replace(outputs[uid], series=_store(core, content))
-    if core.gateway.series(request.series) is None:
+    if kept and core.gateway.series(request.series) is None:
         for output in kept.values():
             core.gateway.delete_series(output.series)
         series_deleted(core, request.series)

@@ -35,24 +35,33 @@ def load_all(core: Core) -> None:
     for series_id in core.gateway.list_series():
         if core.ready.stopping.is_set():
             return
-        if core.index.state(series_id) is None and _has_state(core, series_id):
-            _load(core, series_id)
+        _load(core, series_id)
     core.ready.all_known.set()
+    core.claims.assign()
     for series_id in sorted(core.index.known_series()):
         if core.ready.stopping.is_set():
             return
         _delete_orphans(core, series_id)
 
 
-def _has_state(core: Core, series_id: str) -> bool:
-    return core.gateway.get_metadata(series_id, core.settings.metadata_number) is not None
+def load_unread(core: Core) -> None:
+    """Try again to read what could not be read before."""
+    for series_id in sorted(core.ready.unread):
+        _load(core, series_id)
 
 
 def _load(core: Core, series_id: str) -> None:
     try:
-        core.store.load(series_id)
+        if core.index.state(series_id) is None and _has_state(core, series_id):
+            core.store.load(series_id)
+        core.ready.unread.discard(series_id)
     except (StorageError, ApiError) as error:
-        core.warn(f"The requests of series {series_id} could not be read: {error}")
+        core.ready.unread.add(series_id)
+        core.warn(f"The requests of series {series_id} could not be read yet: {error}")
+
+
+def _has_state(core: Core, series_id: str) -> bool:
+    return core.gateway.get_metadata(series_id, core.settings.metadata_number) is not None
 
 
 def _delete_orphans(core: Core, series_id: str) -> None:

@@ -17,7 +17,7 @@ from orthanc_plugin.http import Request
 from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.clockwork import finish_leftovers, tick
-from orthanc_plugin.service.startup import load_all, load_open
+from orthanc_plugin.service.startup import load_all, load_open, load_unread
 from orthanc_plugin.settings import Settings, read_settings
 from orthanc_plugin.values import Event
 from tests.support.fake_clock import FakeClock
@@ -177,6 +177,7 @@ class MemorySite:
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
         tick(self.application.core)
+        load_unread(self.application.core)
         finish_leftovers(self.application.core)
 
     def restart(self, *, kill: bool = False) -> None:

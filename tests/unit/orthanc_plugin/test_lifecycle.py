@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The transitions of a request, as functions of values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orthanc_plugin import lifecycle, values
+from orthanc_plugin.errors import ApiError
+from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model
+
+NOW = 1000.0
+RETRY: dict[str, float] = {"retry_s": 30.0, "jitter": 0.0}
+RECORD = Artifact("record", 5100, 0, "", "application/json")
+
+
+def a_request(**members: Any) -> AnalysisRequest:
+    request = AnalysisRequest(
+        request_id="r",
+        series="s",
+        study="t",
+        series_instance_uid="1.2",
+        study_instance_uid="1",
+        model="m",
+        model_version=None,
+        parameters="{}",
+        priority=0,
+        fingerprint="f",
+        created=NOW,
+        created_by="alice",
+        updated=NOW,
+        max_attempts=3,
+    )
+    return lifecycle.submitted(replace(request, **members))
+
+
+def claimed(
+    request: AnalysisRequest | None = None, *, worker: str = "w", fingerprint: str = "f"
+) -> AnalysisRequest:
+    request = request or a_request()
+    grant = Grant(
+        fence=request.fence + 1,
+        worker_id=worker,
+        user="worker",
+        token_sha256="t" * 64,
+        model=Model("m", "1"),
+        fingerprint=fingerprint,
+        granted=NOW,
+    )
+    return lifecycle.granted(request, grant, RECORD, NOW)
+
+
+def working(request: AnalysisRequest | None = None) -> AnalysisRequest:
+    return lifecycle.heard(claimed(request), NOW)
+
+
+def delivery(body: str = "b") -> lifecycle.Delivery:
+    return lifecycle.Delivery(body, (), RECORD, (), "{}", ())
+
+
+def code_of(caught: pytest.ExceptionInfo[ApiError]) -> str:
+    return caught.value.code
+
+
+def test_a_grant_raises_the_fence_and_binds_the_content() -> None:
+    request = claimed(a_request(), fingerprint="new")
+    assert (request.fence, request.attempts, request.fingerprint) == (1, 0, "new")
+    assert "changed since" in request.history[-1].detail
+
+
+def test_only_what_is_pending_is_granted() -> None:
+    with pytest.raises(ApiError) as caught:
+        claimed(claimed())
+    assert code_of(caught) == "wrong_state"
+
+
+def test_a_second_heartbeat_changes_nothing() -> None:
+    request = working()
+    assert request.attempts == 1
+    assert lifecycle.heard(request, NOW + 5) is request
+
+
+def test_back_off_doubles_and_is_bounded() -> None:
+    waits = [lifecycle.back_off(attempts, retry_s=30, jitter=0) for attempts in (1, 2, 3, 20)]
+    assert waits == [30, 60, 120, 3600]
+    assert lifecycle.back_off(1, retry_s=30, jitter=1) == 45
+
+
+def test_expiry_of_a_confirmed_lease_waits_and_counts() -> None:
+    request = lifecycle.expired(working(), NOW, **RETRY)
+    assert (request.status, request.attempts, request.not_before) == ("pending", 1, NOW + 30)
+
+
+def test_expiry_of_an_unconfirmed_lease_is_free_at_once() -> None:
+    request = lifecycle.expired(claimed(), NOW, **RETRY)
+    assert (request.status, request.attempts, request.not_before) == ("pending", 0, None)
+
+
+def test_the_last_attempt_that_expires_fails_the_request() -> None:
+    request = a_request(max_attempts=1)
+    assert lifecycle.expired(working(request), NOW, **RETRY).status == "failed"
+
+
+def test_a_lease_taken_up_again_is_counted_once() -> None:
+    request = lifecycle.expired(working(), NOW, **RETRY)
+    again = lifecycle.heard(request, NOW)
+    assert (again.status, again.attempts, again.not_before) == ("processing", 1, None)
+
+
+def test_a_lease_handed_back_is_not_taken_up_again() -> None:
+    request = lifecycle.handed_back(working(), NOW)
+    assert (request.status, request.attempts) == ("pending", 0)
+    with pytest.raises(ApiError) as caught:
+        lifecycle.heard(request, NOW)
+    assert code_of(caught) == "lease_lost"
+
+
+def test_a_result_counts_after_expiry() -> None:
+    request = lifecycle.expired(working(), NOW, **RETRY)
+    assert lifecycle.publishing(request, delivery(), NOW).status == "publishing"
+
+
+@pytest.mark.parametrize("status", ["publishing", "completed", "failed", "cancelled", "withdrawn"])
+def test_a_result_does_not_count_once_the_request_has_ended(status: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        lifecycle.publishing(replace(working(), status=status), delivery(), NOW)
+    assert code_of(caught) == "lease_lost"
+
+
+def test_a_fence_and_its_token_belong_together() -> None:
+    request = working()
+    assert lifecycle.authorised(request, 1, "t" * 64) is request.grants[-1]
+    for fence, token in ((2, "t" * 64), (1, "x" * 64)):
+        with pytest.raises(ApiError) as caught:
+            lifecycle.authorised(request, fence, token)
+        assert code_of(caught) == "lease_lost"
+
+
+def test_a_failure_that_may_pass_is_tried_again_others_are_not() -> None:
+    passing, lasting = Failure("gpu_lost", "", True), Failure("no_tissue", "", False)
+    assert lifecycle.failed(working(), passing, NOW, body_sha256="b", **RETRY).status == "pending"
+    assert lifecycle.failed(working(), lasting, NOW, body_sha256="b", **RETRY).status == "failed"
+
+
+def test_a_failure_without_a_heartbeat_counts_as_an_attempt() -> None:
+    request = lifecycle.failed(claimed(), Failure("x", "", True), NOW, body_sha256="b", **RETRY)
+    assert request.attempts == 1
+
+
+def test_after_its_failure_a_lease_brings_nothing_more() -> None:
+    request = lifecycle.failed(working(), Failure("x", "", True), NOW, body_sha256="b", **RETRY)
+    assert not lifecycle.may_still_deliver(request)
+
+
+def test_a_changed_slide_is_queued_again_once() -> None:
+    once = lifecycle.series_changed(working(), "g", NOW, body_sha256="b")
+    assert (once.status, once.attempts, once.fingerprint) == ("pending", 0, "g")
+    twice = lifecycle.series_changed(working(once), "h", NOW, body_sha256="b")
+    assert (twice.status, twice.error and twice.error.code) == ("failed", "series_changed")
+
+
+def test_a_retry_starts_afresh_and_ends_the_old_lease() -> None:
+    failed = lifecycle.expired(working(a_request(max_attempts=1)), NOW, **RETRY)
+    request = lifecycle.retried(failed, "alice", NOW)
+    assert (request.status, request.attempts) == ("pending", 0)
+    assert not lifecycle.may_still_deliver(request)
+
+
+def test_a_retry_makes_a_waiting_request_due() -> None:
+    waiting = lifecycle.expired(working(), NOW, **RETRY)
+    assert not lifecycle.is_due(waiting, NOW)
+    assert lifecycle.is_due(lifecycle.retried(waiting, "alice", NOW), NOW)
+
+
+def test_a_cancel_during_publishing_is_refused() -> None:
+    request = lifecycle.publishing(working(), delivery(), NOW)
+    with pytest.raises(ApiError) as caught:
+        lifecycle.cancelled(request, "alice", NOW)
+    assert code_of(caught) == "wrong_state"
+
+
+def test_a_cancel_twice_is_no_error() -> None:
+    request = lifecycle.cancelled(a_request(), "alice", NOW)
+    assert lifecycle.cancelled(request, "bob", NOW) is request
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        lambda request: lifecycle.expired(request, NOW, **RETRY),
+        lambda request: lifecycle.handed_back(request, NOW),
+        lambda request: lifecycle.cancel_confirmed(request, NOW),
+        lambda request: lifecycle.series_changed(request, "g", NOW, body_sha256="b"),
+        lambda request: lifecycle.failed(request, Failure("x", "", True), NOW, body_sha256="b", **RETRY),
+    ],
+)
+def test_whatever_ends_a_cancelled_lease_ends_it_cancelled(ending: Any) -> None:
+    assert ending(lifecycle.cancelled(working(), "alice", NOW)).status == "cancelled"
+
+
+def test_a_worker_cancels_only_what_a_person_cancelled() -> None:
+    with pytest.raises(ApiError):
+        lifecycle.cancel_confirmed(working(), NOW)
+
+
+def test_publishing_of_a_replaced_slide_begins_again_uncounted() -> None:
+    request = lifecycle.publishing(working(), delivery(), NOW)
+    replaced = lifecycle.source_replaced(request, "g", NOW)
+    assert (replaced.status, replaced.attempts, replaced.record) == ("pending", 0, None)
+    assert replaced.flags == (values.SOURCE_REPLACED,)
+
+
+def test_history_keeps_its_beginning_and_its_end() -> None:
+    request = a_request()
+    for number in range(100):
+        request = lifecycle.retried(replace(request, not_before=NOW), f"p{number}", NOW)
+    assert len(request.history) == 32
+    assert request.history[0].event == "submitted"
+    assert request.history[-1].by == "p99"
+
+
+def test_a_clock_set_back_does_not_turn_updated_back() -> None:
+    assert lifecycle.cancelled(a_request(), "alice", NOW - 500).updated == NOW

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The Pathology section: what it may say, and the sentence where it says something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orthanc_plugin.errors import SettingsError
+from orthanc_plugin.settings import PermittedModel, Settings, read_settings
+
+
+def read(section: Any = None, **configuration: Any) -> Settings:
+    base = {"AuthenticationEnabled": True, **configuration}
+    return read_settings(base if section is None else {**base, "Pathology": section})
+
+
+def test_without_a_section_nobody_is_a_worker_and_any_model_runs() -> None:
+    settings = read()
+    assert settings == Settings()
+    assert settings.workers == ()
+    assert settings.models is None
+
+
+def test_a_section_is_read() -> None:
+    settings = read(
+        {
+            "Workers": ["lab"],
+            "Monitors": ["watch"],
+            "LeaseSeconds": 90,
+            "Models": [
+                {"Name": "oscc", "Sha256": "A" * 64, "Default": True},
+                {"Name": "b", "Enabled": False},
+            ],
+        }
+    )
+    assert settings.workers == ("lab",)
+    assert settings.lease_s == 90.0
+    assert settings.models == (
+        PermittedModel("oscc", sha256="a" * 64, is_default=True),
+        PermittedModel("b", enabled=False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"Worker": ["lab"]}, "Pathology.Worker "),
+        ({"Workers": "lab"}, "Pathology.Workers"),
+        ({"Workers": [""]}, "Pathology.Workers[0]"),
+        ({"Enabled": "yes"}, "Pathology.Enabled"),
+        ({"LeaseSeconds": 0}, "Pathology.LeaseSeconds"),
+        ({"LeaseSeconds": True}, "Pathology.LeaseSeconds"),
+        ({"HeartbeatSeconds": 60}, "Pathology.HeartbeatSeconds"),
+        ({"MetadataNumber": 12}, "Pathology.MetadataNumber"),
+        ({"MetadataNumber": 5002}, "Pathology.MetadataNumber"),
+        ({"ArchiveAttachment": 5100}, "Pathology.ArchiveAttachment"),
+        ({"Models": {}}, "Pathology.Models"),
+        ({"Models": [{"Sha256": "a"}]}, "Pathology.Models[0]"),
+        ({"Models": [{"Name": "a", "Sha256": "a"}]}, "Pathology.Models[0].Sha256"),
+        ({"Models": [{"Name": "a", "Size": 1}]}, "Pathology.Models[0].Size"),
+        ({"Workers": ["a"], "Monitors": ["a"]}, "Pathology.Monitors"),
+        ([], "Pathology"),
+    ],
+)
+def test_a_mistake_is_named(section: Any, named: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(section)
+    assert named in str(caught.value)
+
+
+def test_two_defaults_are_refused() -> None:
+    models = [{"Name": "a", "Default": True}, {"Name": "b", "Default": True}]
+    with pytest.raises(SettingsError, match="Default"):
+        read({"Models": models})
+
+
+@pytest.mark.parametrize("enabled", [False, None, "true"])
+def test_without_authentication_it_does_not_start(enabled: Any) -> None:
+    with pytest.raises(SettingsError, match="AuthenticationEnabled"):
+        read_settings({"AuthenticationEnabled": enabled})
+
+
+def test_a_trusted_proxy_stands_in_for_authentication() -> None:
+    section = {"TrustedUserHeader": "X-Remote-User"}
+    settings = read_settings({"AuthenticationEnabled": False, "Pathology": section})
+    assert settings.trusted_user_header == "x-remote-user"
+
+
+def test_two_coordinators_on_one_database_are_refused() -> None:
+    with pytest.raises(SettingsError, match="CheckRevisions"):
+        read(CheckRevisions=True, PostgreSQL={"EnableIndex": True})
+    assert read(CheckRevisions=True).enabled
+
+
+def test_a_disabled_plugin_asks_for_nothing() -> None:
+    assert not read_settings({"Pathology": {"Enabled": False}}).enabled

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The state of a series in its metadata: one write a transition, and what happens when a write goes wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from orthanc_plugin.codec import DamagedError, SeriesState, decode_state, encode_state
+from orthanc_plugin.errors import ApiError
+from orthanc_plugin.store import MAX_BYTES, MAX_FINISHED, fold, take_number
+from tests.support.queue_client import PNG, Queue, named
+from tests.support.sites import MemorySite, Slide
+from tests.unit.orthanc_plugin.test_lifecycle import a_request, working
+
+
+@pytest.fixture
+def site() -> MemorySite:
+    return MemorySite()
+
+
+@pytest.fixture
+def queue(site: MemorySite) -> Queue:
+    return Queue(site)
+
+
+def stored(site: MemorySite, slide: Slide) -> bytes:
+    content = site.gateway.get_metadata(slide.series, 5000)
+    assert content is not None
+    return content
+
+
+def metadata_writes(site: MemorySite) -> int:
+    return sum(write[0] == "put_metadata" for write in site.gateway.writes)
+
+
+def test_a_state_survives_its_encoding() -> None:
+    state = SeriesState("s", 5101, 7, (working(), a_request(request_id="q", parameters='{"é":1}')), 3)
+    assert decode_state("s", encode_state(state)) == state
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"schema": 1}',
+        b'{"schema":1,"revision":1,"next_number":1,"folded":0,"requests":{}}',
+        b'{"schema":1,"revision":1,"next_number":1,"folded":0,"requests":[{}]}',
+        b'{"schema":1,"revision":1,"next_number":1,"folded":0,"requests":[1]}',
+    ],
+)
+def test_a_damaged_value_is_recognised(content: bytes) -> None:
+    with pytest.raises(DamagedError):
+        decode_state("s", content)
+
+
+def test_members_of_a_newer_schema_are_passed_over_on_reading() -> None:
+    value = json.loads(encode_state(SeriesState("s", 5101, 7, (a_request(),))))
+    value["requests"][0]["colour"] = "blue"
+    assert decode_state("s", json.dumps(value).encode()).requests == (a_request(),)
+
+
+def test_every_transition_is_one_write_and_a_heartbeat_none(site: MemorySite, queue: Queue) -> None:
+    def writes_of(action: object) -> int:
+        before = metadata_writes(site)
+        assert callable(action)
+        action()
+        return metadata_writes(site) - before
+
+    slide = site.new_slide()
+    assert writes_of(lambda: queue.submit(slide)) == 1
+    leases = []
+    assert writes_of(lambda: leases.append(queue.claim())) == 1
+    lease = leases[0]
+    assert writes_of(lease.heartbeat) == 1  # it confirms the attempt
+    assert writes_of(lambda: lease.heartbeat(progress=0.5)) == 0
+    assert writes_of(lambda: lease.put("heatmap.png", PNG)) == 1
+    assert writes_of(lambda: lease.complete(named("heatmap.png", PNG))) == 2  # publishing, completed
+
+
+def test_an_artifacts_number_is_reserved_before_its_bytes_are_written(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    lease = queue.claim()
+    site.gateway.fail_next("put_attachment")
+    assert lease.put("heatmap.png", PNG).status == 503
+    names = [item["name"] for item in json.loads(stored(site, slide))["requests"][0]["artifacts"]]
+    assert names == ["heatmap.png"]
+    assert lease.complete(named("heatmap.png", PNG)).json["code"] == "artifact_mismatch"
+    assert lease.put("heatmap.png", PNG).status == 200
+
+
+def test_the_index_changes_only_when_the_write_took_place(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    site.gateway.fail_next("put_metadata")
+    answer = queue.decide(request_id, "cancel")
+    assert (answer.status, answer.json["code"]) == (503, "storage_unavailable")
+    assert "retry-after" in answer.headers
+    assert queue.status(request_id) == "pending"
+
+
+def test_a_write_that_took_place_after_all_counts(site: MemorySite, queue: Queue) -> None:
+    request_id = queue.submitted()
+    site.gateway.fail_next("put_metadata", after=True)
+    assert queue.decide(request_id, "cancel").status == 200
+    assert queue.status(request_id) == "cancelled"
+
+
+def test_a_write_in_doubt_is_read_again_before_the_next(site: MemorySite, queue: Queue) -> None:
+    request_id = queue.submitted()
+    site.gateway.fail_next("put_metadata", after=True)
+    site.gateway.fail_next("get_metadata")
+    assert queue.decide(request_id, "cancel").status == 503
+    assert queue.decide(request_id, "cancel").status == 200
+    assert queue.status(request_id) == "cancelled"
+
+
+def test_a_damaged_value_is_kept_reported_and_begun_afresh(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    site.gateway.put_metadata(slide.series, 5000, b"damaged")
+    site.gateway.put_attachment(slide.series, 5105, b"somebody's result")
+    site.restart()
+    assert any("damaged" in warning for warning in site.warnings)
+    assert site.gateway.get_metadata(slide.series, 5002) == b"damaged"
+    assert queue.submit(slide).status == 201
+    assert json.loads(stored(site, slide))["next_number"] == 5106
+    site.restart()
+    assert site.gateway.get_attachment(slide.series, 5105) == b"somebody's result"
+
+
+def test_a_damaged_value_that_cannot_be_kept_is_not_overwritten(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    site.gateway.put_metadata(slide.series, 5000, b"damaged")
+    site.gateway.fail_next("put_metadata")
+    assert queue.submit(slide).status == 503
+    assert stored(site, slide) == b"damaged"
+
+
+def test_a_second_damaged_value_is_kept_beside_the_first(site: MemorySite) -> None:
+    slide = site.new_slide()
+    for content in (b"one", b"two"):
+        site.gateway.put_metadata(slide.series, 5000, content)
+        site.restart()
+    assert site.gateway.get_metadata(slide.series, 5002) == b"one\ntwo"
+
+
+def test_a_newer_schema_is_read_and_never_rewritten(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    value = {**json.loads(stored(site, slide)), "schema": 2}
+    site.gateway.put_metadata(slide.series, 5000, json.dumps(value).encode())
+    site.restart()
+    assert queue.status(request_id) == "pending"
+    answer = queue.decide(request_id, "cancel")
+    assert (answer.status, "newer" in answer.json["error"]) == (503, True)
+    assert json.loads(stored(site, slide)) == value
+
+
+def finished(number: int, *, detail: str = "") -> object:
+    return replace(
+        a_request(request_id=f"r{number}", created=float(number)), status="completed", summary=detail
+    )
+
+
+def test_the_oldest_finished_requests_leave_the_state_first() -> None:
+    requests = tuple(finished(number) for number in range(MAX_FINISHED + 2))
+    state, folded = fold(SeriesState("s", 5100, 1, requests))  # type: ignore[arg-type]
+    assert [request.request_id for request in folded] == ["r0", "r1"]
+    assert (len(state.requests), state.folded) == (MAX_FINISHED, 2)
+
+
+def test_a_state_that_is_too_large_folds_finished_requests() -> None:
+    requests = tuple(finished(number, detail="x" * 5000) for number in range(20))
+    state, folded = fold(SeriesState("s", 5100, 1, requests))  # type: ignore[arg-type]
+    assert folded
+    assert len(encode_state(state)) <= MAX_BYTES
+
+
+def test_archived_requests_are_still_found_after_a_restart(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    ids = []
+    for number in range(MAX_FINISHED + 3):
+        request_id = queue.submitted(slide, parameters={"n": number})
+        queue.decide(request_id, "cancel")
+        ids.append(request_id)
+    site.restart()
+    assert json.loads(stored(site, slide))["folded"] > 0
+    assert [queue.status(request_id) for request_id in ids] == ["cancelled"] * len(ids)
+
+
+def test_numbers_run_out_with_a_sentence() -> None:
+    with pytest.raises(ApiError) as caught:
+        take_number(SeriesState("s", 65536))
+    assert caught.value.status == 413
+
+
+def test_left_over_attachments_go_with_the_next_claim(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    queue.claim().put("heatmap.png", PNG)
+    assert len(site.gateway.list_attachments(slide.series)) == 1
+    site.pass_time(1.1)
+    queue.claim("other")
+    assert site.gateway.list_attachments(slide.series) == ()
+
+
+def test_the_list_of_open_series_is_written_before_the_request(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    site.gateway.fail_next("put_metadata")
+    assert queue.submit(slide).status == 503
+    listed = site.gateway.get_global_property(5000)
+    assert listed is not None
+    assert json.loads(listed) == [slide.series]
+
+
+def test_the_list_of_open_series_is_shortened_after_a_while(site: MemorySite, queue: Queue) -> None:
+    kept, ended = site.new_slide(), site.new_slide()
+    queue.submitted(kept)
+    queue.decide(queue.submitted(ended), "cancel")
+    site.pass_time(61)
+    listed = site.gateway.get_global_property(5000)
+    assert listed is not None
+    assert json.loads(listed) == [kept.series]
+
+
+def test_what_cannot_be_read_at_start_is_a_503_and_not_a_404(site: MemorySite, queue: Queue) -> None:
+    request_id = queue.submitted()
+    for _ in range(2):
+        site.gateway.fail_next("get_metadata")
+    site.restart()
+    answer = site.call("GET", f"/pathology/requests/{request_id}/")
+    assert (answer.status, answer.json["code"]) == (503, "starting")
+    site.pass_time(0)
+    assert queue.status(request_id) == "pending"
