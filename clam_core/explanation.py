@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clam_core.heatmap import Caption, compose, paint, sample, score_map
+from clam_core.heatmap import Caption, Highlight, compose, paint, sample, score_map
 from clam_core.heatmap.scores import SampleMode
 from clam_core.model import Model
 from clam_core.models import SlidePrediction
@@ -17,6 +19,9 @@ from clam_core.quality import Quality
 from clam_core.result import FineScores, SlideSummary, TopPatch
 from clam_core.slides import Pixels, Slide, thumbnail
 from clam_core.tissue import Tissue
+
+HIGHLIGHTS = 4
+"""So many of the most attended patches are framed on the heatmap and shown beside it."""
 
 FLAG_SENTENCES = {
     "mpp_coarser_than_model": "The slide is coarser than the model's training material: read with care.",
@@ -71,15 +76,37 @@ def draw_overlay(
 
 
 def draw_heatmap(
-    slide: Slide, summary: SlideSummary, overlay: Pixels, caption: Caption, options: AnalysisOptions
+    slide: Slide,
+    summary: SlideSummary,
+    overlay: Pixels,
+    caption: Caption,
+    top_patches: Sequence[TopPatch],
+    options: AnalysisOptions,
 ) -> Image.Image:
-    """Return the page for a person: slide, heatmap and caption."""
+    """Return the page for a person: slide, heatmap, caption and the most attended patches."""
     picture = thumbnail(slide, options.heatmap_px)
     mpp = None
     if summary.mpp is not None:
         height, width = picture.shape[:2]
         mpp = (summary.mpp[0] * summary.width / width, summary.mpp[1] * summary.height / height)
-    return compose(picture, overlay, caption, mpp)
+    return compose(picture, overlay, caption, mpp, _highlights(summary, top_patches[:HIGHLIGHTS]))
+
+
+def _highlights(summary: SlideSummary, patches: Sequence[TopPatch]) -> list[Highlight]:
+    width, height = summary.width, summary.height
+    return [
+        Highlight(
+            (
+                patch.x / width,
+                patch.y / height,
+                (patch.x + patch.width) / width,
+                (patch.y + patch.height) / height,
+            ),
+            patch.picture,
+        )
+        for patch in patches
+        if patch.picture is not None
+    ]
 
 
 def make_caption(

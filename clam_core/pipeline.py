@@ -140,7 +140,7 @@ def _analyze(slide: Slide, model: LoadedModel, options: AnalysisOptions, run: _R
         top = find_top_patches(slide, plan, coordinates, shares, ranks, options)
         overlay = draw_overlay(summary, tissue, plan, fine or FineScores(coordinates, ranks), options)
         caption = make_caption(summary, package, prediction, len(coordinates), tissue_mm2, quality, flags)
-        heatmap = draw_heatmap(slide, summary, overlay, caption, options)
+        heatmap = draw_heatmap(slide, summary, overlay, caption, top, options)
     return Analysis(
         slide=summary,
         model=package,

@@ -16,7 +16,7 @@ from clam_core.tissue import Piece, fill_pieces
 COLOR_MAP = "attention"
 """Blue through green and yellow to red: hues that eosin and haematoxylin do not have lie in between."""
 
-FAINTEST, STRONGEST = 0.18, 0.52
+FAINTEST, STRONGEST = 0.12, 0.52
 """Opacity of the least and of the most attended patches: the slide stays readable under both."""
 
 

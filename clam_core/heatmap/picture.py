@@ -17,6 +17,8 @@ from clam_core.slides import Pixels
 MARGIN = 28
 PANEL_WIDTH = 420
 INK, GREY, RED, PAPER = (28, 30, 34), (96, 100, 108), (176, 20, 20), (255, 255, 255)
+SMALLEST_FRAME = 18
+"""Side of the smallest frame around a patch, in pixels of the picture."""
 DEMONSTRATION = "Demonstration, not for clinical use."
 
 
@@ -55,8 +57,28 @@ class Caption:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Highlight:
+    """A patch that is marked on the heatmap and shown beside it.
+
+    Parameters
+    ----------
+    box
+        Left, top, right and bottom as fractions of the slide's width and height.
+    picture
+        The patch, RGB, (side, side, 3).
+    """
+
+    box: tuple[float, float, float, float]
+    picture: Pixels
+
+
 def compose(
-    thumbnail: Pixels, overlay: Pixels, caption: Caption, mpp: tuple[float, float] | None = None
+    thumbnail: Pixels,
+    overlay: Pixels,
+    caption: Caption,
+    mpp: tuple[float, float] | None = None,
+    highlights: Sequence[Highlight] = (),
 ) -> Image.Image:
     """Set the slide, the heatmap over it, and the caption on one page.
 
@@ -70,6 +92,8 @@ def compose(
         What stands beside.
     mpp
         Micrometres per pixel of the thumbnail, (x, y), for a scale bar; None: no bar.
+    highlights
+        The most attended patches, most first; they are numbered from 1.
 
     Returns
     -------
@@ -81,10 +105,12 @@ def compose(
     if mpp is not None:
         for picture in (slide, heat):
             _scale_bar(picture, mpp[0])
+    for number, highlight in enumerate(highlights, 1):
+        _mark(heat, highlight.box, str(number))
     upright = slide.height > slide.width
     width, height = slide.size
     pictures = (2 * width + MARGIN, height) if upright else (width, 2 * height + MARGIN)
-    panel = _panel(caption)
+    panel = _panel(caption, highlights)
     page = Image.new(
         "RGB", (pictures[0] + panel.width + 3 * MARGIN, max(pictures[1], panel.height) + 2 * MARGIN), PAPER
     )
@@ -115,6 +141,25 @@ def _scale_bar(picture: Image.Image, mpp: float) -> None:
     draw.rectangle((left, bottom - 4, right, bottom), fill=INK)
 
 
+def _mark(picture: Image.Image, box: tuple[float, float, float, float], label: str) -> None:
+    """Frame a patch and number it; frames of patches smaller than a letter are drawn larger."""
+    sides = (picture.width, picture.height) * 2
+    left, top, right, bottom = (round(share * side) for share, side in zip(box, sides, strict=True))
+    spare = max(0, SMALLEST_FRAME - (right - left)) // 2
+    frame = (left - spare, top - spare, right - 1 + spare, bottom - 1 + spare)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle(frame, outline=PAPER, width=4)
+    draw.rectangle((frame[0] + 1, frame[1] + 1, frame[2] - 1, frame[3] - 1), outline=INK, width=2)
+    # Above the frame, where the patch itself stays visible.
+    _badge(draw, (frame[0], frame[1] - 20), label)
+
+
+def _badge(draw: ImageDraw.ImageDraw, corner: tuple[int, int], label: str) -> None:
+    left, top = max(corner[0], 0), max(corner[1], 0)
+    draw.rectangle((left, top, left + 17, top + 19), fill=INK)
+    draw.text((left + 9, top + 10), label, font=_font(15), fill=PAPER, anchor="mm")
+
+
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
@@ -123,7 +168,7 @@ class _Column:
     """Text set from top to bottom."""
 
     def __init__(self) -> None:
-        self.image = Image.new("RGB", (PANEL_WIDTH, 2000), PAPER)
+        self.image = Image.new("RGB", (PANEL_WIDTH, 3000), PAPER)
         self.draw = ImageDraw.Draw(self.image)
         self.y = 0
 
@@ -146,6 +191,19 @@ class _Column:
             width = self.draw.textlength(label, font=font)
             self.draw.text((share * (PANEL_WIDTH - width), self.y), label, font=font, fill=INK)
         self.y += 28
+
+    def pictures(self, pictures: Sequence[Pixels], columns: int = 2) -> None:
+        """Set numbered pictures in rows."""
+        gap = 10
+        side = (PANEL_WIDTH - gap * (columns - 1)) // columns
+        for index, picture in enumerate(pictures):
+            row, column = divmod(index, columns)
+            corner = (column * (side + gap), self.y + row * (side + gap))
+            square = Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC)
+            self.image.paste(square, corner)
+            self.draw.rectangle((*corner, corner[0] + side - 1, corner[1] + side - 1), outline=GREY)
+            _badge(self.draw, corner, str(index + 1))
+        self.y += math.ceil(len(pictures) / columns) * (side + gap)
 
     def finished(self) -> Image.Image:
         """Return what was set, without the empty rest."""
@@ -180,7 +238,7 @@ def _words(
     return words
 
 
-def _panel(caption: Caption) -> Image.Image:
+def _panel(caption: Caption, highlights: Sequence[Highlight]) -> Image.Image:
     column = _Column()
     if "demo" in caption.use.lower():
         column.text(DEMONSTRATION, 20, RED, gap=14)
@@ -196,7 +254,8 @@ def _panel(caption: Caption) -> Image.Image:
     column.text(caption.model, 18, gap=0)
     if caption.use:
         column.text(f"Use: {caption.use}", 15, GREY, gap=18)
-    column.text(f'Attention for "{caption.predicted_class}"', 20, gap=8)
+    leaning = ", to which it leaned" if caption.abstained else ""
+    column.text(f'Attention for "{caption.predicted_class}"{leaning}', 20, gap=8)
     column.bar([(0, "least"), (0.5, "median"), (1, "most")], COLOR_MAP)
     column.text(
         "Each patch is coloured by its rank among all patches of this slide: red are the patches that "
@@ -208,8 +267,11 @@ def _panel(caption: Caption) -> Image.Image:
         "Ranks compare patches within this slide only. Every slide has red patches, also a healthy one: the "
         "colour says where the model looked, not that the tissue there is diseased.",
         15,
-        gap=0,
+        gap=18,
     )
+    if highlights:
+        column.text("Most attended patches, as framed", 20, gap=8)
+        column.pictures([highlight.picture for highlight in highlights])
     return column.finished()
 
 

@@ -13,6 +13,7 @@ from clam_core.errors import ParameterError
 from clam_core.heatmap import (
     Caption,
     HeatmapStyle,
+    Highlight,
     SampleMode,
     compose,
     draw_reference_heatmap,
@@ -227,6 +228,30 @@ def test_page_breaks_names_that_fit_on_no_line() -> None:
     short = compose(thumbnail, overlay, Caption("a", "m", "c", 0.5, 1))
     assert long.width == short.width
     assert long.height > short.height
+
+
+def test_most_attended_patches_are_framed_and_shown_beside() -> None:
+    thumbnail = np.full((400, 300, 3), 200, dtype=np.uint8)
+    overlay = np.zeros((400, 300, 4), dtype=np.uint8)
+    green = np.zeros((64, 64, 3), dtype=np.uint8)
+    green[..., 1] = 255
+    plain = compose(thumbnail, overlay, CAPTION)
+    marked = compose(thumbnail, overlay, CAPTION, highlights=[Highlight((0.5, 0.5, 0.7, 0.65), green)])
+    heat = np.s_[28:428, 2 * 28 + 300 : 2 * 28 + 600]
+    changed = (np.asarray(plain)[heat] != np.asarray(marked)[heat]).any(axis=2)
+    assert changed[200:203, 150:210].all(), "the upper edge of the frame"
+    assert not changed[210:250, 160:200].any(), "the patch itself stays visible"
+    shown = (np.asarray(marked) == (0, 255, 0)).all(axis=2).sum()
+    assert shown > 150**2
+
+
+def test_frames_of_tiny_patches_can_still_be_seen() -> None:
+    thumbnail = np.full((400, 300, 3), 200, dtype=np.uint8)
+    overlay = np.zeros((400, 300, 4), dtype=np.uint8)
+    tiny = Highlight((0.5, 0.5, 0.501, 0.501), np.zeros((8, 8, 3), dtype=np.uint8))
+    page = np.asarray(compose(thumbnail, overlay, CAPTION, highlights=[tiny]))
+    heat = page[28:428, 2 * 28 + 300 : 2 * 28 + 600]
+    assert ((heat != 200).any(axis=2)).sum() > 200
 
 
 def red_pixels(picture: Image.Image) -> int:
