@@ -18,6 +18,12 @@ from worker.sources.ranges_client import Range
 BLOCK = 64 * 1024
 DEFAULT_BOUND = 192 * 1024 * 1024
 
+_WALK_AFTER = 4
+"""Misses one after the other that show that a reader walks through the file: an empty offset table makes it
+look at every frame's header."""
+_LONGEST_WALK = 64
+"""Blocks that are then fetched at once, at most."""
+
 ReadRanges = Callable[[InstanceRef, Sequence[Range]], list[bytes]]
 """Reads ranges of an instance, as `RangesClient.read` does."""
 
@@ -82,6 +88,7 @@ class RangeFile:
         self._read_ranges = read_ranges
         self._blocks = blocks
         self._frames = frames
+        self._walk = _Walk()
 
     @property
     def size(self) -> int:
@@ -115,13 +122,43 @@ class RangeFile:
         }
         missing = [index for index, block in blocks.items() if block is None]
         if missing:
-            ranges = [(index * BLOCK, min(BLOCK, self.size - index * BLOCK)) for index in missing]
-            for index, block in zip(missing, self._read_ranges(self.instance, ranges), strict=True):
-                self._blocks.put(self.instance.id, index * BLOCK, block)
-                blocks[index] = block
-        data = b"".join(block for block in blocks.values() if block is not None)
+            blocks.update(self._fetch_blocks([*missing, *self._ahead(missing)]))
+        data = b"".join(blocks[index] or b"" for index in range(first, last + 1))
         start = offset - first * BLOCK
         return data[start : start + length]
+
+    def _ahead(self, missing: list[int]) -> range:
+        """Return the blocks that a reader who walks through the file will want next."""
+        following = missing[-1] + 1
+        count = self._walk.step(missing[0], following)
+        return range(following, min(following + count, -(-self.size // BLOCK)))
+
+    def _fetch_blocks(self, indices: Sequence[int]) -> dict[int, bytes]:
+        ranges = [(index * BLOCK, min(BLOCK, self.size - index * BLOCK)) for index in indices]
+        fetched = dict(zip(indices, self._read_ranges(self.instance, ranges), strict=True))
+        for index, block in fetched.items():
+            self._blocks.put(self.instance.id, index * BLOCK, block)
+        return fetched
+
+
+class _Walk:
+    """Tells a reader who walks through a file from one who jumps."""
+
+    def __init__(self) -> None:
+        self._expected = -1
+        self._steps = 0
+
+    def step(self, first: int, following: int) -> int:
+        """Note that blocks from `first` up to `following` were missed; return how many more to fetch.
+
+        Twice as many with every miss that follows on the last one.
+        """
+        self._steps = self._steps + 1 if first == self._expected else 0
+        ahead = (
+            min(2 ** max(0, self._steps - _WALK_AFTER), _LONGEST_WALK) if self._steps >= _WALK_AFTER else 0
+        )
+        self._expected = following + ahead
+        return ahead
 
 
 class RangeStream(io.RawIOBase):

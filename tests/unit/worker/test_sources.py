@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import requests
+from pydicom.encaps import encapsulate, generate_frames
 from wsidicom import WsiDicom
 
 from clam_core.errors import NoVolumeError, SlideError
@@ -292,3 +294,30 @@ def test_no_connection_outlives_the_slide(server: RangesServer, client: RangesCl
     before = threading.active_count()
     OrthancRangesSource(client).open(server.claim()).close()
     assert threading.active_count() <= before + 1
+
+
+def many_frames(path: Path, *, frames: int, frame_bytes: int, offset_table: bool) -> Path:
+    """Write a slide of many small frames; return the file."""
+    dataset = pydicom.dcmread(real_slide()[0])
+    columns = int(np.ceil(np.sqrt(frames)))
+    rows = -(-frames // columns)
+    dataset.TotalPixelMatrixColumns, dataset.TotalPixelMatrixRows = columns * 240, rows * 240
+    dataset.NumberOfFrames = columns * rows
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=130))
+    padded = frame + b"\0" * (frame_bytes - len(frame))
+    dataset.PixelData = encapsulate([padded] * (columns * rows), has_bot=offset_table)
+    dataset.save_as(path)
+    return path
+
+
+def test_an_empty_offset_table_is_walked_through_in_large_steps(
+    server: RangesServer, client: RangesClient, tmp_path: Path
+) -> None:
+    path = many_frames(tmp_path / "walk.dcm", frames=900, frame_bytes=40_000, offset_table=False)
+    server.store(path)
+    with OrthancRangesSource(client).open(server.claim()) as slide, WsiDicomSlide.open(path) as local:
+        place = (5000, 5000)
+        np.testing.assert_array_equal(
+            slide.read_region(place, 0, (300, 300)), local.read_region(place, 0, (300, 300))
+        )
+    assert client.traffic.requests < 40
