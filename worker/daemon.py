@@ -24,6 +24,7 @@ from worker.outbox import Fate, Outbox
 from worker.progress import ProgressView
 from worker.settings import Settings, Shutdown
 from worker.shutdown import ShutdownRequest
+from worker.stages import position_in
 
 _log = logging.getLogger(__name__)
 
@@ -152,11 +153,13 @@ class Daemon:
         self._sleep(delay_s)
 
     def _pause_between_claims(self, pause_s: float | None, waited_s: float) -> None:
-        """Wait as the server dictates; where it does not hold long polls, as POLL_INTERVAL says."""
-        if pause_s is not None:
-            self._sleep(pause_s)
-        elif waited_s < min(1.0, self._settings.long_poll_s) or self._settings.long_poll_s == 0:
-            self._sleep(self._settings.poll_interval_s)
+        """Ask again at once after a poll that was held; after a refused one wait as the server says.
+
+        A pause after a held poll would only delay who submits in it.
+        """
+        held = self._settings.long_poll_s > 0 and waited_s >= 0.9 * self._settings.long_poll_s
+        if not held:
+            self._sleep(self._settings.poll_interval_s if pause_s is None else pause_s)
 
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -198,8 +201,15 @@ class Daemon:
 
     def _send(self, delivery: Delivery, control: JobControl) -> None:
         begun = time.monotonic()
+        sent = 0
+
+        def on_sent(size: int) -> None:
+            nonlocal sent
+            sent += size
+            control.report(position_in("publish", sent / max(delivery.size, 1)))
+
         try:
-            fate = self._outbox.deliver(delivery, lambda _sent: control.check(), begun)
+            fate = self._outbox.deliver(delivery, on_sent, begun)
         except JobStoppedError:
             self._outbox.forget(delivery)
             raise

@@ -129,8 +129,6 @@ class Settings:
         The user that ``submit``, ``status`` and ``ingest`` act as, or None.
     worker_id
         Name of this worker in lists and histories.
-    worker_id_is_default
-        Whether nobody chose `worker_id`.
     model_path
         A checkpoint, a model package's folder, the word ``demo``, or None.
     models_dir
@@ -172,7 +170,6 @@ class Settings:
     worker: Credentials | None
     person: Credentials | None
     worker_id: str
-    worker_id_is_default: bool
     model_path: str | None
     models_dir: Path | None
     default_model: str | None
@@ -392,7 +389,6 @@ def _read(reader: _Reader, passed_on: Mapping[str, str]) -> Settings:
         worker_id=reader.matching(
             "WORKER_ID", _host_name(), _WORKER_ID, "1 to 64 letters, digits, dots, dashes or underscores"
         ),
-        worker_id_is_default=reader.text("WORKER_ID") is None,
         model_path=reader.text("MODEL_PATH"),
         models_dir=reader.path("MODELS_DIR"),
         default_model=reader.text("DEFAULT_MODEL"),

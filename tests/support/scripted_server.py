@@ -88,6 +88,10 @@ class ScriptedServer:
         The analysis requests by id.
     heartbeat_s
         The interval that leases dictate.
+    accepts_results
+        False makes every completion a 503.
+    retry_after
+        Seconds that a claim without a request is answered with.
     heartbeat_answer
         Makes the answer to a heartbeat; by default "go on".
     """
@@ -98,6 +102,7 @@ class ScriptedServer:
         self.heartbeat_s = 0.05
         self.heartbeat_answer: Callable[[ScriptedRequest], Answer] | None = None
         self.accepts_results = True
+        self.retry_after = "0"
         self._faults: dict[str, deque[Fault]] = {}
         self._changed = threading.Condition()
         self._ended_polls: set[str] = set()
@@ -186,7 +191,7 @@ class ScriptedServer:
                         return self._granted(request)
                 left = deadline - time.monotonic()
                 if left <= 0 or token in self._ended_polls:
-                    return 204, None, {"Retry-After": "0"}
+                    return 204, None, {"Retry-After": self.retry_after}
                 self._changed.wait(left)
 
     def _granted(self, request: ScriptedRequest) -> Answer:

@@ -381,3 +381,24 @@ def test_a_replay_whose_dicom_objects_the_server_lost_arrives_without_them(
     assert len(seen) == 2
     assert seen[-1]["result"]["quality"]["flags"] == ["dicom_results_not_kept"]
     assert list(rig.spool.waiting()) == []
+
+
+def test_after_a_poll_that_was_held_the_next_one_follows_at_once(rig: Rig, server: ScriptedServer) -> None:
+    rig.environment["LONG_POLL"] = "0.3"
+    server.retry_after = "60"
+    thread = rig.start()
+    server.wait_for(lambda: len(server.calls_to("/claim")) >= 3, seconds=5)
+    rig.shutdown.ask()
+    thread.join(5)
+
+
+def test_after_a_poll_that_was_refused_the_worker_waits_as_the_server_says(
+    rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "answer", lambda call: (204, None, {"Retry-After": "60"}))
+    thread = rig.start()
+    threading.Event().wait(1.5)
+    assert len(server.calls_to("/claim")) == 1
+    rig.shutdown.ask()
+    thread.join(5)
+    assert not thread.is_alive()
