@@ -20,8 +20,9 @@ from .gateway import InstanceInfo, SeriesInfo
 from .http import Request, Response, error_response
 from .stored_file import open_stored
 
-_UNKNOWN_RESOURCE = 17
-"""`OrthancPluginErrorCode_UnknownResource` (OrthancCPlugin.h)."""
+_UNKNOWN_RESOURCE = "Unknown resource"
+_UNKNOWN_CODES = frozenset({7, 17})
+"""`OrthancPluginErrorCode_InexistentItem` and `_UnknownResource` (OrthancCPlugin.h): versions differ."""
 
 _FIRST_USER_NUMBER = 1024
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
@@ -30,12 +31,14 @@ _CACHED_IMAGE_TYPES = 16384
 _DICOM_ATTACHMENT = "/attachments/dicom/info"
 
 
-def _code(error: orthanc.OrthancException) -> int:
-    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
+def _is_unknown(error: orthanc.OrthancException) -> bool:
+    return bool(error.args) and error.args[0] in _UNKNOWN_CODES
 
 
 def _failure(doing: str, error: orthanc.OrthancException) -> StorageError:
     reason = error.args[1] if len(error.args) > 1 else str(error)
+    if _is_unknown(error):
+        reason = _UNKNOWN_RESOURCE
     return StorageError(f"Orthanc could not {doing}: {reason}.")
 
 
@@ -44,7 +47,7 @@ def _get(uri: str) -> bytes | None:
     try:
         return orthanc.RestApiGet(uri)
     except orthanc.OrthancException as error:
-        if _code(error) == _UNKNOWN_RESOURCE:
+        if _is_unknown(error):
             return None
         raise _failure(f"read {uri}", error) from error
 
@@ -72,7 +75,7 @@ def _delete(uri: str) -> None:
     try:
         orthanc.RestApiDelete(uri)
     except orthanc.OrthancException as error:
-        if _code(error) != _UNKNOWN_RESOURCE:
+        if not _is_unknown(error):
             raise _failure(f"delete {uri}", error) from error
 
 
@@ -222,7 +225,7 @@ class OrthancGateway:
         uri = f"/series/{series_id}/attachments/{number}"
         _put(uri, content)
         if _get(f"{uri}/size") is None:
-            raise StorageError(f"Orthanc could not write {uri}: Unknown resource.")
+            raise StorageError(f"Orthanc could not write {uri}: {_UNKNOWN_RESOURCE}.")
 
     def delete_attachment(self, series_id: str, number: int) -> None:
         """Delete an attachment; nothing happens where there is none."""
@@ -361,7 +364,8 @@ def send(output: orthanc.RestOutput, response: Response) -> None:
 
     `SendHttpStatus` takes text only (and its length in 4.0, but not in every later version). 405 has its own
     function, which carries no body. On a status that Orthanc's enumeration lacks, such as 429, Orthanc 1.10
-    drops the connection without an answer: 429 leaves as 503, which says "later" as well.
+    drops the connection without an answer: 429 leaves as 503, which says "later" as well. Orthanc 1.12 adds a
+    second Content-Type, text/plain, to whatever is not 200.
     """
     for name, value in response.headers.items():
         output.SetHttpHeader(name, value)
