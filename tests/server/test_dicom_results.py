@@ -25,7 +25,6 @@ from worker.dicom_results import (
     ResultKind,
     SourceSlide,
     build_results,
-    build_results_of,
 )
 
 pytestmark = pytest.mark.server
@@ -55,7 +54,7 @@ def attention(slide_folder: Path) -> Attention:
 def results(slide_folder: Path, attention: Attention) -> DicomResults:
     with WsiDicomSlide.open(slide_folder) as slide:
         size = (slide.levels[0].width, slide.levels[0].height)
-        return build_results_of(slide, a_result(size, attention), attention, RUN)
+        return build_results(SourceSlide.of(slide.headers), a_result(size, attention), attention, RUN)
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results as DICOM objects: values in, files out; nothing here talks to a server."""
 
-from worker.dicom_results.attach import Attached, attach_results
 from worker.dicom_results.build import (
     MAX_ARTIFACT_BYTES,
     DicomArtifact,
     DicomResults,
     Skipped,
     build_results,
-    build_results_of,
 )
 from worker.dicom_results.errors import DicomResultsError
 from worker.dicom_results.geometry import Attention
@@ -19,7 +17,6 @@ from worker.dicom_results.source import SourceSlide
 __all__ = [
     "ALL_KINDS",
     "MAX_ARTIFACT_BYTES",
-    "Attached",
     "Attention",
     "DicomArtifact",
     "DicomResults",
@@ -28,9 +25,7 @@ __all__ = [
     "Run",
     "Skipped",
     "SourceSlide",
-    "attach_results",
     "build_results",
-    "build_results_of",
     "instance_uid",
     "parse_kinds",
     "series_uid",

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydicom import Dataset
 
-from clam_core.slides import Slide, WsiDicomSlide
 from worker.dicom_results.attention_map import MAX_MAP_BYTES, attention_map, map_bytes
+from worker.dicom_results.errors import HEADER_FAULTS
 from worker.dicom_results.geometry import Attention
 from worker.dicom_results.header import as_bytes
 from worker.dicom_results.identity import Run
@@ -24,10 +24,6 @@ from worker.logs import describe_foreign
 
 MAX_ARTIFACT_BYTES = 64 * 1024 * 1024
 """The plugin takes no larger ``NAME.dcm`` (docs/rest.md)."""
-
-_HEADER_FAULTS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, UnicodeError, ValueError)
-"""What pydicom and highdicom raise at headers that break the standard: scanners write many of them, and the
-result itself must not be lost to one."""
 
 
 @dataclass(frozen=True)
@@ -116,24 +112,6 @@ def build_results(
     )
 
 
-def build_results_of(
-    slide: Slide,
-    result: Mapping[str, Any],
-    attention: Attention,
-    run: Run,
-    kinds: frozenset[ResultKind] = ALL_KINDS,
-) -> DicomResults:
-    """Write a result as DICOM objects that refer to an open slide; see `build_results`.
-
-    A slide that was read from a file beside Orthanc (SVS) gets none: that it has the same size, position and
-    orientation as the DICOM series it stands for cannot be told from its pixels.
-    """
-    if isinstance(slide, WsiDicomSlide):
-        return build_results(SourceSlide.of(slide.headers), result, attention, run, kinds)
-    reason = "The slide was not read from DICOM, so DICOM results would have nothing to refer to."
-    return DicomResults((), tuple(Skipped(kind, "dicom_slide_not_read", reason) for kind in _in_order(kinds)))
-
-
 def _in_order(kinds: frozenset[ResultKind]) -> list[ResultKind]:
     return [kind for kind in ResultKind if kind in kinds]
 
@@ -146,7 +124,7 @@ def _outcome(
         return obstacle
     try:
         artifact = _artifact(kind, _document(kind, source, prediction, attention, run))
-    except _HEADER_FAULTS as error:
+    except HEADER_FAULTS as error:
         # Not the error's own text: it may quote a patient's name.
         reason = (
             f"The slide's header is unusual ({describe_foreign(error)}): please report it, with its make."

@@ -11,8 +11,9 @@ from typing import Self
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 
-from worker.dicom_results.errors import DicomResultsError
+from worker.dicom_results.errors import HEADER_FAULTS, DicomResultsError
 from worker.dicom_results.quiet import unquoted
+from worker.logs import describe_foreign
 
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _EMPTY_ALLOWED = (
@@ -63,10 +64,10 @@ class SourceSlide:
         Raises
         ------
         DicomResultsError
-            If there is none, or one lacks a UID.
+            If there is none, or one lacks a UID or cannot be read.
         """
         with unquoted():
-            prepared = [_prepared(header) for header in headers]
+            prepared = [_readable(header) for header in headers]
         if not prepared:
             raise DicomResultsError("The slide has no DICOM header that results could refer to.")
         return cls(tuple(_one_of_each_size(prepared)))
@@ -114,6 +115,15 @@ def _has_spacing(header: Dataset) -> bool:
     shared = header.SharedFunctionalGroupsSequence[0]
     measures = shared.get("PixelMeasuresSequence")
     return bool(measures) and bool(measures[0].get("PixelSpacing"))
+
+
+def _readable(header: Dataset) -> Dataset:
+    try:
+        return _prepared(header)
+    except HEADER_FAULTS as error:
+        raise DicomResultsError(
+            f"The slide's header cannot be read ({describe_foreign(error)}); convert the slide again."
+        ) from error
 
 
 def _prepared(header: Dataset) -> Dataset:

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO
@@ -17,23 +21,23 @@ from highdicom.sr import srread
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless
 
-from clam_core.slides import OpenSlideSlide, WsiDicomSlide
+from clam_core.slides import WsiDicomSlide
 from tests.support.dicom_files import volume_file
 from tests.support.dicom_pyramid import headers_of, pyramid_folder
 from tests.support.dicom_result_values import RUN, a_result, content_of, grid_attention
 from tests.support.shared_data import shared_path
 from worker.dicom_results import (
-    ALL_KINDS,
     Attention,
     DicomResults,
     DicomResultsError,
     ResultKind,
     SourceSlide,
     build_results,
-    build_results_of,
     instance_uid,
     series_uid,
 )
+from worker.logs import configure
+from worker.settings import LogFormat
 
 PATCH = 256
 
@@ -543,6 +547,18 @@ class TestOddSlides:
         with pytest.raises(DicomResultsError, match="lacks StudyInstanceUID"):
             SourceSlide.of([header])
 
+    def test_a_header_that_cannot_be_read_is_refused_in_a_sentence(
+        self, header: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(dataset: Dataset) -> None:
+            raise LookupError(f"unknown encoding in {dataset.PatientName}")
+
+        header.PatientName = "Secret^Name"
+        monkeypatch.setattr(Dataset, "decode", fail)
+        with pytest.raises(DicomResultsError, match=r"cannot be read .*LookupError") as caught:
+            SourceSlide.of([header])
+        assert "Secret" not in str(caught.value)
+
     def test_no_header_at_all_is_refused_in_a_sentence(self) -> None:
         with pytest.raises(DicomResultsError, match="no DICOM header"):
             SourceSlide.of([])
@@ -564,20 +580,42 @@ class TestOddSlides:
 class TestOpenSlide:
     def test_an_open_dicom_slide_gives_its_own_headers(self, tmp_path: Path) -> None:
         with WsiDicomSlide.open(pyramid_folder(tmp_path / "slide")) as slide:
-            size = (slide.levels[0].width, slide.levels[0].height)
-            attention = grid_attention(size, PATCH)
-            results = build_results_of(slide, a_result(size, attention), attention, RUN, ALL_KINDS)
-        assert not results.skipped
-        assert reread(results, ResultKind.ATTENTION_MAP).TotalPixelMatrixColumns == 138
+            source = SourceSlide.of(slide.headers)
+            assert source.size == (slide.levels[0].width, slide.levels[0].height)
+            assert len(source.levels) == len(slide.levels)
+        dataset = reread(build(source), ResultKind.ATTENTION_MAP)
+        assert dataset.TotalPixelMatrixColumns == 138
 
-    def test_a_slide_read_from_svs_gets_none_and_a_flag_says_why(self) -> None:
-        with OpenSlideSlide(shared_path("slides/CMU-1-Small-Region.svs")) as slide:
-            size = (slide.levels[0].width, slide.levels[0].height)
-            attention = grid_attention(size, PATCH)
-            results = build_results_of(slide, a_result(size, attention), attention, RUN)
-        assert not results.artifacts
-        assert {skip.flag for skip in results.skipped} == {"dicom_slide_not_read"}
-        assert {skip.kind for skip in results.skipped} == ALL_KINDS
+    @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+    def test_nothing_of_an_invalid_header_is_logged_or_printed(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        dataset = pydicom.dcmread(volume_file())
+        dataset.PatientName, dataset.PatientID = "Secret=Name=With=Too=Many", "SECRET-ID"
+        dataset.StudyDate, dataset.PatientSex = "SECRETDATE", "SECRETSEX"
+        dataset.ImageOrientationSlide = [1.0, 0.0]
+        dataset.save_as(tmp_path / "slide.dcm")
+        log = io.StringIO()
+        with WsiDicomSlide.open(tmp_path / "slide.dcm") as slide, logging_to(log):
+            capfd.readouterr()
+            results = build(SourceSlide.of(slide.headers))
+        said = log.getvalue() + "".join(capfd.readouterr()) + str(results.skipped)
+        assert {skip.flag for skip in results.skipped} == {"dicom_header_unusual"}
+        assert "unusual (builtins.ValueError at" in said
+        assert "secret" not in said.lower()
+
+
+@contextlib.contextmanager
+def logging_to(stream: io.StringIO) -> Iterator[None]:
+    """Log as the worker does at its most talkative, inside the block only."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    configure(LogFormat.TEXT, "DEBUG", stream=stream)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def to_pixels(points_mm: np.ndarray, header: Dataset) -> np.ndarray:
