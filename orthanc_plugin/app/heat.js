@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The attention overlay as pixels: overlay.png holds colour and, in its opacity, the percentile.
+// The attention overlay as pixels. overlay.png holds colour and, in its opacity, how much a place is attended:
+// the opacity grows linearly with the percentile, from the least to the most attended; 0 was not looked at.
 
-// Opacity of the least and the most attended patch in overlay.png (0.15 and 0.65 of 255); 0 is "not looked at".
-export const FAINTEST = 38;
-export const STRONGEST = 166;
-
-/** Return the percentile, 0 to 100, that an opacity of overlay.png stands for. */
-export function percentileOf(alpha) {
-    const share = (alpha - FAINTEST) / (STRONGEST - FAINTEST);
-    return 100 * Math.min(1, Math.max(0, share));
+/** Return the least and the greatest opacity of what was looked at. */
+export function opacityRange(data) {
+    let [least, most] = [255, 0];
+    for (let at = 3; at < data.length; at += 4) {
+        if (data[at] === 0) continue;
+        if (data[at] < least) least = data[at];
+        if (data[at] > most) most = data[at];
+    }
+    return [least, most];
 }
 
 /** The overlay of one result. */
@@ -20,6 +22,7 @@ export class Heat {
         this.context = this.canvas.getContext("2d", { willReadFrequently: true });
         this.context.drawImage(bitmap, 0, 0);
         this.source = this.context.getImageData(0, 0, bitmap.width, bitmap.height);
+        [this.least, this.most] = opacityRange(this.source.data);
     }
 
     /** Load an overlay. */
@@ -35,14 +38,14 @@ export class Heat {
     showAbove(percentile) {
         const { data, width, height } = this.source;
         const shown = this.context.createImageData(width, height);
-        const least = FAINTEST + (percentile / 100) * (STRONGEST - FAINTEST);
+        const cut = this.least + (percentile / 100) * (this.most - this.least);
         for (let at = 3; at < data.length; at += 4) {
             const alpha = data[at];
-            if (alpha === 0 || (percentile > 0 && alpha < least)) continue;
+            if (alpha === 0 || alpha < cut) continue;
             shown.data[at - 3] = data[at - 3];
             shown.data[at - 2] = data[at - 2];
             shown.data[at - 1] = data[at - 1];
-            shown.data[at] = Math.min(255, (alpha * 255) / STRONGEST);
+            shown.data[at] = (alpha * 255) / this.most;
         }
         this.context.putImageData(shown, 0, 0);
     }

@@ -34,11 +34,11 @@ export const messages = {
     "slide.tools": "Slide view",
     "slide.zoom_in": "Zoom in",
     "slide.zoom_out": "Zoom out",
-    "slide.whole": "Whole slide",
+    "slide.fit": "Fit",
+    "slide.whole": "Show the whole slide",
     "slide.heat": "Heatmap",
     "slide.opacity": "Opacity",
     "slide.threshold": "Show from",
-    "slide.above": "{percentile} %",
     "slide.outlines": "Patches",
     "slide.none": "There is no picture of this slide: Orthanc offers no tiles and the result has no thumbnail.",
 

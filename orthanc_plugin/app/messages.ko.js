@@ -34,11 +34,11 @@ export const messages = {
     "slide.tools": "슬라이드 보기",
     "slide.zoom_in": "확대",
     "slide.zoom_out": "축소",
-    "slide.whole": "전체 보기",
+    "slide.fit": "맞춤",
+    "slide.whole": "슬라이드 전체 보기",
     "slide.heat": "히트맵",
     "slide.opacity": "불투명도",
     "slide.threshold": "표시 하한",
-    "slide.above": "{percentile} %",
     "slide.outlines": "패치",
     "slide.none": "이 슬라이드의 그림이 없습니다. Orthanc에 타일이 없고 결과에 축소 그림이 없습니다.",
 

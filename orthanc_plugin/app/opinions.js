@@ -14,7 +14,7 @@ function actionButton(name, label, work, told) {
         `button.${name}`,
         {
             type: "button",
-            id: `do-${name}`,
+            "data-action": name,
             onclick: async () => {
                 button.disabled = true;
                 try {
@@ -71,7 +71,7 @@ export function showReview(target, request, changed, told) {
 
 function askReason(request, changed, told) {
     const dialog = document.getElementById("withdraw");
-    const reason = element("textarea", { id: "reason", rows: 3, required: true, maxlength: 2000 });
+    const reason = element("textarea", { id: "reason", rows: 3, required: true, maxlength: 500 });
     const warning = element("p.warning", { hidden: true, role: "alert" }, t("withdraw.reason_missing"));
     const withdraw = async () => {
         if (!reason.value.trim()) {

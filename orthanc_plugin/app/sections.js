@@ -4,11 +4,11 @@
 import { definitions, element } from "./dom.js";
 import { bytes, dicomDate, duration, moment, number, percent, personName, significant } from "./format.js";
 import { t, word } from "./i18n.js";
+import { named } from "./slide_facts.js";
 
 /** Return who and what the slide is: the line that keeps people from reading another slide's result. */
 export function identity(request, facts) {
-    const slide = request.result?.slide ?? {};
-    const container = slide.container_id || facts?.container;
+    const container = facts?.container || named(request.result?.slide?.container_id);
     return {
         container: container || t("identity.no_container"),
         details: definitions(
@@ -32,7 +32,7 @@ export function contradictions(request, facts, levels) {
     if (slide.series_instance_uid && slide.series_instance_uid !== request.series_instance_uid) {
         found.push(t("alarm.series", { uid: slide.series_instance_uid }));
     }
-    if (slide.container_id && facts?.container && slide.container_id !== facts.container) {
+    if (named(slide.container_id) && facts?.container && slide.container_id !== facts.container) {
         found.push(t("alarm.container", { result: slide.container_id, now: facts.container }));
     }
     if (levels && slide.width && (levels[0].width !== slide.width || levels[0].height !== slide.height)) {
@@ -73,12 +73,14 @@ function bar(name, share, chosen) {
 export function probabilities(result) {
     const entries = Object.entries(result.probabilities ?? {}).sort(([, a], [, b]) => b - a);
     if (!entries.length) return [];
+    // Where the model abstains, no class may stand out.
+    const chosen = result.quality?.status === "abstained" ? null : result.predicted_class;
     return [
         element("h3", {}, t("probabilities.title")),
         element(
             "ul.bars",
             { id: "probabilities" },
-            entries.map(([name, share]) => bar(name, share, name === result.predicted_class)),
+            entries.map(([name, share]) => bar(name, share, name === chosen)),
         ),
     ];
 }

@@ -4,6 +4,13 @@
 import { orthanc } from "./api.js";
 
 const MOST_INSTANCES = 40;
+// What converters write where they were told nothing.
+const NO_NAME = /^(unknown|none|n\/?a|-)?$/i;
+
+/** Return a container id, or "" where it names no slide. */
+export function named(container) {
+    return NO_NAME.test((container ?? "").trim()) ? "" : container.trim();
+}
 
 /** The instances with one frame (labels, macro pictures, small levels), else the smallest one. */
 function cheapOnes(instances) {
@@ -34,6 +41,6 @@ export async function slideFacts(series, { most = MOST_INSTANCES, signal = null 
         tags,
         patient: study.PatientMainDicomTags ?? {},
         study: study.MainDicomTags ?? {},
-        container: tags.map((one) => one.ContainerIdentifier).find(Boolean) ?? "",
+        container: tags.map((one) => named(one.ContainerIdentifier)).find(Boolean) ?? "",
     };
 }

@@ -46,14 +46,15 @@ function bindHeat(view, heat) {
         heat.showAbove(Number(threshold.value));
         view.refresh();
     });
+    const showThreshold = () => (byId("threshold-value").textContent = percent(threshold.value / 100));
     threshold.oninput = () => {
-        byId("threshold-value").textContent = t("slide.above", { percentile: threshold.value });
+        showThreshold();
         cut();
     };
     opacity.oninput = show;
     shown.onchange = show;
     heat.showAbove(Number(threshold.value));
-    byId("threshold-value").textContent = t("slide.above", { percentile: threshold.value });
+    showThreshold();
     show();
 }
 

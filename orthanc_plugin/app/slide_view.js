@@ -10,13 +10,15 @@ const OWN_STYLE = "data-openseadragon-mobile-css";
 const OUTLINE = "#00e5ff";
 const CHOSEN = "#ffffff";
 
-/** OpenSeadragon would add a style sheet to the page, which our policy refuses: it finds one of that name there. */
+/**
+ * OpenSeadragon adds a style sheet to the page, which our policy refuses, unless it finds an element of that
+ * name there: one without a namespace is found and styles nothing.
+ */
 function forestallStyle() {
     if (document.querySelector(`style[${OWN_STYLE}]`)) return;
-    const style = document.createElement("style");
-    style.type = "text/plain";
-    style.setAttribute(OWN_STYLE, "");
-    document.head.append(style);
+    const mark = document.createElementNS(null, "style");
+    mark.setAttribute(OWN_STYLE, "");
+    document.head.append(mark);
 }
 
 /** `<slide-view>`: give it a slide with `show`, then overlays and patches. */

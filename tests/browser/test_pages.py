@@ -1,0 +1,530 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plugin's result page and worklist: a real Chromium on a real Orthanc, with a worker of the test's."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.support.analysed_slide import HEIGHT, WIDTH, analysed, deliver, submit, top_patches
+from tests.support.browser import Visit, open_browser
+from tests.support.dicom_files import another_slide, slide_folder
+from tests.support.fake_worker import FakeWorker
+from tests.support.orthanc_server import OrthancServer, store_file, store_slide
+
+pytestmark = pytest.mark.browser
+
+CONTAINER = "S26-1042-A1"
+SCRIPT_IN_A_NAME = "<script>alert(1)</script>"
+SCRIPT_IN_A_TEXT = "<img src=x onerror=document.title='owned'>"
+
+# Where the overlay's corners are on the screen, by the pixels that were painted; and where OpenSeadragon puts
+# the corners of the slide.
+PAINTED_BOX = """
+view => {
+  const { canvas } = view;
+  const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let [left, top, right, bottom] = [width, height, -1, -1];
+  for (let y = 0; y < height; y += 1) for (let x = 0; x < width; x += 1) {
+    if (data[4 * (y * width + x) + 3] === 0) continue;
+    left = Math.min(left, x); right = Math.max(right, x + 1);
+    top = Math.min(top, y); bottom = Math.max(bottom, y + 1);
+  }
+  return [left, top, right, bottom].map(edge => edge / devicePixelRatio);
+}
+"""
+SLIDE_BOX = """
+view => {
+  const { world } = view.viewer;
+  const slide = world.getItemAt(world.getItemCount() - 1);
+  const size = slide.getContentSize();
+  const start = slide.imageToViewerElementCoordinates(new OpenSeadragon.Point(0, 0));
+  const end = slide.imageToViewerElementCoordinates(size);
+  const within = (value, most) => Math.min(Math.max(value, 0), most);
+  const { clientWidth: w, clientHeight: h } = view;
+  return [within(start.x, w), within(start.y, h), within(end.x, w), within(end.y, h)];
+}
+"""
+PAINTED_PIXELS = """
+view => {
+  const { canvas } = view;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.filter((value, at) => at % 4 === 3 && value > 0).length;
+}
+"""
+BOUNDS = "view => JSON.stringify(view.viewer.viewport.getBounds(true))"
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[OrthancServer]:
+    with OrthancServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: OrthancServer) -> Iterator[OrthancServer]:
+    """A server without any slide; what a test leaves there goes, and its requests with it."""
+    yield running
+    for study in running.get("/studies").json():
+        running.request("DELETE", f"/studies/{study}").raise_for_status()
+    while running.get("/pathology/requests/").json().get("count") != 0:
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def visit(server: OrthancServer) -> Iterator[Visit]:
+    with open_browser(server) as opened:
+        # Whatever the policy refuses is said on the console only.
+        opened.page.on("console", lambda line: line.type == "error" and opened.problems.append(line.text))
+        yield opened
+
+
+@pytest.fixture
+def faultless(visit: Visit) -> Iterator[Visit]:
+    """A visit during which nothing may go wrong."""
+    yield visit
+    assert visit.problems == []
+
+
+@pytest.fixture
+def slide(server: OrthancServer, tmp_path: Path) -> str:
+    """A slide that no other test has."""
+    return str(store_file(server, another_slide(tmp_path, container_id=CONTAINER))["ParentSeries"])
+
+
+@pytest.fixture
+def screenshot() -> Callable[[Visit, str], None]:
+    """Keep a picture of the page where SCREENSHOTS names a folder."""
+    folder = os.environ.get("SCREENSHOTS")
+
+    def keep(visit: Visit, name: str) -> None:
+        if folder is not None:
+            visit.page.screenshot(path=Path(folder) / f"{name}.png")
+
+    return keep
+
+
+def open_result(visit: Visit, request_id: str) -> Page:
+    visit.page.goto(f"{visit.server.url}/pathology/app/result.html?request={request_id}")
+    return visit.page
+
+
+def open_worklist(visit: Visit) -> Page:
+    visit.page.goto(f"{visit.server.url}/pathology/app/worklist.html")
+    visit.page.wait_for_selector("body[data-ready]")
+    return visit.page
+
+
+def wait_for_pictures(page: Page) -> None:
+    page.wait_for_selector("body[data-pictures=shown]")
+    come_to_rest(page)
+
+
+def come_to_rest(page: Page) -> None:
+    view, before = page.locator("slide-view"), None
+    while (now := view.evaluate(BOUNDS)) != before:
+        before = now
+        page.wait_for_timeout(200)
+
+
+def named_slide(folder: Path, **tags: str) -> Path:
+    path = another_slide(folder, container_id=tags.get("ContainerIdentifier", CONTAINER))
+    dataset = pydicom.dcmread(path)
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path)
+    return path
+
+
+def test_a_result_is_shown_on_its_slide_with_everything_that_it_rests_on(
+    server: OrthancServer, faultless: Visit, tmp_path: Path, screenshot: Callable[[Visit, str], None]
+) -> None:
+    tags = {"PatientName": "Kim^Min-jun", "PatientID": "P-00417", "StudyDate": "20261120"}
+    series = store_file(server, named_slide(tmp_path, **tags))["ParentSeries"]
+    request_id = analysed(server, series, CONTAINER)
+    page = open_result(faultless, request_id)
+    wait_for_pictures(page)
+    screenshot(faultless, "result")
+    assert page.inner_text("#container") == CONTAINER
+    identity = page.inner_text("#identity")
+    for expected in ("Kim Min-jun", "P-00417", "2026-11-20"):
+        assert expected in identity
+    assert "oscc" in page.inner_text("#predicted-class")
+    assert "91.8%" in page.inner_text("#probabilities")
+    assert page.is_visible("#demonstration")
+    text = page.inner_text("main")
+    for expected in (
+        "not on this site's list",
+        "oral-scc-demo 1",
+        "5" * 64,
+        "efficientnet-lite0",
+        "lab-1",
+        "3.1 s",
+    ):
+        assert expected in text
+    assert page.title().startswith(CONTAINER)
+
+
+def test_the_slide_is_drawn_from_tiles_and_its_label_never_is(
+    server: OrthancServer, faultless: Visit
+) -> None:
+    slide = store_slide(server, slide_folder())
+    tiles: list[str] = []
+    faultless.page.on("request", lambda request: "/wsi/tiles/" in request.url and tiles.append(request.url))
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    # The label (387 x 463) is what Orthanc lists as the slide's second resolution.
+    assert server.get(f"/wsi/pyramids/{slide}").json()["Sizes"] == [[2220, 2967], [387, 463]]
+    assert tiles
+    assert {url.split("/")[-3] for url in tiles} == {"0"}
+
+
+def test_pictures_that_are_not_the_slide_are_no_level_of_it(server: OrthancServer, faultless: Visit) -> None:
+    pyramid = {"Sizes": [[4000, 3000], [2000, 1500], [1000, 750], [400, 500]], "TilesSizes": [[512, 512]] * 4}
+    levels = open_worklist(faultless).evaluate(
+        """async ([pyramid, tags]) => {
+          const { otherPictures, slideLevels } = await import("./pyramid.js");
+          return slideLevels(pyramid, otherPictures(tags)).map(level => level.z);
+        }""",
+        [pyramid, [{"ImageType": "ORIGINAL\\PRIMARY\\LABEL\\NONE", "Columns": "1000", "Rows": "750"}]],
+    )
+    # One label has the slide's own proportions and is known by its type, the other is known by its shape.
+    assert levels == [0, 1]
+
+
+def test_the_overlay_lies_on_the_slide_at_every_zoom(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    view = page.locator("slide-view")
+    page.uncheck("#outlines")
+    # A solid overlay in place of the real one: its painted pixels show its corners.
+    view.evaluate(
+        """view => {
+          const canvas = document.createElement("canvas");
+          canvas.width = 574; canvas.height = 768;
+          canvas.getContext("2d").fillRect(0, 0, 574, 768);
+          view.heat = { canvas };
+        }"""
+    )
+    page.click("#zoom-out")
+    for _ in range(3):
+        come_to_rest(page)
+        painted, wanted = view.evaluate(PAINTED_BOX), view.evaluate(SLIDE_BOX)
+        assert painted == pytest.approx(wanted, abs=2)
+        view.evaluate(
+            "view => view.viewer.viewport.panBy(new OpenSeadragon.Point(0.05, 0.1)) && view.zoom(1.3)"
+        )
+
+
+def test_threshold_and_opacity_and_the_switch_change_what_is_painted(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    view = page.locator("slide-view")
+    page.uncheck("#outlines")
+    everything = view.evaluate(PAINTED_PIXELS)
+    page.locator("#threshold").fill("80")
+    page.wait_for_timeout(200)
+    attended = view.evaluate(PAINTED_PIXELS)
+    assert 0 < attended < everything / 2
+    assert page.inner_text("#threshold-value") == "80%"
+    page.locator("#opacity").fill("0")
+    assert view.evaluate(PAINTED_PIXELS) == 0
+    page.locator("#opacity").fill("50")
+    page.uncheck("#heat")
+    assert view.evaluate(PAINTED_PIXELS) == 0
+
+
+def test_a_patch_of_the_strip_brings_its_place_into_view_by_keyboard(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    patch = page.locator(".patch").nth(2)
+    patch.focus()
+    page.keyboard.press("Enter")
+    come_to_rest(page)
+    centre = page.locator("slide-view").evaluate(
+        "view => { const c = view.viewer.viewport.getCenter(true); return [c.x, c.y]; }"
+    )
+    box = top_patches()[2]
+    wanted = [(box["x"] + box["width"] / 2) / WIDTH, (box["y"] + box["height"] / 2) / WIDTH]
+    assert centre == pytest.approx(wanted, abs=2 / WIDTH)
+    assert patch.get_attribute("aria-current") == "true"
+
+
+def test_patches_are_cut_out_of_the_slides_tiles(server: OrthancServer, faultless: Visit, slide: str) -> None:
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    page.locator("#strip").scroll_into_view_if_needed()
+    drawn = """canvas => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      return data.filter((value, at) => at % 4 === 3 && value === 255).length;
+    }"""
+    first = page.locator(".patch canvas").first
+    page.wait_for_timeout(1000)
+    assert first.evaluate(drawn) == 160 * 160
+
+
+def test_a_running_analysis_is_followed_to_its_result_without_a_reload(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    page = open_result(faultless, submit(server, slide))
+    expect(page.locator("#stage")).to_contain_text("Waiting for a worker")
+    worker = FakeWorker(server)
+    worker.claim()
+    worker.report("encode", 0.42, "35 of 84 tiles")
+    expect(page.locator("#stage")).to_have_text("Encoding patches 42%")
+    assert "35 of 84 tiles" in page.inner_text("#state")
+    screenshot(faultless, "result-running")
+    deliver(worker, CONTAINER)
+    wait_for_pictures(page)
+    assert page.is_hidden("#state")
+    assert "oscc" in page.inner_text("#predicted-class")
+
+
+def test_a_failed_analysis_says_why_and_can_be_tried_again(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    request_id = submit(server, slide)
+    worker = FakeWorker(server)
+    worker.claim()
+    worker.report("tissue", 0.05)
+    worker.fail("no_tissue", "The slide looks empty.")
+    page = open_result(faultless, request_id)
+    state = page.locator("#state")
+    expect(state).to_contain_text("The analysis failed")
+    expect(state).to_contain_text("No tissue was found on the slide.")
+    expect(state).to_contain_text("The slide looks empty.")
+    screenshot(faultless, "result-failed")
+    page.click("[data-action=retry]")
+    expect(page.locator("#stage")).to_contain_text("Waiting for a worker")
+
+
+def test_a_running_analysis_can_be_cancelled(server: OrthancServer, faultless: Visit, slide: str) -> None:
+    page = open_result(faultless, submit(server, slide))
+    page.click("[data-action=cancel]")
+    expect(page.locator("#state")).to_contain_text("The analysis was cancelled")
+    expect(page.locator("#state")).to_contain_text("admin")
+
+
+def test_a_model_that_abstains_gives_no_class(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    quality = {"status": "abstained", "flags": ["little_tissue"], "reason": "0.4 mm2 of tissue."}
+    page = open_result(faultless, analysed(server, slide, quality=quality))
+    wait_for_pictures(page)
+    assert page.inner_text("#predicted-class") == "The model abstains"
+    assert "There is little tissue on the slide." in page.inner_text("#quality")
+    assert "0.4 mm2 of tissue." in page.inner_text("#quality")
+    assert page.locator("#probabilities .chosen").count() == 0
+    screenshot(faultless, "result-abstained")
+
+
+def test_a_review_is_kept_and_the_view_stays_where_it_is(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    request_id = analysed(server, slide)
+    page = open_result(faultless, request_id)
+    wait_for_pictures(page)
+    page.click("#zoom-in")
+    come_to_rest(page)
+    zoom = "view => view.viewer.viewport.getZoom(true)"
+    before = page.locator("slide-view").evaluate(zoom)
+    page.fill("#comment", "Seen under the <b>microscope</b>.")
+    page.click("[data-action=disagree]")
+    expect(page.locator("#review-given")).to_contain_text("Disagree · admin")
+    expect(page.locator("#review-given")).to_contain_text("<b>microscope</b>")
+    assert page.locator("slide-view").evaluate(zoom) == pytest.approx(before, rel=0.01)
+    review = server.get(f"/pathology/requests/{request_id}").json()["request"]["review"]
+    assert (review["verdict"], review["by"]) == ("disagree", "admin")
+
+
+def test_a_result_is_withdrawn_only_with_a_reason(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    page.click("#open-withdraw")
+    page.click("[data-action=withdraw]")
+    expect(page.locator("#withdraw .warning")).to_be_visible()
+    page.fill("#reason", "Wrong stain")
+    page.click("[data-action=withdraw]")
+    expect(page.locator("#state")).to_contain_text("This result was withdrawn")
+    expect(page.locator("#state")).to_contain_text("Wrong stain")
+    assert page.is_hidden("#result")
+
+
+def test_markup_in_names_is_shown_as_text(server: OrthancServer, faultless: Visit, tmp_path: Path) -> None:
+    path = named_slide(tmp_path, PatientName=SCRIPT_IN_A_NAME, PatientID=SCRIPT_IN_A_TEXT)
+    series = store_file(server, path)["ParentSeries"]
+    quality = {"status": "limited", "flags": ["<i>odd</i>"], "reason": SCRIPT_IN_A_TEXT}
+    result = {"predicted_class": "<b>x</b>", "probabilities": {"<b>x</b>": 1.0}, "quality": quality}
+    page = open_result(faultless, analysed(server, series, CONTAINER, **result))
+    wait_for_pictures(page)
+    assert SCRIPT_IN_A_NAME in page.inner_text("#identity")
+    assert SCRIPT_IN_A_TEXT in page.inner_text("#identity")
+    assert SCRIPT_IN_A_TEXT in page.inner_text("#quality")
+    assert "<b>x</b>" in page.inner_text("#predicted-class")
+    assert page.locator("main b img, main i").count() == 0
+    expect(open_worklist(faultless).locator("#rows")).to_contain_text(SCRIPT_IN_A_NAME)
+    assert "owned" not in faultless.page.title()
+
+
+@pytest.mark.parametrize(
+    "slide_member",
+    [{"series_instance_uid": "1.2.3"}, {"width": 4440, "height": 5934}, {"container_id": "S26-9999-Z9"}],
+    ids=["series", "size", "container"],
+)
+def test_a_result_about_another_slide_raises_an_alarm_and_is_not_laid_over_this_one(
+    server: OrthancServer, faultless: Visit, tmp_path: Path, slide_member: dict[str, Any]
+) -> None:
+    path = named_slide(tmp_path)
+    stored = store_file(server, path)
+    uid = str(pydicom.dcmread(path).SeriesInstanceUID)
+    about = {"series_instance_uid": uid, "container_id": CONTAINER, "width": WIDTH, "height": HEIGHT}
+    request_id = analysed(server, stored["ParentSeries"], slide={**about, **slide_member})
+    page = open_result(faultless, request_id)
+    expect(page.locator("#alarm")).to_contain_text("does not belong to the slide")
+    assert page.is_hidden("#predicted-class")
+    assert page.is_hidden("slide-view")
+
+
+def test_without_tiles_the_thumbnail_stands_in() -> None:
+    without_tiles = [
+        "/usr/share/orthanc/plugins/libOrthancPython.so",
+        "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
+    ]
+    with OrthancServer(overrides={"Plugins": without_tiles}) as server, open_browser(server) as visit:
+        page = open_result(visit, analysed(server, store_slide(server, slide_folder())))
+        wait_for_pictures(page)
+        assert page.locator("slide-view").evaluate("view => view.viewer.world.getItemCount()") == 1
+        assert page.locator("slide-view").evaluate(PAINTED_PIXELS) > 0
+        assert [problem for problem in visit.problems if "/wsi/pyramids/" not in problem] == []
+
+
+def test_the_page_of_a_deleted_slide_says_so(server: OrthancServer, visit: Visit, slide: str) -> None:
+    request_id = submit(server, slide)
+    page = open_result(visit, request_id)
+    expect(page.locator("#stage")).to_contain_text("Waiting for a worker")
+    server.request("DELETE", f"/series/{slide}").raise_for_status()
+    expect(page.locator("#notice")).to_contain_text("The slide was deleted from Orthanc")
+    assert page.is_hidden("#state")
+    server.restart()
+    expect(open_result(visit, request_id).locator("#notice")).to_contain_text("There is no such analysis")
+
+
+def test_a_page_that_was_open_while_orthanc_restarted_goes_on(
+    server: OrthancServer, visit: Visit, slide: str
+) -> None:
+    page = open_result(visit, submit(server, slide))
+    expect(page.locator("#stage")).to_contain_text("Waiting for a worker")
+    server.restart()
+    worker = FakeWorker(server)
+    worker.claim()
+    worker.report("encode", 0.3)
+    expect(page.locator("#stage")).to_have_text("Encoding patches 30%", timeout=40_000)
+    expect(page.locator("#notice")).to_be_hidden()
+    deliver(worker, CONTAINER)
+    wait_for_pictures(page)
+
+
+def test_the_pages_speak_korean(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    request_id = analysed(server, slide)
+    page = open_worklist(faultless)
+    page.click("button[lang=ko]")
+    expect(page.locator("h1")).to_have_text("AI 분석 목록")
+    page = open_result(faultless, request_id)
+    wait_for_pictures(page)
+    assert page.inner_text("#demonstration") == "시연용입니다. 임상에 사용하지 마십시오."
+    assert page.get_attribute("html", "lang") == "ko"
+    screenshot(faultless, "result-ko")
+
+
+def test_on_paper_there_are_the_slide_and_its_identity_and_no_controls(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    page.emulate_media(media="print")
+    assert page.is_visible("#whole-slide img")
+    assert page.is_visible("#container")
+    assert page.is_visible("#demonstration")
+    for control in ("#print", "[data-action=agree]", "#open-withdraw", "#opacity", "slide-view"):
+        assert page.is_hidden(control)
+
+
+def test_the_worklist_shows_every_request_live_and_filters_by_state(
+    server: OrthancServer, faultless: Visit, tmp_path: Path, screenshot: Callable[[Visit, str], None]
+) -> None:
+    files = [named_slide(tmp_path, ContainerIdentifier=f"S26-1042-A{number}") for number in range(4)]
+    series = [store_file(server, path)["ParentSeries"] for path in files]
+    analysed(server, series[0], "S26-1042-A0")
+    failing = FakeWorker(server)
+    submit(server, series[1])
+    failing.claim()
+    failing.fail("no_tissue", "The slide looks empty.")
+    page = open_worklist(faultless)
+    expect(page.locator("#rows tr")).to_have_count(2)
+    submit(server, series[2])
+    worker = FakeWorker(server, worker_id="lab-2")
+    worker.claim()
+    worker.report("encode", 0.42, "35 of 84 tiles")
+    submit(server, series[3])
+    expect(page.locator("#rows tr")).to_have_count(4)
+    running = page.locator('#rows tr[data-status="processing"]')
+    expect(running).to_contain_text("Encoding patches 42%")
+    expect(running).to_contain_text("lab-2")
+    for number in range(4):
+        expect(page.locator("#rows")).to_contain_text(f"S26-1042-A{number}")
+    screenshot(faultless, "worklist")
+    page.click('[data-filter="failed"]')
+    expect(page.locator("#rows tr")).to_have_count(1)
+    expect(page.locator("#rows")).to_contain_text("The slide looks empty.")
+    page.click('[data-filter="completed"]')
+    page.click("#rows a")
+    wait_for_pictures(page)
+    assert page.inner_text("#container") == "S26-1042-A0"
+
+
+def test_the_worklist_cancels_and_retries(server: OrthancServer, faultless: Visit, slide: str) -> None:
+    submit(server, slide)
+    page = open_worklist(faultless)
+    page.click("#rows [data-action=cancel]")
+    expect(page.locator("#rows tr")).to_have_attribute("data-status", "cancelled")
+    page.click("#rows [data-action=retry]")
+    expect(page.locator("#rows tr")).to_have_attribute("data-status", "pending")
+
+
+def test_the_worklist_asks_once_in_a_few_seconds_and_not_at_all_while_hidden(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    submit(server, slide)
+    asked: list[float] = []
+    faultless.page.on("request", lambda one: "/pathology/" in one.url and asked.append(time.monotonic()))
+    page = open_worklist(faultless)
+    page.wait_for_timeout(1000)
+    asked.clear()
+    page.wait_for_timeout(9000)
+    assert 1 <= len(asked) <= 3
+    page.evaluate(
+        """() => {
+          Object.defineProperty(document, "hidden", { get: () => true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+    asked.clear()
+    page.wait_for_timeout(6000)
+    assert len(asked) == 0
