@@ -20,6 +20,10 @@ FAINTEST, STRONGEST = 0.12, 0.52
 """Opacity of the least and of the most attended patches: the slide stays readable under both."""
 
 
+FIXED_POINT = 1_000_000
+"""Scores are added up as whole millionths: exact, whatever the order."""
+
+
 @dataclass(frozen=True)
 class ScoreMap:
     """Scores of patches as a picture of the whole slide.
@@ -69,15 +73,33 @@ def score_map(
     downsample = (slide_size[0] / size[0], slide_size[1] / size[1])
     boxes = np.concatenate([coordinates, coordinates + np.asarray(footprint)], axis=1)
     boxes = np.rint(boxes / np.asarray(downsample * 2)).astype(np.int64)
-    total = np.zeros((size[1], size[0]), dtype=np.float32)
-    count = np.zeros((size[1], size[0]), dtype=np.uint16)
-    for score, (left, top, right, bottom) in zip(scores, np.maximum(boxes, 0), strict=True):
-        # A patch smaller than a pixel still leaves its mark.
-        area = np.s_[top : max(bottom, top + 1), left : max(right, left + 1)]
-        total[area] += score
-        count[area] += 1
+    # A patch smaller than a pixel still leaves its mark.
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+    boxes = np.clip(boxes, 0, np.asarray(size * 2))
+    count = _sum_of_boxes(boxes, np.ones(len(boxes), dtype=np.int64), size)
+    values = _sum_of_boxes(boxes, np.rint(scores * FIXED_POINT).astype(np.int64), size).astype(np.float32)
+    values /= np.maximum(count, 1) * np.float32(FIXED_POINT)
     covered = (count > 0) & (fill_pieces(pieces, size, downsample) > 0)
-    return ScoreMap(np.divide(total, count, out=total, where=count > 0), covered, downsample)
+    return ScoreMap(values, covered, downsample)
+
+
+def _sum_of_boxes(
+    boxes: NDArray[np.int64], values: NDArray[np.int64], size: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Return the sum of the values of all boxes over each pixel, (height, width).
+
+    Each box changes the picture at its four corners only; running sums along both axes fill it. Millions of
+    patches take no longer than the picture is large, and integers make it exact.
+    """
+    width, height = size
+    flat = np.zeros((height + 1) * (width + 1), dtype=np.int64)
+    left, top, right, bottom = boxes.T
+    for rows, columns, sign in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
+        np.add.at(flat, rows * (width + 1) + columns, sign * values)
+    changes = flat.reshape(height + 1, width + 1)
+    np.cumsum(changes, axis=0, out=changes)
+    np.cumsum(changes, axis=1, out=changes)
+    return changes[:height, :width]
 
 
 def paint(scores: ScoreMap, cmap: str = COLOR_MAP) -> Pixels:
