@@ -68,7 +68,7 @@ class Claimer:
         ServerError
             If no usable answer came.
         """
-        answers: queue.Queue[ClaimAnswer | ServerError] = queue.Queue()
+        answers: queue.Queue[ClaimAnswer | Exception] = queue.Queue()
         thread = threading.Thread(target=self._poll, args=(wait_s, answers), name="claim", daemon=True)
         thread.start()
         while True:
@@ -79,7 +79,7 @@ class Claimer:
                     self._end_poll()
                     return ClaimAnswer(None, None)
                 continue
-            if isinstance(answer, ServerError):
+            if isinstance(answer, Exception):
                 raise answer
             return self._settled(answer)
 
@@ -91,10 +91,10 @@ class Claimer:
             return ClaimAnswer(None, None)
         return answer
 
-    def _poll(self, wait_s: float, answers: queue.Queue[ClaimAnswer | ServerError]) -> None:
+    def _poll(self, wait_s: float, answers: queue.Queue[ClaimAnswer | Exception]) -> None:
         try:
             claim, pause_s = self._ask(self._poll_client, wait_s)
-        except ServerError as error:
+        except Exception as error:  # noqa: BLE001 - the boundary of the thread; raised again by who waits
             answers.put(error)
         else:
             answers.put(ClaimAnswer(claim, pause_s))

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: ``pathology-worker`` or ``python -m worker``.
 
-Exit codes: 0 done, 1 an analysis or a check failed, 2 something must be set right first, 130 ended by Ctrl-C.
+Exit codes: 0 done, 1 an analysis or a check failed, 2 something must be set right first, 3 a fault of
+the worker's own, 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +18,8 @@ from pathlib import Path
 from worker import __version__, logs
 from worker.errors import WorkerError
 from worker.settings import load_settings
+
+_log = logging.getLogger(__name__)
 
 _COMMANDS = ("run", "doctor", "submit", "status", "ingest")
 """Modules of `worker.commands`: ``add_parser(subparsers)`` of each sets ``run(arguments, settings)``."""
@@ -39,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output (head, less) has gone; a second write at exit would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:  # noqa: BLE001 - the boundary of the process: a traceback could quote a patient's data
+        _log.critical("The worker met a fault of its own; please report this line.", exc_info=True)
+        return 3
 
 
 def build_parser() -> argparse.ArgumentParser:

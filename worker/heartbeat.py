@@ -94,6 +94,8 @@ class Heartbeat:
             _log.warning("A heartbeat was refused (%s): %s", error.code, error)
         except ServerError as error:
             _log.warning("A heartbeat did not get through: %s", error)
+        except Exception:  # noqa: BLE001 - the boundary of the thread: without it the lease is lost in silence
+            _log.error("A heartbeat failed for a fault of the worker's own.", exc_info=True)
         else:
             self._interval_s = answer.heartbeat_s or self._interval_s
             if answer.drain:

@@ -45,7 +45,6 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     for warning in settings.warnings:
         _log.warning("%s", warning)
     shutdown = ShutdownRequest()
-    shutdown.install()
     with hold_worker_id(settings):
         analyzer = load_analyzer(settings)
         _log.info(
@@ -56,6 +55,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             ", ".join(f"{offer.name} {offer.version}" for offer in analyzer.offers),
             settings.api_url,
         )
+        # Not before: while models load there is nothing to finish, and a signal may simply end the process.
+        shutdown.install()
         end = build_daemon(settings, analyzer, shutdown, slide_opener(settings)).run(mode)
     if end.work_abandoned:
         _leave_at_once(end)

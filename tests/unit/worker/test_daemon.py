@@ -14,6 +14,7 @@ import pytest
 from clam_core.errors import NoTissueError
 from tests.support.scripted_server import Answer, Call, Fault, ScriptedRequest, ScriptedServer
 from tests.unit.worker.conftest import Rig, good_analysis
+from worker.client import PluginClient
 from worker.contract import Lease
 from worker.daemon import Mode
 from worker.delivery import Delivery
@@ -402,3 +403,36 @@ def test_after_a_poll_that_was_refused_the_worker_waits_as_the_server_says(
     rig.shutdown.ask()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_heartbeat_that_fails_for_a_fault_of_our_own_is_logged_and_the_next_one_goes_out(
+    rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, failures = PluginClient.heartbeat, [RuntimeError("surprise")]
+
+    def heartbeat(*arguments: Any, **named: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(PluginClient, "heartbeat", heartbeat)
+    rig.analyzer.work = held = Held()
+    request = server.add_request()
+    thread = rig.start()
+    server.wait_for(lambda: bool(server.calls_to("/update-status/")))
+    held.may_end.set()
+    server.wait_for(lambda: request.status == "completed")
+    rig.shutdown.ask()
+    thread.join(5)
+    assert "fault of the worker's own" in caplog.text
+
+
+def test_a_claim_that_fails_for_a_fault_of_our_own_ends_the_worker_instead_of_hanging_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def claim(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(PluginClient, "claim", claim)
+    with pytest.raises(RuntimeError, match="surprise"):
+        rig.daemon().run()

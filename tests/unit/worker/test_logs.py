@@ -6,11 +6,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
 from tests.support.scripted_server import Fault, ScriptedServer
 from tests.unit.worker.conftest import PASSWORD, Rig
+from worker import cli
 from worker.daemon import Mode
 from worker.errors import UnauthorizedError
 from worker.logs import configure, request_context
@@ -89,3 +92,32 @@ def test_a_wrong_password_is_a_sentence_without_the_password(
     with pytest.raises(UnauthorizedError, match="does not accept the user or the password"):
         rig.daemon().run(Mode.ONCE)
     assert PASSWORD not in stream.getvalue()
+
+
+def test_warnings_of_libraries_that_quote_tags_reach_neither_log_nor_terminal() -> None:
+    program = (
+        "import logging, warnings; from worker.logs import configure; from worker.settings import LogFormat;"
+        "configure(LogFormat.TEXT, 'DEBUG');"
+        "warnings.warn(\"Invalid value for VR PN: 'SMITH^JOHN'\");"
+        "logging.getLogger('pydicom').error('SMITH^JOHN'); logging.info('done')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "done" in done.stderr
+    assert "SMITH" not in done.stdout + done.stderr
+
+
+def test_a_fault_of_the_workers_own_ends_the_process_without_quoting_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def surprise(*_: object) -> None:
+        raise RuntimeError("PatientName SMITH^JOHN")
+
+    monkeypatch.setattr("worker.client.PluginClient.list_requests", surprise)
+    monkeypatch.setenv("SUBMIT_USER", "alice")
+    monkeypatch.setenv("SUBMIT_PASSWORD", "x")
+    assert cli.main(["status"]) == 3
+    printed = capsys.readouterr().err
+    assert "fault of its own" in printed
+    assert "SMITH" not in printed
