@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real worker's run leaves DICOM objects in the slide's study, a re-run adds its own, withdraw removes them."""
+"""A real run leaves DICOM objects in the slide's study, a re-run adds its own, withdraw removes them."""
 
 from __future__ import annotations
 
