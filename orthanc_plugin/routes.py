@@ -251,7 +251,7 @@ class Routes:
         digest = sha256_hex(canonical(body).encode("utf-8"))
         outcome = _outcome(body)
         done = complete(self._core, parts["request_id"], _proof(body), digest, outcome)
-        return json_response(200, {"success": True, "request": self._full(done)})
+        return json_response(200, {"success": True, "request": self._short(done)})
 
     def ranges(self, request: Request, parts: Parts) -> Response:
         """Return byte ranges of a stored DICOM file."""

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a result may bring: names, types, first bytes; and whose DICOM file it is."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from orthanc_plugin.artifacts import check_content, kind_of
+from orthanc_plugin.dicom_identity import UnreadableDicomError, read_identity
+from orthanc_plugin.errors import ApiError
+from tests.support.dicom_files import volume_file
+from tests.support.tiny_dicom import tiny_result
+
+
+@pytest.mark.parametrize(
+    "name", ["heatmap.png", "thumbnail.png", "overlay.png", "patch-001.jpg", "attention.npz", "heat-map2.dcm"]
+)
+def test_names_of_the_contract_are_taken(name: str) -> None:
+    assert kind_of(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["heatmap.svg", "patch-1.jpg", "../heatmap.png", "Heatmap.png", "a.html", ".dcm", "heatmap.png\n"]
+)
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        kind_of(name)
+    assert caught.value.status == 400
+
+
+def test_the_type_may_carry_parameters() -> None:
+    check_content(kind_of("heatmap.png"), "Image/PNG; q=1", b"\x89PNG\r\n\x1a\n")
+
+
+def test_another_files_bytes_are_refused() -> None:
+    with pytest.raises(ApiError) as caught:
+        check_content(kind_of("heatmap.png"), "image/png", b"<svg onload=alert(1)>")
+    assert caught.value.status == 415
+
+
+def read_back(content: bytes) -> pydicom.Dataset:
+    return pydicom.dcmread(BytesIO(content))
+
+
+def assert_same(content: bytes) -> None:
+    expected, found = read_back(content), read_identity(content)
+    assert found.sop_instance_uid == expected.SOPInstanceUID
+    assert found.study_instance_uid == expected.StudyInstanceUID
+    assert found.series_instance_uid == expected.SeriesInstanceUID
+    assert found.modality == expected.Modality
+
+
+def test_a_nested_series_uid_is_not_taken_for_the_files_own() -> None:
+    assert_same(tiny_result("1.2.3"))
+
+
+def test_implicit_transfer_syntax_is_read_as_well() -> None:
+    dataset = read_back(tiny_result("1.2.3"))
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    buffer = BytesIO()
+    dataset.save_as(buffer, implicit_vr=True, little_endian=True)
+    assert_same(buffer.getvalue())
+
+
+def test_a_real_slides_header_is_read() -> None:
+    assert_same(volume_file().read_bytes())
+
+
+def test_a_transfer_syntax_that_is_not_read_says_so() -> None:
+    content = tiny_result("1.2.3")
+    little = read_back(content).file_meta.TransferSyntaxUID.encode()
+    assert len(little) == len(ExplicitVRBigEndian)
+    with pytest.raises(UnreadableDicomError, match="little endian"):
+        read_identity(content.replace(little, ExplicitVRBigEndian.encode(), 1))
+
+
+@pytest.mark.parametrize("length", [0, 100, 131, 132, 140, 200, 300, 400])
+def test_a_file_that_is_cut_off_is_refused(length: int) -> None:
+    with pytest.raises(UnreadableDicomError):
+        read_identity(tiny_result("1.2.3")[:length])
+
+
+def test_endless_nesting_is_refused() -> None:
+    head = tiny_result("1.2.3")[:132]
+    syntax = b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\x00"
+    sequence = b"\x08\x00\x15\x11SQ\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    with pytest.raises(UnreadableDicomError, match="nests"):
+        read_identity(head + syntax + sequence * 50)

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The router, the roles in front of it, and what the site's settings make of the answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from orthanc_plugin.application import Application
+from orthanc_plugin.errors import ApiError
+from orthanc_plugin.http import Request, Response
+from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.router import Route, Router
+from tests.support.fake_clock import FakeClock
+from tests.support.queue_client import PNG, Queue, named
+from tests.support.sites import PERSON, WORKER, MemorySite, RecordingAudit, settings_of
+
+
+def answering(text: str) -> Any:
+    return lambda request, parts: Response(200, f"{text} {dict(parts)}".encode())
+
+
+ROUTER = Router(
+    (
+        Route("GET", "/things", answering("all")),
+        Route("GET", "/things/{name}", answering("one")),
+        Route("POST", "/things/{name}", answering("made")),
+        Route("GET", "/app/{path*}", answering("page")),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/pathology/things", "all {}"),
+        ("/pathology/things/", "all {}"),
+        ("/api/pathology/things", "all {}"),
+        ("/pathology//things", "all {}"),
+        ("/pathology/things/a.b", "one {'name': 'a.b'}"),
+        ("/pathology/app/vendor/x.js", "page {'path': 'vendor/x.js'}"),
+    ],
+)
+def test_a_path_finds_its_route(path: str, answer: str) -> None:
+    assert ROUTER.dispatch(Request("GET", path)).body == answer.encode()
+
+
+@pytest.mark.parametrize("path", ["/pathology", "/pathology/", "/pathology/thing", "/pathology/things/a/b"])
+def test_another_path_is_a_404(path: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        ROUTER.dispatch(Request("GET", path))
+    assert caught.value.status == 404
+
+
+def test_another_method_is_a_405_that_names_the_right_ones() -> None:
+    with pytest.raises(ApiError) as caught:
+        ROUTER.dispatch(Request("PUT", "/pathology/things/a"))
+    assert caught.value.headers == {"Allow": "GET, POST"}
+
+
+def test_until_the_requests_are_read_everything_waits() -> None:
+    application = Application(settings_of(), MemoryGateway(), FakeClock(), RecordingAudit(), print)
+    answer = application.handle(Request("GET", "/pathology/requests", user=PERSON))
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    assert application.handle(Request("GET", "/pathology/health", user=PERSON)).status == 200
+
+
+def test_a_failing_orthanc_is_a_503_with_a_sentence() -> None:
+    site = MemorySite()
+    slide = site.new_slide()
+    site.gateway.fail_next("series")
+    answer = Queue(site).submit(slide)
+    assert (answer.status, answer.json["code"]) == (503, "storage_unavailable")
+
+
+def test_only_permitted_models_are_submitted_and_claimed() -> None:
+    site = MemorySite({"Models": [{"Name": "good", "Sha256": "a" * 64, "Default": True}, {"Name": "b"}]})
+    slide = site.new_slide()
+    refused = Queue(site, "bad").submit(slide)
+    assert (refused.status, refused.json["code"]) == (422, "unknown_model")
+    assert "good" in refused.json["error"]
+
+    answer = site.call("POST", "/pathology/analyze", body={"series": slide.series})
+    assert answer.json["request"]["model"] == "good"
+    queue = Queue(site, "good")
+    assert queue.try_claim().status == 204
+    model = {"name": "good", "version": "1", "sha256": "a" * 64}
+    lease = queue.claim(models=[model])
+    assert lease.complete().json["request"]["flags"] == []
+
+
+def test_a_result_of_a_model_nobody_approved_says_so() -> None:
+    queue = Queue(MemorySite())
+    queue.submitted()
+    assert queue.claim().complete().json["request"]["flags"] == ["unapproved_model"]
+
+
+def test_a_failed_attempt_goes_to_another_worker_first() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    assert queue.try_claim("other").status == 204
+    queue.submitted()
+    queue.claim("first").fail()
+    site.pass_time(1)
+    assert queue.try_claim("first").status == 204
+    assert queue.try_claim("other").status == 200
+
+
+def test_a_worker_that_is_alone_gets_its_failed_attempt_again() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    queue.submitted()
+    queue.claim("first").fail()
+    site.pass_time(1)
+    assert queue.try_claim("first").status == 200
+
+
+def test_a_series_still_arriving_is_accepted_and_claimed_when_it_is_complete() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    site.gateway.set_stable(slide.series, is_stable=False)
+    request_id = queue.submitted(slide)
+    assert queue.try_claim().status == 204
+    site.gateway.add_instance(slide.series, "9.9.9")
+    site.gateway.set_stable(slide.series, is_stable=True)
+    site.pass_time(1.1)
+    lease = queue.claim()
+    assert lease.request_id == request_id
+    assert len(lease.claimed["instances"]) == 2
+    assert lease.complete().status == 200
+
+
+def test_what_can_no_longer_be_analysed_at_the_claim_fails_with_its_reason() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    request_id = queue.submitted(slide)
+    site.gateway.delete_series(slide.series)
+    site.gateway.add_slide(slide.series_uid, slide.study_uid, sop_class_uid="1.2.840.10008.5.1.4.1.1.2")
+    assert queue.try_claim().status == 204
+    request = queue.get(request_id)
+    assert (request["status"], request["error"]["code"]) == ("failed", "not_a_slide")
+
+
+def test_a_deleted_series_is_found_out_at_the_claim() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    request_id = queue.submitted(slide)
+    site.gateway.delete_series(slide.series)
+    assert queue.try_claim().status == 204
+    assert site.call("GET", f"/pathology/requests/{request_id}").status == 410
+
+
+def test_who_did_what_is_in_the_audit_and_no_token_is() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    queue.submitted()
+    lease = queue.claim()
+    lease.put("heatmap.png", PNG)
+    lease.complete(named("heatmap.png", PNG))
+    queue.decide(lease.request_id, "withdraw", reason="wrong slide")
+    site.call("POST", "/pathology/analyze", user=WORKER, body={})
+    events = [(event.event, event.by) for event, _ in site.audit.events]
+    assert events == [
+        ("submitted", PERSON),
+        ("claimed", lease.worker_id),
+        ("delivered", lease.worker_id),
+        ("completed", ""),
+        ("withdrawn", PERSON),
+        ("refused", WORKER),
+    ]
+    assert lease.token not in repr(site.audit.events)
+
+
+def test_the_token_is_not_stored() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    queue.submitted(slide)
+    lease = queue.claim()
+    stored = site.gateway.get_metadata(slide.series, 5000)
+    assert stored is not None
+    assert lease.token.encode() not in stored
+
+
+def test_publishing_that_was_interrupted_is_finished_at_start() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    request_id = queue.submitted()
+    lease = queue.claim()
+    lease.put("heatmap.png", PNG)
+    body = lease.body(named("heatmap.png", PNG))
+    site.gateway.fail_next("put_attachment")
+    assert lease.send(body).status == 503
+    assert queue.status(request_id) == "processing"
+    assert lease.send(body).status == 200
+    site.restart()
+    assert queue.status(request_id) == "completed"
+
+
+def test_two_completions_at_once_do_not_wait_for_each_other() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    request_id = queue.submitted()
+    lease = queue.claim()
+    with site.application.core.index.lock:
+        site.application.core.publishing.add(request_id)
+    answer = lease.complete()
+    assert (answer.status, answer.json["code"]) == (503, "too_busy")
+
+
+def test_claims_of_many_workers_at_once_never_share_a_request() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    for _ in range(20):
+        queue.submitted()
+    found: list[str] = []
+
+    def work(worker: int) -> None:
+        while (answer := queue.try_claim(f"w{worker}")).status == 200:
+            found.append(answer.json["request"]["request_id"])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert time.monotonic() - started < 10
+    assert len(found) == len(set(found)) == 20
