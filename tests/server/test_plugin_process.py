@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The plugin's life inside Orthanc's process: start, stop, a site's own script, a wrong configuration."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.uid import generate_uid
+
+from tests.support.orthanc_server import ROOT, OrthancServer
+from tests.support.tiny_dicom import tiny_slide
+
+pytestmark = pytest.mark.server
+
+
+def wait_until_read(server: OrthancServer) -> None:
+    deadline = time.monotonic() + 20
+    while not server.get("/pathology/health").json()["complete"]:
+        assert time.monotonic() < deadline, server.log()[-3000:]
+        time.sleep(0.02)
+
+
+def claim(server: OrthancServer, *, wait: float, worker: str = "w", model: str = "m") -> Any:
+    body = {
+        "worker_id": worker,
+        "token": secrets.token_hex(16),
+        "api": 1,
+        "wait": wait,
+        "models": [{"name": model}],
+    }
+    return server.post("/pathology/claim", json=body, auth=server.worker)
+
+
+def test_waiting_workers_do_not_keep_orthanc_from_stopping() -> None:
+    with OrthancServer() as server:
+        wait_until_read(server)
+        started = time.monotonic()
+        server.stop()
+        alone = time.monotonic() - started
+        server.start()
+        wait_until_read(server)
+        with ThreadPoolExecutor(10) as pool:
+            waits = [pool.submit(claim, server, wait=25, worker=f"w{number}") for number in range(10)]
+            time.sleep(0.5)
+            started = time.monotonic()
+            server.stop(signal.SIGTERM)
+            with_waiters = time.monotonic() - started
+            for wait in waits:
+                wait.exception(5)
+    assert with_waiters <= alone + 0.5
+
+
+def test_others_are_answered_while_both_pools_are_full() -> None:
+    with OrthancServer() as server:
+        wait_until_read(server)
+        stored = server.post("/instances", data=tiny_slide(generate_uid(), generate_uid())).json()
+        submit = {"series": stored["ParentSeries"], "model": "nobody's"}
+        request = server.post("/pathology/analyze", json=submit).json()["request"]
+        path = f"/pathology/requests/{request['request_id']}"
+        query = {"wait": "3", "version": request["version"]}
+        with ThreadPoolExecutor(24) as pool:
+            for number in range(12):
+                pool.submit(claim, server, wait=3, worker=f"w{number}")
+                pool.submit(server.get, path, params=query)
+            time.sleep(1.0)
+            waiting = server.get("/pathology/health").json()["waiting"]
+            started = time.monotonic()
+            assert server.get("/system").ok
+            elapsed = time.monotonic() - started
+    assert waiting == {"claims": 10, "pages": 10}
+    assert elapsed < 0.5
+
+
+def test_click_to_claim_takes_well_under_half_a_second() -> None:
+    with OrthancServer() as server:
+        wait_until_read(server)
+        slides = [
+            server.post("/instances", data=tiny_slide(generate_uid(), generate_uid())).json()["ParentSeries"]
+            for _ in range(10)
+        ]
+        time.sleep(2)
+        claimed: dict[str, float] = {}
+
+        def work(number: int) -> None:
+            answer = claim(server, wait=20, worker=f"w{number}")
+            claimed[answer.json()["request"]["series"]] = time.monotonic()
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(10)]
+        for worker in workers:
+            worker.start()
+        time.sleep(1.0)
+        submitted = {}
+        for series in slides:
+            submitted[series] = time.monotonic()
+            server.post("/pathology/analyze", json={"series": series, "model": "m"})
+        for worker in workers:
+            worker.join(20)
+    assert max(claimed[series] - submitted[series] for series in slides) < 0.5
+
+
+def test_a_slide_whose_stable_event_was_lost_by_a_kill_is_still_claimed() -> None:
+    with OrthancServer(environment={"ORTHANC_STABLE_AGE": "30"}) as server:
+        wait_until_read(server)
+        stored = server.post("/instances", data=tiny_slide(generate_uid(), generate_uid())).json()
+        server.post("/pathology/analyze", json={"series": stored["ParentSeries"], "model": "m"})
+        assert claim(server, wait=0).status_code == 204
+        server.kill()
+        wait_until_read(server)
+        assert claim(server, wait=5).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"Pathology": {"Wokers": ["a"]}}, "Pathology.Wokers is no setting"),
+        ({"AuthenticationEnabled": False}, "AuthenticationEnabled must be true"),
+    ],
+)
+def test_a_wrong_configuration_is_named_and_nothing_is_served(overrides: Any, sentence: str) -> None:
+    server = OrthancServer(overrides=overrides)
+    try:
+        server.start(wait=False)
+        deadline = time.monotonic() + 20
+        while sentence not in server.log() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert sentence in server.log()
+        if server.exit_code() is None:
+            server.wait_ready()
+            assert server.get("/pathology/health").status_code == 404
+    finally:
+        server.__exit__(None, None, None)
+
+
+def test_a_disabled_plugin_registers_nothing() -> None:
+    with OrthancServer(overrides={"Pathology": {"Enabled": False}}) as server:
+        assert server.get("/pathology/health").status_code == 404
+
+
+def test_a_sites_own_script_is_chained(tmp_path: Path) -> None:
+    script = tmp_path / "site_script.py"  # not site.py: Python has a module of that name
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import orthanc\n"
+        "from orthanc_plugin.registration import register\n"
+        "def on_change(name, level, resource):\n"
+        "    orthanc.LogWarning(f'site saw {name}')\n"
+        "def allows(method, uri, peer, headers):\n"
+        "    return uri != '/statistics'\n"
+        "register(on_change=on_change, filter=allows, explorer_js='/* site */')\n",
+        "utf-8",
+    )
+    with OrthancServer(script=script) as server:
+        wait_until_read(server)
+        assert "site saw ORTHANC_STARTED" in server.log()
+        assert server.get("/statistics").status_code == 403
+        assert server.get("/system").ok
+        assert "/* site */" in server.get("/app/explorer.js").text
