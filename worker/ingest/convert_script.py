@@ -127,9 +127,7 @@ def open_slide(slide: Path, mpp: float | None) -> tuple[str, Any]:
             failures.append(f"{name}: {type(error).__name__}: {error}")
             continue
         if failures:
-            emit(
-                "notice", message=f"Tiles are compressed anew, since the first reader failed ({failures[0]})."
-            )
+            emit("notice", message=compressed_anew(failures[0]))
         return name, wsi
     if any("pixel spacing" in failure.lower() or "mpp" in failure.lower() for failure in failures):
         raise no_mpp(slide)
@@ -137,8 +135,15 @@ def open_slide(slide: Path, mpp: float | None) -> tuple[str, Any]:
         raise ConversionError("unreadable", f"{slide.name} cannot be read ({'; '.join(failures)}).")
     raise ConversionError(
         "unknown_format",
-        f"{slide.name} is of no known slide format: give an SVS, NDPI or pyramidal TIFF file, or DICOM.",
+        f"{slide.name} is of no known slide format: give an SVS, NDPI or tiled TIFF file, or DICOM.",
     )
+
+
+def compressed_anew(failure: str) -> str:
+    """Say why tiles are not passed through as the scanner compressed them."""
+    if "turbojpeg" in failure.lower():
+        failure = "libturbojpeg is missing; on Debian, apt-get install libturbojpeg0"
+    return f"Tiles are compressed anew, with a small loss: the first reader failed ({failure})."
 
 
 def open_with(source: Any, slide: Path, metadata: Any) -> Any:
@@ -206,6 +211,7 @@ def count_tiles(images: Iterable[Any], total: int) -> None:
 
     for image in images:
         image.get_encoded_tiles = counted(image.get_encoded_tiles)
+        image.get_decoded_tiles = counted(image.get_decoded_tiles)
 
 
 if __name__ == "__main__":
