@@ -28,13 +28,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path, bare_as: str | None = None) -> dict[str, torch.Tensor]:
     """Read a state dict from a safetensors or torch file, onto the CPU.
 
     Parameters
     ----------
     path
         The file. Its kind is told by its first bytes, not by its name.
+    bare_as
+        Name for a tensor that comes alone; None refuses one.
 
     Returns
     -------
@@ -51,6 +53,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}: name the checkpoint that you want to use.")
     loaded = _load_safetensors(path) if _is_safetensors(path) else _load_torch(path)
+    if bare_as is not None and isinstance(loaded, torch.Tensor):
+        return {bare_as: loaded}
     tensors = _unwrapped(loaded, path)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors: name a checkpoint that was saved as a state dict.")

@@ -49,6 +49,11 @@ class MilFc(AggregatorNetwork):
         decisive = int(torch.argmax(telling))
         return logits[decisive], probabilities, hidden[decisive : decisive + 1]
 
+    def packed(self) -> dict[str, torch.Tensor]:
+        """Return the state dict; the name of the classifier tells MIL_fc from MIL_fc_mc."""
+        name = "classifiers." if self.any_class else "classifier."
+        return {key.replace("classifier.", name): value for key, value in self.state_dict().items()}
+
     def predict(self, features: torch.Tensor) -> SlidePrediction:
         """Predict one slide; its `attention_raw` are the probabilities (C, N) of the patches."""
         logits, probabilities, vector = self(features)

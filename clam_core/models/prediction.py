@@ -74,6 +74,10 @@ class AggregatorNetwork(nn.Module):
         """Predict the slide whose patches are features (N, embed_dim)."""
         raise NotImplementedError
 
+    def packed(self) -> dict[str, torch.Tensor]:
+        """Return the state dict under the names that a checkpoint of this kind has."""
+        return dict(self.state_dict())
+
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
     array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``clam-core convert`` makes a package of any checkpoint, and never without its licences."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from clam_core.cli import main
+from clam_core.errors import ParameterError
+from clam_core.licences import asked_licences, use_of
+from clam_core.models import load_checkpoint
+from clam_core.models.clam import Clam, ClamShape
+from clam_core.models.mil import MilFc
+from clam_core.package import load_package
+from tests.support.shared_data import shared_path
+
+FREE = {"checkpoint": "Apache-2.0", "encoder": "BSD-3-Clause", "data": "CC BY 4.0"}
+
+
+def convert(checkpoint: Path, out: Path, *more: str) -> int:
+    return main(
+        [
+            "convert", str(checkpoint), "--out", str(out), "--classes", "a,b", "--encoder", "resnet50-trunc",
+            "--patch-px", "256", "--mpp", "0.5", "--intended-use", "Tests.",
+            "--licence-checkpoint", "GPL-3.0", "--licence-data", "not stated", *more,
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["sb_small_d1024_c2", "old_sb_small_nodrop_c2", "old_mil_fc_drop"])
+def test_a_converted_checkpoint_predicts_what_it_predicted(name: str, tmp_path: Path) -> None:
+    source = shared_path(f"golden/models/{name}.pt")
+    assert convert(source, tmp_path / "model") == 0
+    bag = np.load(shared_path("golden/models/bags.npz"))["bag_d1024_n200"]
+    before = load_checkpoint(source).predict(bag)
+    after = load_package(tmp_path / "model").load_aggregator().predict(bag)
+    np.testing.assert_allclose(after.logits, before.logits, atol=1e-6)
+    np.testing.assert_allclose(after.attention_raw, before.attention_raw, atol=1e-6)
+
+
+@pytest.mark.parametrize("any_class", [False, True])
+def test_both_kinds_of_mil_survive_being_packed(any_class: bool, tmp_path: Path) -> None:
+    network = MilFc(1024, 2, any_class=any_class)
+    save_file(network.packed(), tmp_path / "a.safetensors")
+    assert convert(tmp_path / "a.safetensors", tmp_path / "model") == 0
+    bag = np.random.default_rng(0).standard_normal((9, 1024)).astype(np.float32)
+    before = load_checkpoint(tmp_path / "a.safetensors").predict(bag)
+    np.testing.assert_allclose(
+        load_package(tmp_path / "model").load_aggregator().predict(bag).logits, before.logits
+    )
+
+
+def test_the_card_names_the_checkpoint_and_its_licences(tmp_path: Path) -> None:
+    save_file(Clam(ClamShape(1024, 2)).state_dict(), tmp_path / "mine.safetensors")
+    assert convert(tmp_path / "mine.safetensors", tmp_path / "model") == 0
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    assert "mine.safetensors" in card
+    assert "GPL-3.0" in card
+
+
+def test_classes_that_do_not_fit_the_checkpoint_are_found_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(Clam(ClamShape(1024, 3)).state_dict(), tmp_path / "mine.safetensors")
+    assert convert(tmp_path / "mine.safetensors", tmp_path / "model") == 2
+    assert "2 classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "licence", ["CC-BY-NC-4.0", "non-commercial use", "research use only", "academic licence"]
+)
+@pytest.mark.parametrize("kind", ["checkpoint", "encoder", "data"])
+def test_one_licence_that_forbids_commerce_decides(kind: str, licence: str) -> None:
+    assert use_of(FREE | {kind: licence}, "resnet50-trunc") == "non-commercial"
+
+
+def test_free_licences_permit_commercial_use() -> None:
+    assert use_of(FREE, "resnet50-trunc") == "commercial"
+
+
+def test_the_encoder_counts_whatever_the_user_says_of_it() -> None:
+    assert use_of(FREE, "uni") == "non-commercial"
+
+
+def test_a_user_may_forbid_more_and_never_less() -> None:
+    assert use_of(FREE, "resnet50-trunc", "demonstration") == "demonstration"
+    with pytest.raises(ParameterError, match="encoder forbids"):
+        use_of(FREE, "uni", "commercial")
+
+
+def test_missing_licences_are_asked_for() -> None:
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return " MIT "
+
+    licences = asked_licences({"checkpoint": None, "encoder": "x", "data": None}, answer)
+    assert licences == {"checkpoint": "MIT", "encoder": "x", "data": "MIT"}
+    assert len(asked) == 2
