@@ -58,9 +58,11 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # At DEBUG these name every tag and every address they meet.
+    # These quote the tags, values and addresses they meet; so do the warnings of DICOM libraries.
     for name in ("pydicom", "highdicom", "wsidicom", "urllib3", "PIL", "fsspec"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.captureWarnings(capture=True)
+    logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
 
 
 def describe_foreign(error: BaseException) -> str:
