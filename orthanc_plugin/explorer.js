@@ -49,6 +49,7 @@
     .pathology-row button:focus-visible, .pathology-dialog button:focus-visible { outline: 3px solid #f2b134; }
     .pathology-row button.pathology-start { background: #2a6f97; color: #fff; }
     .pathology-row button.pathology-start:hover { background: #1f5878; }
+    .pathology-row select { display: block; margin-top: .5em; padding: .25em; font: inherit; font-size: 13px; }
     .pathology-row small { display: block; margin-top: .3em; }
     .pathology-row .pathology-error { margin-top: .3em; color: #8c1c13; }
     .pathology-track { height: .5em; margin-top: .5em; border-radius: .25em; background: #d5e0e8; overflow: hidden; }
@@ -171,6 +172,8 @@
       this.host = host;
       this.candidates = [];
       this.slides = [];
+      this.models = [];
+      this.chosen = {};
       this.requests = [];
       this.problem = null;
       this.notes = {};
@@ -198,6 +201,10 @@
     }
 
     async load() {
+      if (this.models.length === 0) {
+        const { value } = await ask(`${API}/models`, { signal: this.leave.signal });
+        this.models = [...new Set(value.models.map((model) => model.name))].sort();
+      }
       const study = encodeURIComponent(this.candidates[0].ParentStudy);
       const { value } = await ask(`${API}/requests/?study=${study}&limit=1000`, { signal: this.leave.signal });
       const shown = new Set(this.candidates.map((series) => series.ID));
@@ -255,7 +262,7 @@
 
     show(problem) {
       // Only what differs is drawn, so that a press of a button is never lost to a repaint.
-      const state = JSON.stringify([problem, this.problem, this.slides.map((slide) => slide.ID),
+      const state = JSON.stringify([problem, this.problem, this.slides.map((slide) => slide.ID), this.models,
         this.requests.map((request) => [request.request_id, request.version])]);
       if (state === this.shown) return;
       this.shown = state;
@@ -297,13 +304,27 @@
         return latest.status === 'publishing' || latest.cancel_requested ? [] : [cancel];
       }
       const finished = requests.filter((request) => request.status === 'completed');
-      const analyse = (force) => this.act('/analyze', force ? { series: slide.ID, force } : { series: slide.ID });
+      const analyse = (force) => {
+        const model = this.chosen[slide.ID];
+        return this.act('/analyze', { series: slide.ID, ...(model && { model }), ...(force && { force }) });
+      };
       const show = () => new ResultDialog(slide, finished).open(finished[0].request_id);
       const result = finished.length ? button('result', 'Show the result', show) : null;
       const start = latest && latest.status === 'completed'
         ? button('again', 'Analyse again', () => analyse(true))
         : button('start', latest ? 'Try again' : 'AI analysis', () => analyse(false));
-      return [result, start].filter(Boolean);
+      return [this.choice(slide), result, start].filter(Boolean);
+    }
+
+    // Several models that live workers offer: the site's own choice stands first.
+    choice(slide) {
+      if (this.models.length < 2) return null;
+      const names = ['', ...this.models];
+      const select = element('select', {
+        class: 'pathology-model', 'aria-label': 'Model', onchange: () => { this.chosen[slide.ID] = select.value; },
+      }, ...names.map((name) => element('option', { value: name }, name || 'default model')));
+      select.value = this.chosen[slide.ID] || '';
+      return select;
     }
   }
 

@@ -181,6 +181,19 @@ def test_a_failure_is_a_sentence_and_can_be_tried_again(
     page.wait_for_selector("text=Waiting for a worker")
 
 
+def test_where_workers_offer_several_models_a_person_chooses(
+    server: OrthancServer, visit: Visit, slide: str
+) -> None:
+    FakeWorker(server).offer()
+    other = {"name": "other <b>model</b>", "version": "2", "sha256": "7" * 64}
+    worker = FakeWorker(server, worker_id="lab-2", model=other)
+    worker.offer()
+    page = visit.open("series", slide)
+    page.select_option(".pathology-model", other["name"])
+    page.click(".pathology-start")
+    assert worker.claim()["request"]["model"] == other["name"]
+
+
 def test_a_pending_request_can_be_cancelled(visit: Visit, slide: str) -> None:
     page = visit.open("series", slide)
     page.click(".pathology-start")

@@ -22,30 +22,38 @@ class FakeWorker:
 
     server: OrthancServer
     worker_id: str = "lab-1"
+    model: dict[str, str] = field(default_factory=lambda: dict(MODEL))
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     claimed: dict[str, Any] = field(default_factory=dict)
 
     def claim(self, *, seconds: float = 20) -> dict[str, Any]:
         """Claim the next request, waiting for one; return the claim's answer."""
-        body = {
-            "worker_id": self.worker_id,
-            "token": self.token,
-            "api": 1,
-            "wait": 5,
-            "models": [MODEL],
-            "default_model": MODEL["name"],
-            "software": "0.1.0",
-            "device": "cpu",
-        }
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            answer = self.server.post("/pathology/claim", auth=self.server.worker, json=body)
+            answer = self._ask(wait=5)
             if answer.status_code != 204:
                 assert answer.status_code == 200, answer.text
                 self.claimed = answer.json()
                 return self.claimed
             time.sleep(0.1)
         raise AssertionError(f"nothing could be claimed within {seconds:.0f} s")
+
+    def offer(self) -> None:
+        """Let the server know of this worker and its model; there must be nothing to do."""
+        assert self._ask(wait=0).status_code == 204
+
+    def _ask(self, *, wait: int) -> requests.Response:
+        body = {
+            "worker_id": self.worker_id,
+            "token": self.token,
+            "api": 1,
+            "wait": wait,
+            "models": [self.model],
+            "default_model": self.model["name"],
+            "software": "0.1.0",
+            "device": "cpu",
+        }
+        return self.server.post("/pathology/claim", auth=self.server.worker, json=body)
 
     @property
     def request_id(self) -> str:
