@@ -110,7 +110,11 @@ def paint(scores: ScoreMap, cmap: str = COLOR_MAP) -> Pixels:
     numpy.ndarray
         RGBA, uint8, (height, width, 4); not premultiplied.
     """
-    share = scores.values / 100
-    opacity = np.where(scores.covered, FAINTEST + (STRONGEST - FAINTEST) * share, 0)
-    alpha = np.rint(opacity * 255).astype(np.uint8)
-    return np.concatenate([colors(share, cmap), alpha[..., None]], axis=2)
+    steps = np.arange(256) / 255
+    table = np.zeros((257, 4), dtype=np.uint8)
+    table[1:, :3] = colors(steps, cmap)
+    table[1:, 3] = np.rint((FAINTEST + (STRONGEST - FAINTEST) * steps) * 255)
+    # Entry 0 is transparent, 1 to 256 are the scores.
+    index = (scores.values * np.float32(255 / 100)).astype(np.uint16) + 1
+    index *= scores.covered
+    return np.take(table, index, axis=0)
