@@ -162,4 +162,4 @@ def test_a_sites_own_script_is_chained(tmp_path: Path) -> None:
         assert "site saw ORTHANC_STARTED" in server.log()
         assert server.get("/statistics").status_code == 403
         assert server.get("/system").ok
-        assert "/* site */" in server.get("/app/explorer.js").text
+        assert "/* site */" in server.get("/plugins/explorer.js").text
