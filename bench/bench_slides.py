@@ -22,11 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+from requests import Session
 from requests.auth import HTTPBasicAuth
 from wsidicom import WsiDicom, WsiDicomWebClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.delaying_proxy import DelayingProxy
 from clam_core.slides import Pixels, Prefetching, Slide, WsiDicomSlide
 from tests.support.orthanc_server import OrthancServer
 from worker.client import make_session
@@ -38,11 +40,12 @@ from worker.ingest.identity import SlideOptions
 from worker.ingest.pipeline import Ingest, IngestedSeries
 from worker.ingest.progress import silent
 from worker.ingest.store import OrthancStore
-from worker.settings import Credentials, load_settings
+from worker.settings import Credentials, Settings, load_settings
 from worker.sources import OrthancRangesSource, RangesClient
 
 BATCH = 64
 WEB_TILES = 12
+LINE_BYTES_PER_S = 12_500_000.0
 
 
 def main() -> None:
@@ -119,6 +122,7 @@ def measure(server: OrthancServer, series: IngestedSeries, files: list[Path], re
             rows[f"ratio_to_local_{name}"] = statistics.median(ratios)
             rows[f"bytes_ratio_{name}"] = statistics.median(shares)
         rows["open_ms"] = 1000 * statistics.median(open_times(settings, session, request, repeats))
+        rows.update(over_a_line(server, session, request))
     rows["dicomweb_tiles_per_s"] = dicomweb_rate(server, series, files)
     rows["ratio_to_dicomweb"] = rows["ranges_512px_2t"] / rows["dicomweb_tiles_per_s"]
     rows["ratio_to_local"] = rows["ratio_to_local_512px_2t"]
@@ -149,11 +153,24 @@ def level_bytes(request: Claim) -> int:
     return max(instance.size for instance in request.instances)
 
 
-def open_times(settings: object, session: object, request: Claim, repeats: int) -> list[float]:
+def over_a_line(server: OrthancServer, session: Session, request: Claim) -> dict[str, float]:
+    """Return the share of a 100 Mbit/s line of 20 ms that is used, and the tiles per second over it."""
+    with DelayingProxy(server.port, round_trip_s=0.020, bytes_per_s=LINE_BYTES_PER_S) as line:
+        settings = load_settings({"ORTHANC_URL": f"http://127.0.0.1:{line.port}"})
+        with OrthancRangesSource(RangesClient(settings, session)).open(request) as slide:
+            slide.read_region((0, 0), 0, (1, 1))
+            before, begun = line.bytes, time.perf_counter()
+            tiles = rate(slide, 512, 4)
+            seconds = time.perf_counter() - begun
+    used = (line.bytes - before) / seconds
+    return {"wan_share": used / LINE_BYTES_PER_S, "wan_tiles_per_s": tiles}
+
+
+def open_times(settings: Settings, session: Session, request: Claim, repeats: int) -> list[float]:
     times = []
     for _ in range(repeats):
         begun = time.perf_counter()
-        OrthancRangesSource(RangesClient(settings, session)).open(request).close()  # type: ignore[arg-type]
+        OrthancRangesSource(RangesClient(settings, session)).open(request).close()
         times.append(time.perf_counter() - begun)
     return times
 

@@ -89,6 +89,8 @@ class RangeFile:
         self._blocks = blocks
         self._frames = frames
         self._walk = _Walk()
+        self._lock = threading.Lock()
+        self._in_flight: dict[int, threading.Event] = {}
 
     @property
     def size(self) -> int:
@@ -108,12 +110,28 @@ class RangeFile:
         return self._read_blocks(offset, length)
 
     def fetch_frames(self, ranges: Iterable[Range]) -> None:
-        """Fetch the frames that are not kept yet, as many as possible in one call."""
-        wanted = [item for item in ranges if self._frames.get(self.instance.id, item[0]) is None]
-        if not wanted:
+        """Fetch the frames that are not kept yet, as many as possible in one call.
+
+        A frame that another thread is fetching is waited for, not fetched twice.
+        """
+        missing = [item for item in ranges if self._frames.get(self.instance.id, item[0]) is None]
+        if not missing:
             return
-        for (offset, _), frame in zip(wanted, self._read_ranges(self.instance, wanted), strict=True):
-            self._frames.put(self.instance.id, offset, frame)
+        fetched = threading.Event()
+        with self._lock:
+            others = {self._in_flight[offset] for offset, _ in missing if offset in self._in_flight}
+            own = [item for item in missing if item[0] not in self._in_flight]
+            self._in_flight.update(dict.fromkeys((offset for offset, _ in own), fetched))
+        try:
+            for (offset, _), frame in zip(own, self._read_ranges(self.instance, own), strict=True):
+                self._frames.put(self.instance.id, offset, frame)
+        finally:
+            with self._lock:
+                for offset, _ in own:
+                    del self._in_flight[offset]
+            fetched.set()
+        for other in others:
+            other.wait()
 
     def _read_blocks(self, offset: int, length: int) -> bytes:
         first, last = offset // BLOCK, (offset + length - 1) // BLOCK

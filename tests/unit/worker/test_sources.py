@@ -321,3 +321,17 @@ def test_an_empty_offset_table_is_walked_through_in_large_steps(
             slide.read_region(place, 0, (300, 300)), local.read_region(place, 0, (300, 300))
         )
     assert client.traffic.requests < 40
+
+
+def test_a_frame_that_two_threads_want_at_once_crosses_the_network_once(
+    server: RangesServer, client: RangesClient
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    with OrthancRangesSource(client).open(server.claim()) as slide, ThreadPoolExecutor(8) as pool:
+        assert isinstance(slide, Prefetching)
+        slide.read_region((0, 0), 0, (1, 1))
+        before = client.traffic.bytes
+        corners = [(x, y) for x in range(0, 2000, 256) for y in range(0, 2700, 256)]
+        list(pool.map(lambda _: slide.prefetch(0, corners, (256, 256)), range(8)))
+        assert client.traffic.bytes - before < server.claim().instances[0].size
