@@ -16,11 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from clam_core.encoders import ENCODERS, Encoder, load_encoder
+from clam_core.model import load_model
 from clam_core.models.clam import Clam, ClamShape
+from clam_core.package import load_package
 from clam_core.package_writing import write_package
 from clam_core.quality import FeatureReference, fit_reference
 from clam_core.training.baseline import logistic_scores
 from clam_core.training.demo_card import model_card
+from clam_core.training.demo_slides import said_of_slides
 from clam_core.training.engine import TrainingSettings, bag_logits, fit
 from clam_core.training.field_bags import FieldBag, Scaler, fit_scaler
 from clam_core.training.fields import (
@@ -189,15 +192,15 @@ def abstain_rule(views: Sequence[HeldOut]) -> dict[str, float]:
     }
 
 
-def build(fields: Sequence[FieldFeatures], encoder: Encoder, out: Path) -> dict[str, Any]:
-    """Train, measure and write the package; return its ``model.json`` without the files."""
+def build(fields: Sequence[FieldFeatures], encoder: Encoder, out: Path, slides: Path | None = None) -> None:
+    """Train, measure and write the package; `slides` is a folder of slides to report on."""
     models = [train([item for item in fields if item.field.fold != fold]) for fold in range(FOLDS)]
     single = [cross_validate(fields, 1, models, view) for view in range(1 + PLAN.restained_views)]
     blocks = cross_validate(fields, FIELDS_PER_BAG, models)
     temperature, calibration = calibrated(blocks)
     final = train(fields)
     final.scaler.fold_into(final.network)
-    content = {
+    content: dict[str, Any] = {
         "schema": 1,
         "name": NAME,
         "version": VERSION,
@@ -218,8 +221,12 @@ def build(fields: Sequence[FieldFeatures], encoder: Encoder, out: Path) -> dict[
             "calibration": calibration,
         },
     }
-    write_package(out, content, final.network.state_dict(), model_card(content), final.reference)
-    return content
+    weights = final.network.packed()
+    write_package(out, content, weights, model_card(content), final.reference)
+    if slides is not None:
+        # The package is written again with what it says of slides, which only a package can tell.
+        content["performance"]["slides"] = said_of_slides(slides, load_model(load_package(out), "cpu"))
+        write_package(out, content, weights, model_card(content), final.reference)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -230,12 +237,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the package")
     parser.add_argument("--cache", type=Path, help="folder that keeps encoded fields between runs")
+    parser.add_argument("--slides", type=Path, help="folder of slides to report on in the card")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     encoder = load_encoder(ENCODER)
     fields = field_features(read_fields(chosen.tiles, MAGNIFICATION), encoder, PLAN, chosen.cache)
-    build(fields, encoder, chosen.out)
+    build(fields, encoder, chosen.out, chosen.slides)
     return 0
 
 
