@@ -47,7 +47,7 @@ def _heading(request: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     model = result.get("model") or {}
     lines = [
         f"Request  {request.get('request_id')}",
-        f"Result   {result.get('predicted_class') or 'no class'}",
+        f"Result   {_answer(result)}",
         f"Model    {model.get('name', '?')} {model.get('version', '')}".rstrip(),
     ]
     if model.get("intended_use"):
@@ -59,6 +59,16 @@ def _heading(request: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         reason = f": {quality['reason']}" if quality.get("reason") else ""
         lines.append(f"Quality  {quality.get('status', 'ok')}{note}{reason}")
     return "\n".join(lines)
+
+
+def _answer(result: Mapping[str, Any]) -> str:
+    """Return the predicted class; a model that abstains has none to stand for."""
+    predicted = result.get("predicted_class")
+    if (result.get("quality") or {}).get("status") == "abstained":
+        return (
+            f"none: the model abstains (it leans to {predicted})" if predicted else "none: the model abstains"
+        )
+    return str(predicted) if predicted else "no class"
 
 
 def _probabilities(result: Mapping[str, Any]) -> str:

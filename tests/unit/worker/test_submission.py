@@ -177,7 +177,13 @@ def test_a_result_shows_what_its_model_may_not_be_used_for() -> None:
 
 
 def test_a_result_that_the_model_does_not_stand_for_says_why() -> None:
-    assert "abstained (unlike_training): The slide is unlike all others." in described(result=RESULT)
+    text = described(result=RESULT)
+    assert "Result   none: the model abstains (it leans to oscc)" in text
+    assert "abstained (unlike_training): The slide is unlike all others." in text
+
+
+def test_a_result_that_the_model_stands_for_names_its_class() -> None:
+    assert "Result   oscc\n" in described(result={**RESULT, "quality": {"status": "ok", "flags": []}})
 
 
 def test_a_failed_request_shows_code_and_reason() -> None:
@@ -212,7 +218,7 @@ def test_submit_prints_the_result_and_ends_with_0(
     printed = capsys.readouterr().out
     assert "Request r1 is pending." in printed
     assert "Note: no worker" in printed
-    assert "Result   oscc" in printed
+    assert "oscc     92.0%" in printed
 
 
 @pytest.mark.usefixtures("command_line")
