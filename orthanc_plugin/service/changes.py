@@ -18,6 +18,8 @@ from orthanc_plugin.values import Event
 from .core import Core, list_series_open
 
 _REMEMBERED = 100
+_REPLACED_WITHIN_S = 10.0
+"""A series stored again later than this after its deletion is a new one: what was deleted stays deleted."""
 
 
 def series_deleted(core: Core, series_id: str) -> None:
@@ -34,7 +36,7 @@ def series_deleted(core: Core, series_id: str) -> None:
     state = core.index.forget_series(series_id)
     if state is None or not state.requests:
         return
-    core.replaced[series_id] = state
+    core.replaced[series_id] = (state, core.clock.monotonic())
     while len(core.replaced) > _REMEMBERED:
         del core.replaced[next(iter(core.replaced))]
     for request in state.requests:
@@ -51,8 +53,9 @@ def series_created(core: Core, series_id: str) -> None:
     StorageError, ApiError
         Where Orthanc fails.
     """
-    state = core.replaced.pop(series_id, None)
-    if state is not None and core.gateway.series(series_id) is not None:
+    state, deleted_at = core.replaced.pop(series_id, (None, 0.0))
+    is_old = core.clock.monotonic() - deleted_at > _REPLACED_WITHIN_S
+    if state is not None and not is_old and core.gateway.series(series_id) is not None:
         core.store.remember(state)
         _carry_over(core, series_id)
 

@@ -14,6 +14,7 @@ from .core import Core, change_request
 from .publish import alone, delete_outputs, publish
 
 TICK_S = 0.5
+_FAILED_EXPIRY_S = 5.0
 LEFTOVERS_EVERY = 20
 """Ticks between two looks at what was left unfinished: 10 s."""
 
@@ -21,7 +22,9 @@ LEFTOVERS_EVERY = 20
 def tick(core: Core) -> None:
     """End the leases that have run out, and hand out what has become due."""
     for request in core.index.overdue(core.clock.monotonic()):
-        _attempt(core, request.request_id, lambda item: _expire(core, item))
+        if not _attempt(core, request.request_id, lambda item: _expire(core, item)):
+            again_at = core.clock.monotonic() + _FAILED_EXPIRY_S
+            core.index.renew(request.request_id, request.fence, again_at, core.index.live(request.request_id))
     core.claims.assign()
 
 
@@ -53,11 +56,13 @@ def _publish(core: Core, request_id: str) -> None:
         publish(core, request_id)
 
 
-def _attempt(core: Core, request_id: str, action: Callable[[AnalysisRequest], None]) -> None:
+def _attempt(core: Core, request_id: str, action: Callable[[AnalysisRequest], None]) -> bool:
     request = core.index.get(request_id)
     if request is None:
-        return
+        return True
     try:
         action(request)
     except (StorageError, ApiError) as error:
         core.warn(f"Request {request_id} ({request.status}) is tried again later: {error}")
+        return False
+    return True

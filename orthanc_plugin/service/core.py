@@ -53,7 +53,7 @@ class Core:
     warn: Callable[[str], None]
     ready: Readiness = field(default_factory=Readiness)
     publishing: set[str] = field(default_factory=set)
-    replaced: dict[str, SeriesState] = field(default_factory=dict)
+    replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)
 
     def stop(self) -> None:
         """Wake everybody who waits, so that Orthanc can stop."""

@@ -229,3 +229,37 @@ def test_claims_of_many_workers_at_once_never_share_a_request() -> None:
         thread.join(10)
     assert time.monotonic() - started < 10
     assert len(found) == len(set(found)) == 20
+
+
+def test_a_slide_deleted_and_stored_again_at_once_keeps_its_requests() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    request_id = queue.submitted(slide)
+    site.delete(slide)
+    assert site.call("GET", f"/pathology/requests/{request_id}").status == 410
+    site.overwrite(slide)
+    assert queue.get(request_id)["flags"] == ["source_replaced"]
+
+
+def test_a_slide_stored_again_long_after_its_deletion_is_a_new_one() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    request_id = queue.submitted(slide)
+    site.delete(slide)
+    site.pass_time(60)
+    site.overwrite(slide)
+    assert site.call("GET", f"/pathology/requests/{request_id}").status == 410
+
+
+def test_an_expiry_that_cannot_be_written_is_tried_again_a_little_later() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    request_id = queue.submitted()
+    queue.claim()
+    site.gateway.fail_next("put_metadata")
+    site.pass_time(1.1)
+    site.pass_time(1.1)
+    assert queue.status(request_id) == "processing"
+    assert len(site.warnings) == 1
+    site.pass_time(5)
+    assert queue.status(request_id) == "pending"
