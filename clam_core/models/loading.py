@@ -68,8 +68,8 @@ class TorchAggregator:
         self.classes = network.classes
         self._device = torch.device(device)
         self._network = network.eval().requires_grad_(requires_grad=False).to(self._device)
-        # In torch 2.13 the first multi-threaded tanh of a process is now and then wrong by 1e-4 on a CPU; after a
-        # tiny one it is right.
+        # In torch 2.13 the first multi-threaded tanh of a process is now and then wrong by 1e-4 on a CPU;
+        # after a tiny one it is right.
         torch.tanh(torch.zeros(1))
 
     def predict(self, features: NDArray[np.float32]) -> SlidePrediction:
