@@ -25,15 +25,26 @@ function seconds(response) {
     return text === null ? null : Number.parseFloat(text) || 0;
 }
 
+/** Return the JSON of an answer, or null where it is none (a proxy's own page, say). */
+async function json(response) {
+    try {
+        return await response.json();
+    } catch (error) {
+        if (error instanceof SyntaxError) return null;
+        throw error;
+    }
+}
+
 async function send(url, options) {
     let response;
+    let value;
     try {
         response = await fetch(url, { cache: "no-store", ...options });
+        value = await json(response);
     } catch (error) {
         if (error.name === "AbortError") throw error;
         throw new Failure(0, "unreachable", String(error.message));
     }
-    const value = await response.json().catch(() => null);
     if (response.ok && value !== null) return { value, retryAfter: seconds(response) };
     const code = value?.code ?? `http_${response.status}`;
     throw new Failure(response.ok ? 502 : response.status, code, value?.error ?? "", seconds(response));

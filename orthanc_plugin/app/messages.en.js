@@ -114,6 +114,7 @@ export const messages = {
 
     "timings.title": "Time per stage",
     "files.title": "Files",
+    "files.export": "Most attended patches for other programs:",
     "history.title": "History",
 
     "stage.start": "Starting",
@@ -122,6 +123,8 @@ export const messages = {
     "stage.tissue": "Finding tissue",
     "stage.patches": "Laying out patches",
     "stage.encode": "Encoding patches",
+    "stage.model": "Loading the model",
+    "stage.dicom": "Writing DICOM results",
     "stage.predict": "Predicting",
     "stage.heatmap": "Drawing the heatmap",
     "stage.publish": "Sending the result",

@@ -114,6 +114,7 @@ export const messages = {
 
     "timings.title": "단계별 시간",
     "files.title": "파일",
+    "files.export": "다른 프로그램용 상위 패치:",
     "history.title": "이력",
 
     "stage.start": "시작",
@@ -122,6 +123,8 @@ export const messages = {
     "stage.tissue": "조직 찾기",
     "stage.patches": "패치 배치",
     "stage.encode": "패치 인코딩",
+    "stage.model": "모델 불러오기",
+    "stage.dicom": "DICOM 결과 작성",
     "stage.predict": "예측",
     "stage.heatmap": "히트맵 그리기",
     "stage.publish": "결과 전송",

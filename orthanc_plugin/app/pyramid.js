@@ -58,8 +58,8 @@ export async function loadLevels(seriesId, tags) {
         const pyramid = await orthanc(`wsi/pyramids/${encodeURIComponent(seriesId)}`);
         return slideLevels(pyramid, otherPictures(tags));
     } catch (error) {
-        if (error.name === "AbortError") throw error;
-        return null;
+        if (error.status > 0) return null;
+        throw error;
     }
 }
 

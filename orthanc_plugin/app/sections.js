@@ -2,6 +2,7 @@
 // The parts of a result as elements: values in, elements out.
 
 import { definitions, element } from "./dom.js";
+import { csv, geoJson, save } from "./export.js";
 import { bytes, dicomDate, duration, moment, number, percent, personName, significant } from "./format.js";
 import { t, word } from "./i18n.js";
 import { named } from "./slide_facts.js";
@@ -184,10 +185,18 @@ export function history(request) {
     );
 }
 
-/** Return links to the files of the result. */
+function exports(request) {
+    if (!request.result.top_patches?.length) return [];
+    const base = `patches-${request.request_id}`;
+    return [
+        ["GeoJSON (QuPath)", "export-geojson", () => save(`${base}.geojson`, "application/geo+json", geoJson(request))],
+        ["CSV", "export-csv", () => save(`${base}.csv`, "text/csv", csv(request))],
+    ].map(([label, id, onclick]) => element("button", { type: "button", id, onclick }, label));
+}
+
+/** Return links to the files of the result, and the patches for other programs. */
 export function files(request, address) {
     const shown = (request.artifacts ?? []).filter(({ name }) => !/^patch-\d+\.jpg$/.test(name));
-    if (!shown.length) return [];
     return [
         element("h3", {}, t("files.title")),
         element(
@@ -197,6 +206,8 @@ export function files(request, address) {
                 element("li", {}, element("a", { href: address(name), target: "_blank", rel: "noopener" }, name), ` ${bytes(size)}`),
             ),
         ),
+        element("p.muted", {}, t("files.export")),
+        element("div.buttons", {}, exports(request)),
     ];
 }
 

@@ -8,7 +8,9 @@ const MOST_TILES_IN_VIEW = 300;
 const PATCH_MARGIN = 1.5;
 const OWN_STYLE = "data-openseadragon-mobile-css";
 const OUTLINE = "#00e5ff";
-const CHOSEN = "#ffffff";
+const CHOSEN = "#ff1f9c";
+// More outlines would hide the tissue of a small slide.
+const OUTLINED = 8;
 
 /**
  * OpenSeadragon adds a style sheet to the page, which our policy refuses, unless it finds an element of that
@@ -101,7 +103,7 @@ export class SlideView extends HTMLElement {
         this.#draw();
     }
 
-    /** Patches to outline: boxes in level-0 pixels. */
+    /** Patches to jump to: boxes in level-0 pixels, the first of them outlined. */
     set patches(boxes) {
         this.#patches = boxes;
         this.#draw();
@@ -175,10 +177,11 @@ export class SlideView extends HTMLElement {
 
     #drawPatches(context) {
         this.#patches.forEach(({ x, y, width, height }, index) => {
+            const chosen = index === this.#chosen;
+            if (index >= OUTLINED && !chosen) return;
             const start = this.positionOf(x, y);
             const end = this.positionOf(x + width, y + height);
             const box = [start.x, start.y, end.x - start.x, end.y - start.y];
-            const chosen = index === this.#chosen;
             // A dark line below a light one is seen on pale and on dark tissue.
             context.lineWidth = chosen ? 6 : 2.5;
             context.strokeStyle = "rgba(0, 0, 0, 0.65)";

@@ -61,7 +61,7 @@ function nameCell(request, facts) {
             { href: `result.html?request=${encodeURIComponent(request.request_id)}` },
             facts?.container || t("identity.no_container"),
         ),
-        details.length ? element("p", {}, details.join(" · ")) : null,
+        details.length ? element("p.details", {}, details.map((detail) => element("span", {}, detail))) : null,
         element("p.small.muted", {}, element("code", {}, request.series_instance_uid)),
     ];
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -274,6 +275,24 @@ def test_patches_are_cut_out_of_the_slides_tiles(server: OrthancServer, faultles
     first = page.locator(".patch canvas").first
     page.wait_for_timeout(1000)
     assert first.evaluate(drawn) == 160 * 160
+
+
+def test_the_patches_can_be_saved_for_other_programs(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    with page.expect_download() as saved:
+        page.click("#export-geojson")
+    features = json.loads(saved.value.path().read_text("utf-8"))["features"]
+    first = top_patches()[0]
+    assert len(features) == len(top_patches())
+    assert features[0]["geometry"]["coordinates"][0][0] == [first["x"], first["y"]]
+    with page.expect_download() as saved:
+        page.click("#export-csv")
+    rows = saved.value.path().read_text("utf-8").splitlines()
+    assert rows[0] == "rank,x,y,width,height,attention,percentile"
+    assert rows[1].startswith(f"1,{first['x']},{first['y']},256,256,")
 
 
 def test_a_running_analysis_is_followed_to_its_result_without_a_reload(
