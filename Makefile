@@ -9,7 +9,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format setup system clean
+.PHONY: help demo test lint format setup system clean bench-slides bench-core
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ format: $(VENV)/.dev-ready ## format the code
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+bench-core: $(VENV)/.ready ## time tissue, patches, CLAM and heatmaps (last line: JSON)
+	$(RUN) bench/bench_core.py
+
+bench-slides: $(VENV)/.dev-ready ## time tiles out of Orthanc beside local files (last line: JSON)
+	$(RUN) bench/bench_slides.py
+
 setup: $(VENV)/.dev-ready ## everything that the other targets need
 
 system: ## the Debian packages only
@@ -48,7 +54,7 @@ $(VENV)/.ready: system-packages.txt pyproject.toml requirements/constraints.txt 
 	$(VENV)/bin/pip install -q --require-hashes -r requirements/demo-encoder.txt
 	@touch $@
 
-$(VENV)/.dev-ready: $(VENV)/.ready system-packages-browser.txt
-	@demo/system-packages.sh system-packages-browser.txt
+$(VENV)/.dev-ready: $(VENV)/.ready system-packages-test.txt
+	@demo/system-packages.sh system-packages-test.txt
 	$(VENV)/bin/pip install -q -c requirements/constraints.txt -e '.[dev]'
 	@touch $@

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,6 +52,19 @@ def artifact(server: OrthancServer, request_id: str, name: str) -> bytes:
     return answer.content
 
 
+def read_request(server: OrthancServer, request_id: str) -> dict[str, Any]:
+    """Return a request; a server that has just started may say 503 `starting` for a moment."""
+    deadline = time.monotonic() + 10
+    while True:
+        answer = server.get(f"/pathology/requests/{request_id}")
+        if answer.status_code != 503 or time.monotonic() > deadline:
+            answer.raise_for_status()
+            request: dict[str, Any] = answer.json()["request"]
+            return request
+        assert answer.json()["code"] == "starting"
+        time.sleep(0.1)
+
+
 def check_result(result: dict[str, Any]) -> None:
     probabilities = result["probabilities"]
     assert set(probabilities) == {"normal", "oscc"}
@@ -87,7 +101,7 @@ def test_an_analysis_of_a_real_slide_survives_a_restart(orthanc: OrthancServer, 
     assert (saturation > 60).mean() > 0.05
 
     orthanc.restart()
-    after = orthanc.get(f"/pathology/requests/{request_id}").json()["request"]
+    after = read_request(orthanc, request_id)
     assert after["result"] == result
     assert after["status"] == "completed"
     kept = artifact(orthanc, request_id, "heatmap.png")
