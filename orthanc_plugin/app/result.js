@@ -31,6 +31,18 @@ function told(error) {
     notice(word("error", error.code) + (error.message ? ` ${error.message}` : ""), "alarm");
 }
 
+/** Say why a person's action was refused, and show what somebody else has made of the request meanwhile. */
+async function refused(error) {
+    told(error);
+    if (![404, 409, 410].includes(error.status)) return;
+    try {
+        const { request } = await getRequest(requestId);
+        await changed(request);
+    } catch (gone) {
+        failed(gone, 0);
+    }
+}
+
 function showIdentity() {
     const { container, details } = sections.identity(page.request, page.facts);
     byId("container").textContent = container;
@@ -50,13 +62,13 @@ function showState() {
     fill(
         target,
         OPEN.has(request.status) ? sections.progress(request) : sections.ending(request),
-        element("div.buttons.screen-only", {}, stateButtons(request, changed, told)),
+        element("div.buttons.screen-only", {}, stateButtons(request, changed, refused)),
     );
 }
 
 /** What a review changes: shown anew at each answer. */
 function showOpinions() {
-    showReview(byId("review"), page.request, changed, told);
+    showReview(byId("review"), page.request, changed, refused);
     fill(byId("history"), sections.history(page.request));
     byId("history-part").hidden = false;
 }

@@ -384,6 +384,20 @@ def test_a_result_is_withdrawn_only_with_a_reason(
     assert page.is_hidden("#result")
 
 
+def test_what_another_browser_did_meanwhile_is_said_and_shown(
+    server: OrthancServer, visit: Visit, slide: str
+) -> None:
+    request_id = analysed(server, slide)
+    page = open_result(visit, request_id)
+    wait_for_pictures(page)
+    server.post(f"/pathology/requests/{request_id}/withdraw", json={"reason": "Mixed up"}).raise_for_status()
+    page.click("[data-action=agree]")
+    expect(page.locator("#notice")).to_contain_text("The analysis has moved on in the meantime.")
+    expect(page.locator("#state")).to_contain_text("Mixed up")
+    assert page.is_hidden("#result")
+    assert len([problem for problem in visit.problems if problem.startswith("409 ")]) == 1
+
+
 def test_markup_in_names_is_shown_as_text(server: OrthancServer, faultless: Visit, tmp_path: Path) -> None:
     path = named_slide(tmp_path, PatientName=SCRIPT_IN_A_NAME, PatientID=SCRIPT_IN_A_TEXT)
     series = store_file(server, path)["ParentSeries"]
