@@ -7,11 +7,13 @@ may forget (leases, progress, versions) lives here alone.
 
 from __future__ import annotations
 
+import heapq
 import threading
 import uuid
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Optional
 
 from . import values
 from .codec import SeriesState
@@ -37,8 +39,13 @@ class Live:
     detail: str | None = None
 
 
+Wanted = tuple[Optional[str], Optional[str]]
 PendingKey = tuple[int, float, str]
 OrderKey = tuple[float, str]
+
+
+def _wanted(request: AnalysisRequest) -> Wanted:
+    return (request.model, request.model_version)
 
 
 def _pending_key(request: AnalysisRequest) -> PendingKey:
@@ -73,7 +80,7 @@ class Index:
         self._requests: dict[str, AnalysisRequest] = {}
         self._versions: dict[str, int] = {}
         self._order = _Sorted()
-        self._pending = _Sorted()
+        self._pending: dict[Wanted, _Sorted] = {}
         self._leases: dict[str, Lease] = {}
         self._live: dict[str, Live] = {}
         self._tokens: dict[str, str] = {}
@@ -169,7 +176,7 @@ class Index:
         if known is None:
             self._order.add((request.created, request_id))
         else:
-            self._pending.discard(_pending_key(known))
+            self._leave_turn(known)
         self._requests[request_id] = request
         self._gone.pop(request_id, None)
         for output in request.outputs:
@@ -180,7 +187,7 @@ class Index:
     def _put_turn(self, request: AnalysisRequest, lease_for: Callable[[AnalysisRequest], Lease]) -> None:
         request_id = request.request_id
         if request.status == values.PENDING:
-            self._pending.add(_pending_key(request))
+            self._pending.setdefault(_wanted(request), _Sorted()).add(_pending_key(request))
         if request.status != values.PROCESSING:
             self._end_lease(request_id)
             return
@@ -189,6 +196,13 @@ class Index:
             self._end_lease(request_id)
             self._leases[request_id] = lease_for(request)
             self._tokens[request.grants[-1].token_sha256] = request_id
+
+    def _leave_turn(self, request: AnalysisRequest) -> None:
+        queue = self._pending.get(_wanted(request))
+        if queue is not None:
+            queue.discard(_pending_key(request))
+            if not queue:
+                del self._pending[_wanted(request)]
 
     def _end_lease(self, request_id: str) -> None:
         self._leases.pop(request_id, None)
@@ -199,7 +213,7 @@ class Index:
     def _drop(self, request_id: str) -> None:
         request = self._requests.pop(request_id)
         self._order.discard((request.created, request_id))
-        self._pending.discard(_pending_key(request))
+        self._leave_turn(request)
         self._end_lease(request_id)
         self._versions.pop(request_id, None)
 
@@ -243,9 +257,16 @@ class Index:
                 counts[request.status] += 1
             return counts
 
-    def pending(self) -> Iterator[AnalysisRequest]:
-        """Yield the pending requests in their turn: priority, then age. Hold `lock` meanwhile."""
-        for key in self._pending:
+    def pending(self, runs: Callable[[AnalysisRequest], bool] | None = None) -> Iterator[AnalysisRequest]:
+        """Yield the pending requests in their turn: priority, then age. Hold `lock` meanwhile.
+
+        `runs` tells of one request whether those that want the same model and version are to be looked at:
+        a worker is not made to pass over thousands that it cannot do.
+        """
+        queues = [
+            queue for queue in self._pending.values() if runs is None or runs(self._requests[queue[0][2]])
+        ]
+        for key in heapq.merge(*queues):
             yield self._requests[key[2]]
 
 

@@ -15,6 +15,22 @@ from .values import AnalysisRequest
 _LONGEST_SLEEP_S = 5.0
 
 
+@dataclass(frozen=True)
+class Taker:
+    """What a worker is to be given.
+
+    Attributes
+    ----------
+    runs
+        Whether it can run what a request asks for; depends on the wanted model and version alone.
+    takes
+        Whether it is this worker's turn, of those that can.
+    """
+
+    runs: Callable[[AnalysisRequest], bool]
+    takes: Callable[[AnalysisRequest], bool]
+
+
 @dataclass(eq=False)
 class ClaimWaiter:
     """A worker's claim while it is being answered.
@@ -29,7 +45,7 @@ class ClaimWaiter:
 
     worker_id: str
     token_sha256: str
-    takes: Callable[[AnalysisRequest], bool]
+    taker: Taker
     deadline: float
     assigned: str | None = None
     is_over: bool = False
@@ -52,9 +68,7 @@ class ClaimPool:
         """How many claims are being answered now."""
         return len(self._waiters)
 
-    def enter(
-        self, worker_id: str, token_sha256: str, takes: Callable[[AnalysisRequest], bool], wait_s: float
-    ) -> ClaimWaiter:
+    def enter(self, worker_id: str, token_sha256: str, taker: Taker, wait_s: float) -> ClaimWaiter:
         """Join the queue; an earlier wait of the same worker ends. Beyond the capacity nobody waits."""
         with self._index.lock:
             for other in self._waiters:
@@ -63,7 +77,7 @@ class ClaimPool:
             now = self._clock.monotonic()
             waiting = sum(other.deadline > now and not other.is_over for other in self._waiters)
             seconds = 0.0 if self._is_stopped or waiting >= self._capacity else wait_s
-            waiter = ClaimWaiter(worker_id, token_sha256, takes, now + seconds)
+            waiter = ClaimWaiter(worker_id, token_sha256, taker, now + seconds)
             self._waiters.append(waiter)
             self._assign()
             return waiter
@@ -138,7 +152,7 @@ class ClaimPool:
         for waiter in idle:
             free = (
                 request
-                for request in self._index.pending()
+                for request in self._index.pending(waiter.taker.runs)
                 if request.request_id not in taken and is_due(request, now)
             )
             self._assign_one(waiter, free)
@@ -148,7 +162,7 @@ class ClaimPool:
         # A claim repeated while its first is being granted must find that lease, not get a second one.
         if any(other.assigned and other.token_sha256 == waiter.token_sha256 for other in self._waiters):
             return
-        request = next((request for request in free if waiter.takes(request)), None)
+        request = next((request for request in free if waiter.taker.takes(request)), None)
         if request is not None:
             waiter.assigned = request.request_id
             waiter.woken.set()

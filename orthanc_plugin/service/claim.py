@@ -11,7 +11,7 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
 from orthanc_plugin.lifecycle import accepts, granted, refused_at_claim
 from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model
-from orthanc_plugin.waiting import ClaimWaiter
+from orthanc_plugin.waiting import ClaimWaiter, Taker
 from orthanc_plugin.workers import Worker, permits
 
 from .changes import series_deleted
@@ -57,9 +57,11 @@ def claim(core: Core, ask: Claim) -> Granted | None:
     core.workers.claimed(_worker(core, ask))
     if core.workers.drains(ask.worker_id):
         return _repeated(core, ask)
-    waiter = core.claims.enter(
-        ask.worker_id, ask.token_sha256, lambda item: takes(core, ask, item), ask.wait_s
+    taker = Taker(
+        runs=lambda item: offered(core, ask, item) is not None,
+        takes=lambda item: not _is_for_another(core, ask, item),
     )
+    waiter = core.claims.enter(ask.worker_id, ask.token_sha256, taker, ask.wait_s)
     try:
         while True:
             found = _repeated(core, ask) or _turn(core, ask, waiter)
@@ -82,12 +84,6 @@ def _worker(core: Core, ask: Claim) -> Worker:
         seen=core.clock.now(),
         seen_monotonic=core.clock.monotonic(),
     )
-
-
-def takes(core: Core, ask: Claim, request: AnalysisRequest) -> bool:
-    """Tell whether a worker is to get a request: it offers the model, and no other should try first."""
-    model = offered(core, ask, request)
-    return model is not None and not _is_for_another(core, ask, request)
 
 
 def offered(core: Core, ask: Claim, request: AnalysisRequest) -> Model | None:

@@ -13,7 +13,7 @@ import pytest
 from orthanc_plugin.clock import SystemClock
 from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.index import Index, Lease
-from orthanc_plugin.waiting import ClaimPool, ClaimWaiter, PagePool
+from orthanc_plugin.waiting import ClaimPool, ClaimWaiter, PagePool, Taker
 from tests.unit.orthanc_plugin.test_lifecycle import a_request
 
 
@@ -43,7 +43,7 @@ def add(index: Index, *names: str) -> None:
 def enter(
     pool: ClaimPool, name: str, wait: float = 5.0, takes: Callable[[Any], bool] = anything
 ) -> ClaimWaiter:
-    return pool.enter(name, f"token of {name}", takes, wait)
+    return pool.enter(name, f"token of {name}", Taker(anything, takes), wait)
 
 
 def test_who_came_first_is_served_first(index: Index, pool: ClaimPool) -> None:
@@ -66,6 +66,19 @@ def test_who_cannot_do_it_does_not_hold_up_the_next(index: Index, pool: ClaimPoo
     assert (first.assigned, second.assigned) == (None, "r1")
 
 
+def test_what_a_worker_cannot_run_is_not_looked_at_one_by_one(index: Index, pool: ClaimPool) -> None:
+    add(index, *(f"r{number}" for number in range(100)))
+    looks: list[str] = []
+
+    def runs(request: Any) -> bool:
+        looks.append(request.request_id)
+        return False
+
+    waiter = pool.enter("a", "token", Taker(runs, anything), 0)
+    assert waiter.assigned is None
+    assert len(looks) == 1
+
+
 def test_what_a_waiter_leaves_behind_goes_to_the_next(index: Index, pool: ClaimPool) -> None:
     first, second = enter(pool, "a"), enter(pool, "b")
     add(index, "r1")
@@ -86,8 +99,8 @@ def test_what_could_not_be_granted_rests(index: Index, pool: ClaimPool) -> None:
 
 def test_a_repeated_claim_does_not_get_a_second_request(index: Index, pool: ClaimPool) -> None:
     add(index, "r1", "r2")
-    first = pool.enter("a", "token", anything, 5)
-    second = pool.enter("a", "token", anything, 5)
+    first = pool.enter("a", "token", Taker(anything, anything), 5)
+    second = pool.enter("a", "token", Taker(anything, anything), 5)
     assert (first.assigned, second.assigned) == ("r1", None)
     pool.leave(first)
     assert second.woken.is_set()
