@@ -80,6 +80,7 @@ function watcher() {
  */
 export function showPatches(strip, request, levels, jump) {
     const all = request.result.top_patches ?? [];
+    strip.closest("section").hidden = !all.length;
     const whenSeen = watcher();
     const choose = (button, index) => {
         strip.querySelector("[aria-current]")?.removeAttribute("aria-current");

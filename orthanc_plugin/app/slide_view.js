@@ -49,9 +49,19 @@ export class SlideView extends HTMLElement {
             this.viewer.addHandler(event, () => this.#draw());
         }
         return new Promise((resolve, reject) => {
-            this.viewer.addOnceHandler("open", () => resolve());
+            this.viewer.addOnceHandler("open", () => {
+                this.#measure();
+                resolve();
+            });
             this.viewer.addOnceHandler("open-failed", ({ message }) => reject(new Error(message)));
         });
+    }
+
+    /** A result that does not say how large its slide is: then the picture is the measure. */
+    #measure() {
+        if (this.slide.width) return;
+        const { x: width, y: height } = this.viewer.world.getItemAt(0).getContentSize();
+        Object.assign(this.slide, { width, height });
     }
 
     #open(picture) {
@@ -151,7 +161,7 @@ export class SlideView extends HTMLElement {
     }
 
     #draw() {
-        if (!this.viewer?.isOpen()) return;
+        if (!this.viewer?.isOpen() || !this.slide.width) return;
         const ratio = window.devicePixelRatio || 1;
         const { clientWidth, clientHeight } = this;
         const [width, height] = [Math.round(clientWidth * ratio), Math.round(clientHeight * ratio)];

@@ -17,6 +17,7 @@ from playwright.sync_api import Page, expect
 from tests.support.analysed_slide import HEIGHT, WIDTH, analysed, deliver, submit, top_patches
 from tests.support.browser import Visit, open_browser
 from tests.support.dicom_files import another_slide, slide_folder
+from tests.support.dicom_pyramid import pyramid_folder
 from tests.support.fake_worker import FakeWorker
 from tests.support.orthanc_server import OrthancServer, store_file, store_slide
 
@@ -198,6 +199,27 @@ def test_pictures_that_are_not_the_slide_are_no_level_of_it(server: OrthancServe
     )
     # One label has the slide's own proportions and is known by its type, the other is known by its shape.
     assert levels == [0, 1]
+
+
+def test_a_whole_slide_asks_for_its_coarse_tiles_and_a_close_look_for_the_fine_ones_in_view(
+    server: OrthancServer, faultless: Visit, tmp_path: Path, screenshot: Callable[[Visit, str], None]
+) -> None:
+    tiles: list[str] = []
+    faultless.page.on("request", lambda request: "/wsi/tiles/" in request.url and tiles.append(request.url))
+    series = store_slide(server, pyramid_folder(tmp_path / "levels"))
+    faultless.page.set_viewport_size({"width": 1280, "height": 720})
+    page = open_result(faultless, analysed(server, series, names=("overlay.png",), top_patches=[]))
+    wait_for_pictures(page)
+    page.wait_for_load_state("networkidle")
+    screenshot(faultless, "result-pyramid")
+    assert {url.split("/")[-3] for url in tiles} <= {"1", "2"}
+    tiles.clear()
+    page.locator("slide-view").evaluate("view => view.zoom(6)")
+    come_to_rest(page)
+    page.wait_for_load_state("networkidle")
+    screenshot(faultless, "result-pyramid-close")
+    assert "0" in {url.split("/")[-3] for url in tiles}
+    assert len(tiles) < 10 * 13
 
 
 def test_the_overlay_lies_on_the_slide_at_every_zoom(
