@@ -48,11 +48,9 @@ class Application:
 
     def handle(self, request: Request) -> Response:
         """Answer a request of a user whose password Orthanc has checked."""
-        refusal = self._refusal(request.user, request.method, request.path, request.headers)
-        if refusal is not None:
-            return error_response(refusal)
         try:
-            return self.router.dispatch(request)
+            refusal = self._refusal(request.user, request.method, request.path, request.headers)
+            return self.router.dispatch(request) if refusal is None else error_response(refusal)
         except ApiError as error:
             if error.code in _AUDITED:
                 audit_refusal(self.core, request.user, f"{request.method} {request.path}", error)

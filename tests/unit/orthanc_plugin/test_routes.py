@@ -263,3 +263,13 @@ def test_an_expiry_that_cannot_be_written_is_tried_again_a_little_later() -> Non
     assert len(site.warnings) == 1
     site.pass_time(5)
     assert queue.status(request_id) == "pending"
+
+
+def test_an_orthanc_that_fails_while_a_lease_is_looked_up_is_a_503() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    queue.submitted()
+    instance = queue.claim().claimed["instances"][0]["id"]
+    site.gateway.fail_next("parent_series")
+    body = {"ranges": [[0, 4]]}
+    assert site.call("POST", f"/pathology/instances/{instance}/ranges", user=WORKER, body=body).status == 503
