@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The audit: one line each, appended, readable by its owner only; a sink that fails holds nobody up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import stat
+from pathlib import Path
+
+from orthanc_plugin.audit import FILE_NAME, FileAudit, SyslogAudit, open_audit
+from orthanc_plugin.values import Event
+
+EVENT = Event(1.5, "withdrawn", "alice", "wrong\nslide")
+
+
+def test_every_event_is_one_line_of_a_private_file(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    for _ in range(2):
+        FileAudit(path, print).write(EVENT, request_id="r", series="s")
+    lines = path.read_text("ascii").splitlines()
+    assert len(lines) == 2
+    assert json.loads(lines[0]) == {
+        "at": 1.5,
+        "event": "withdrawn",
+        "by": "alice",
+        "request_id": "r",
+        "series": "s",
+        "detail": "wrong\nslide",
+    }
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_was_rotated_away_is_begun_again(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    audit = FileAudit(path, print)
+    audit.write(EVENT)
+    path.rename(tmp_path / "audit.log.1")
+    audit.write(EVENT)
+    assert len(path.read_text("ascii").splitlines()) == 1
+
+
+def test_a_sink_that_fails_says_so_with_the_line(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    FileAudit(tmp_path / "missing" / "audit.log", warnings.append).write(EVENT)
+    assert "withdrawn" in warnings[0]
+
+
+def test_without_a_setting_the_file_lies_in_the_storage_folder(tmp_path: Path) -> None:
+    open_audit(None, str(tmp_path), print).write(EVENT)
+    assert (tmp_path / FILE_NAME).exists()
+
+
+def test_syslog_gets_the_line(tmp_path: Path) -> None:
+    address = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(address)
+        server.settimeout(5)
+        SyslogAudit(address).write(EVENT, request_id="r")
+        line = server.recv(4096).decode()
+        logger = logging.getLogger("orthanc-pathology-audit")
+        for handler in list(logger.handlers):
+            handler.close()
+            logger.removeHandler(handler)
+    assert 'orthanc-pathology: {"at":1.5,"event":"withdrawn"' in line
