@@ -35,24 +35,24 @@ carcinoma).
 
 ## Scale
 
-Nothing in the data set says how large a pixel is. Camera and objective suggest a field of roughly 0.2 to
-0.33 mm, and nuclei of the spinous layer measure about 10 px in the restored fields, like those of a slide
-at about 1 um/px. The package therefore asks for patches of **{patch_px} px at {mpp} um/px**
-({patch_um:.0f} um); the truth may lie between 0.7 and 1.5. At 100x (about 4 um/px) fields separate the
+Nothing in the data set says how large a pixel is. By eye, nuclei of the spinous layer measure about 10 px
+in the restored fields, as they do on a slide at about 1 um/px, which makes a field about 0.3 mm wide. The
+package therefore asks for patches of **{patch_px} px at {mpp} um/px** ({patch_um:.0f} um); the truth may
+lie between 0.7 and 1.5. At 100x (about 4 um/px) fields separate the
 classes a little better, but a patch would be larger than many biopsies.
 
 ## Measured
 
-Five contiguous block folds, mean and standard deviation over the folds; the encoder was not
-trained on this data.
+Five contiguous block folds, mean and standard deviation over the folds; the encoder was
+not trained on this data.
 
 | | bags | AUC | balanced accuracy | AUC over all bags (95 % interval) |
 |---|---|---|---|---|
 {rows}
 
 Attention gains nothing over a logistic regression on the mean of the same patches: the two differ by less
-than the spread over the folds. Stain augmentation does help: without it the same model
-reached an AUC of 0.66 on single fields and 0.62 on restained ones (same folds, measured once).
+than the spread over the folds. Without stain augmentation the same model reached an AUC of 0.66 on single
+fields and 0.62 on restained ones (same folds, measured once): a gain, though smaller than the spread.
 
 The confidence intervals draw bags, not patients, and are therefore too narrow: the spread over the folds
 ({fold_list}) says more.
@@ -65,6 +65,9 @@ from those of the training than {max_distance} (99.5th percentile of held-out fi
 other stains); above {unusual_distance} (95th percentile) the result is *limited*.
 
 ## On real slides
+
+None of these was seen in training or used to choose anything. With weights like these an answer near
+one half means that the model does not know.
 {slides}
 
 ## Licences
@@ -109,8 +112,7 @@ def model_card(content: Mapping[str, Any], fields_per_bag: int = 4) -> str:
         min_tissue=abstain["min_tissue_mm2"],
         max_distance=abstain["max_distance"],
         unusual_distance=abstain["unusual_distance"],
-        slides="\n".join(_slide(row, content["classes"]) for row in performance.get("slides", []))
-        or "\nNot reported.",
+        slides="\n" + "\n".join(_slide(row, content["classes"]) for row in performance.get("slides", [])),
         **{f"licence_{kind}": text for kind, text in content["licences"].items()},
     )
 
@@ -126,7 +128,7 @@ def _row(title: str, figures: Mapping[str, Any]) -> str:
 
 def _slide(row: Mapping[str, Any], classes: Sequence[str]) -> str:
     assumed = f", {row['assumed_mpp']} um/px assumed" if row["assumed_mpp"] else ""
-    opening = f"\n* **{row['slide']}** ({row['shows']}{assumed}): "
+    opening = f"* **{row['slide']}** ({row['shows']}{assumed}): "
     if "refused" in row:
         return f"{opening}refused. {row['refused']}"
     named = ", ".join(
