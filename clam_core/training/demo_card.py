@@ -66,8 +66,9 @@ other stains); above {unusual_distance} (95th percentile) the result is *limited
 
 ## On real slides
 
-None of these was seen in training or used to choose anything. With weights like these an answer near
-one half means that the model does not know.
+None of these was seen in training. The first one was the ruler for the scale above, and it decided the
+tissue preset (the default one drops pieces this small); nothing else was chosen by them. An answer near
+one half means that the model does not know: **the carcinoma is not recognised**.
 {slides}
 
 ## Licences
