@@ -17,12 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import requests
+
 from worker.demo_slide import DemoSlide, demo_slide
 
 from .errors import DemoError
 from .server import REPOSITORY, RunningOrthanc, last_lines, running_orthanc, started
 
 FOLDER = REPOSITORY / ".demo"
+WORKER_LOG = FOLDER / "worker.log"
+WORKER_START_SECONDS = 120.0
 STOPPED = threading.Event()
 
 
@@ -67,8 +71,9 @@ def _run(arguments: argparse.Namespace) -> int:
             environment = _worker_environment(orthanc)
             series = _ingest(slide, environment)
             command = [sys.executable, "-m", "worker", "run"]
-            with started(command, environment, FOLDER / "worker.log") as process:
+            with started(command, environment, WORKER_LOG) as process:
                 _say(f"Worker   started (log: {FOLDER / 'worker.log'})\n")
+                _wait_for_worker(orthanc, process)
                 code = _analyse(series, environment, process, force=arguments.force)
                 _print_addresses(orthanc, series, time.monotonic() - begun)
                 if os.environ.get("CI") != "true":
@@ -117,9 +122,31 @@ def _ingest(slide: DemoSlide, environment: Mapping[str, str]) -> str:
     # Its progress goes to the terminal through the standard error.
     done = subprocess.run(command, env=dict(environment), cwd=FOLDER, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
-        raise DemoError("the slide could not be stored; the line above says why.")
+        raise DemoError(
+            "the slide could not be stored; the line above says why. (What is --mpp there is MPP here: "
+            "make demo SLIDE=... MPP=0.5)"
+        )
     series: str = json.loads(done.stdout.splitlines()[-1])["series"]
     return series
+
+
+def _wait_for_worker(orthanc: RunningOrthanc, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the worker has loaded its model and asked for work, so that nothing warns of its absence."""
+    deadline = time.monotonic() + WORKER_START_SECONDS
+    while time.monotonic() < deadline:
+        _require_alive(process)
+        answer = requests.get(f"{orthanc.url}/pathology/workers", auth=orthanc.person, timeout=10)
+        if answer.ok and answer.json()["count"]:
+            return
+        time.sleep(0.2)
+    raise DemoError(
+        f"the worker did not ask for work within {WORKER_START_SECONDS:.0f} s. Its log: {WORKER_LOG}"
+    )
+
+
+def _require_alive(worker: subprocess.Popen[bytes]) -> None:
+    if worker.poll() is not None:
+        raise DemoError(f"the worker ended. Its log ({WORKER_LOG}) ends:\n{last_lines(WORKER_LOG)}")
 
 
 def _analyse(
@@ -132,9 +159,7 @@ def _analyse(
     with subprocess.Popen(command, env=dict(environment), cwd=FOLDER) as submit:
         try:
             while submit.poll() is None:
-                if worker.poll() is not None:
-                    log = FOLDER / "worker.log"
-                    raise DemoError(f"the worker ended. Its log ({log}) ends:\n{last_lines(log)}")
+                _require_alive(worker)
                 time.sleep(0.1)
         finally:
             if submit.poll() is None:
