@@ -7,32 +7,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import API_VERSION, __version__, fields, values, views
-from .errors import ApiError
+from .bodies import (
+    claim_of,
+    live_of,
+    outcome_of,
+    proof_of,
+    proof_of_headers,
+    target_of,
+    wait_of_query,
+    wish_of,
+)
 from .http import Request, Response, json_response, parse_object
-from .index import Live
 from .pages import serve_page
 from .ranges import RangeServer
 from .router import Route
 from .service import artifacts, decide, listing
-from .service.claim import Claim, Granted, claim
-from .service.complete import Named, Result, complete, read_result
+from .service.claim import Granted, claim
+from .service.complete import complete, read_result
 from .service.core import Core, require_open_known
-from .service.report import LeaseProof, Orders, confirm_cancel, hand_back, heartbeat
+from .service.report import Orders, confirm_cancel, hand_back, heartbeat
 from .service.submit import (
     Submitted,
-    Target,
-    Wish,
-    parameters_text,
     skipped_member,
     submit,
     warnings_for,
 )
-from .values import AnalysisRequest, Failure, Model, canonical, sha256_hex, token_digest
+from .values import AnalysisRequest, canonical, sha256_hex
 
 _MAX_BODY = 64 * 1024
 _MAX_COMPLETION = 2 * 1024 * 1024
-_MAX_WAIT_S = 30.0
-_MAX_TOP_PATCHES = 100
 _VERDICTS = ("agree", "disagree", "unusable")
 _ANALYZE_MEMBERS = {
     "series",
@@ -89,7 +92,7 @@ class Routes:
         require_open_known(self._core)
         body = parse_object(request, max_bytes=_MAX_BODY)
         fields.known_only(body, _ANALYZE_MEMBERS)
-        target, wish = _target(body), _wish(body)
+        target, wish = target_of(body), wish_of(body)
         done, skipped = submit(self._core, target, wish, request.user)
         first = done[0]
         answer: dict[str, Any] = {
@@ -124,7 +127,7 @@ class Routes:
         """Return one request, if wanted once it has changed."""
         require_open_known(self._core)
         waited = listing.wait_for_change(
-            self._core, parts["request_id"], request.query.get("version"), _wait_of_query(request)
+            self._core, parts["request_id"], request.query.get("version"), wait_of_query(request)
         )
         found = listing.get_request(self._core, parts["request_id"])
         headers = {} if waited else self._later()
@@ -180,7 +183,7 @@ class Routes:
     def pending(self, request: Request, _parts: Parts) -> Response:
         """List what waits for a worker; may be held open until something does."""
         require_open_known(self._core)
-        waited = listing.wait_for_pending(self._core, _wait_of_query(request))
+        waited = listing.wait_for_pending(self._core, wait_of_query(request))
         found = [self._short(item) for item in listing.pending(self._core)]
         return json_response(
             200, {"success": True, "count": len(found), "requests": found}, {} if waited else self._later()
@@ -189,7 +192,7 @@ class Routes:
     def claim(self, request: Request, _parts: Parts) -> Response:
         """Give a worker the next request under a lease."""
         require_open_known(self._core)
-        ask = _claim(parse_object(request, max_bytes=_MAX_BODY), request.user)
+        ask = claim_of(parse_object(request, max_bytes=_MAX_BODY), request.user)
         given = claim(self._core, ask)
         if given is None:
             return Response(204, headers=self._later())
@@ -221,10 +224,10 @@ class Routes:
         )
 
     def _reported(self, request_id: str, body: Mapping[str, Any]) -> Orders:
-        proof = _proof(body)
+        proof = proof_of(body)
         status = body.get("status", values.PROCESSING)
         if status == values.PROCESSING:
-            return heartbeat(self._core, request_id, proof, _live(body))
+            return heartbeat(self._core, request_id, proof, live_of(body))
         if status == values.PENDING:
             return hand_back(self._core, request_id, proof)
         if status == values.CANCELLED:
@@ -240,7 +243,7 @@ class Routes:
             parts["name"],
             request.headers.get("content-type", ""),
             request.body,
-            _proof_of_headers(request.headers),
+            proof_of_headers(request.headers),
         )
         return json_response(200, {"success": True, "artifact": views.artifact_member(artifact)})
 
@@ -249,8 +252,8 @@ class Routes:
         require_open_known(self._core)
         body = parse_object(request, max_bytes=_MAX_COMPLETION)
         digest = sha256_hex(canonical(body).encode("utf-8"))
-        outcome = _outcome(body)
-        done = complete(self._core, parts["request_id"], _proof(body), digest, outcome)
+        outcome = outcome_of(body)
+        done = complete(self._core, parts["request_id"], proof_of(body), digest, outcome)
         return json_response(200, {"success": True, "request": self._short(done)})
 
     def ranges(self, request: Request, parts: Parts) -> Response:
@@ -320,127 +323,3 @@ class Routes:
 
 def _created_status(done: list[Submitted]) -> int:
     return 201 if any(item.created for item in done) else 200
-
-
-def _wait_of_query(request: Request) -> float:
-    text = request.query.get("wait", "0")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 3600:
-        raise fields.bad_field("wait", "a number of seconds from 0 to 3600")
-    return min(seconds, _MAX_WAIT_S)
-
-
-def _target(body: Mapping[str, Any]) -> Target:
-    names = ("series", "study", "instance", "series_instance_uid")
-    if sum(body.get(name) is not None for name in names) != 1:
-        raise ApiError(
-            400, "bad_request", "Give exactly one of series, study, instance, series_instance_uid."
-        )
-    return Target(
-        series=fields.optional_text(body, "series", longest=64),
-        study=fields.optional_text(body, "study", longest=64),
-        instance=fields.optional_text(body, "instance", longest=64),
-        series_instance_uid=fields.optional_text(body, "series_instance_uid", longest=64),
-        study_instance_uid=fields.optional_text(body, "study_instance_uid", longest=64),
-    )
-
-
-def _wish(body: Mapping[str, Any]) -> Wish:
-    return Wish(
-        model=fields.optional_text(body, "model", longest=100),
-        model_version=fields.optional_text(body, "model_version", longest=100),
-        parameters=parameters_text(fields.members(body, "parameters")),
-        priority=fields.whole(body, "priority", low=-100, high=100, default=0),
-        force=fields.flag(body, "force"),
-    )
-
-
-def _claim(body: Mapping[str, Any], user: str) -> Claim:
-    api = fields.whole(body, "api", low=0, high=1_000_000, default=API_VERSION)
-    if api != API_VERSION:
-        raise ApiError(
-            409,
-            "upgrade_worker",
-            f"This plugin speaks version {API_VERSION} of the interface and the worker version {api}. "
-            "Install the matching worker.",
-        )
-    return Claim(
-        worker_id=fields.name_of(body, "worker_id"),
-        user=user,
-        token_sha256=token_digest(fields.token(body)),
-        models=tuple(_model(item) for item in fields.objects(body, "models", most=100)),
-        default_model=fields.optional_text(body, "default_model", longest=100),
-        software=fields.optional_text(body, "software") or "",
-        device=fields.optional_text(body, "device") or "",
-        wait_s=min(fields.number(body, "wait", low=0, high=3600, default=0), _MAX_WAIT_S),
-    )
-
-
-def _model(item: Mapping[str, Any]) -> Model:
-    return Model(
-        name=fields.text(item, "name", longest=100),
-        version=fields.optional_text(item, "version", longest=100),
-        sha256=None if item.get("sha256") is None else fields.sha256(item, "sha256"),
-    )
-
-
-def _proof(body: Mapping[str, Any]) -> LeaseProof:
-    return LeaseProof(
-        worker_id=fields.name_of(body, "worker_id"),
-        token_sha256=token_digest(fields.token(body)),
-        fence=fields.whole(body, "fence", low=1, high=2**31),
-    )
-
-
-def _proof_of_headers(headers: Mapping[str, str]) -> LeaseProof:
-    fence = headers.get("x-pathology-fence", "")
-    if not fence.isascii() or not fence.isdigit() or len(fence) > 10:
-        raise fields.bad_field("X-Pathology-Fence", "the fence of the lease")
-    token = fields.token({"token": headers.get("x-pathology-token")})
-    return LeaseProof(worker_id="", token_sha256=token_digest(token), fence=int(fence))
-
-
-def _live(body: Mapping[str, Any]) -> Live:
-    progress = None
-    if body.get("progress") is not None:
-        progress = fields.number(body, "progress", low=0, high=1, default=0)
-    return Live(
-        stage=fields.optional_text(body, "stage", longest=50),
-        progress=progress,
-        detail=fields.optional_text(body, "detail"),
-    )
-
-
-def _outcome(body: Mapping[str, Any]) -> Result | Failure:
-    if ("result" in body) == ("error" in body):
-        raise ApiError(400, "bad_request", "Give either result (with fingerprint and artifacts) or error.")
-    if "error" in body:
-        error = fields.members(body, "error")
-        return Failure(
-            code=fields.name_of(error, "code"),
-            message=fields.free_text(error, "message")[:500],
-            retryable=fields.flag(error, "retryable"),
-        )
-    named = tuple(
-        Named(
-            name=fields.text(item, "name"),
-            size=fields.whole(item, "size", low=0, high=2**31),
-            sha256=fields.sha256(item, "sha256"),
-        )
-        for item in fields.objects(body, "artifacts", most=200)
-    )
-    return Result(fields.sha256(body, "fingerprint"), named, _result(fields.members(body, "result")))
-
-
-def _result(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not result:
-        raise fields.bad_field("result", "a JSON object with the prediction")
-    fields.optional_text(result, "predicted_class")
-    probabilities = fields.members(result, "probabilities")
-    for name in probabilities:
-        fields.number(probabilities, name, low=0, high=1, default=0)
-    fields.objects(result, "top_patches", most=_MAX_TOP_PATCHES)
-    return result

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What clients send, as the values that the uses of the queue take; every mistake named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import API_VERSION, fields
+from .errors import ApiError
+from .http import Request
+from .index import Live
+from .service.claim import Claim
+from .service.complete import Named, Result
+from .service.report import LeaseProof
+from .service.submit import Target, Wish, parameters_text
+from .values import Failure, Model, token_digest
+
+_MAX_WAIT_S = 30.0
+_MAX_TOP_PATCHES = 100
+
+
+def wait_of_query(request: Request) -> float:
+    """Return the seconds that a GET may be held open, bounded.
+
+    Raises
+    ------
+    ApiError
+        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+    """
+    text = request.query.get("wait", "0")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise fields.bad_field("wait", "a number of seconds from 0 to 3600")
+    return min(seconds, _MAX_WAIT_S)
+
+
+def target_of(body: Mapping[str, Any]) -> Target:
+    """Return what a submit points at.
+
+    Raises
+    ------
+    ApiError
+        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+    """
+    names = ("series", "study", "instance", "series_instance_uid")
+    if sum(body.get(name) is not None for name in names) != 1:
+        raise ApiError(
+            400, "bad_request", "Give exactly one of series, study, instance, series_instance_uid."
+        )
+    return Target(
+        series=fields.optional_text(body, "series", longest=64),
+        study=fields.optional_text(body, "study", longest=64),
+        instance=fields.optional_text(body, "instance", longest=64),
+        series_instance_uid=fields.optional_text(body, "series_instance_uid", longest=64),
+        study_instance_uid=fields.optional_text(body, "study_instance_uid", longest=64),
+    )
+
+
+def wish_of(body: Mapping[str, Any]) -> Wish:
+    """Return what a submit wants of a slide.
+
+    Raises
+    ------
+    ApiError
+        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+    """
+    return Wish(
+        model=fields.optional_text(body, "model", longest=100),
+        model_version=fields.optional_text(body, "model_version", longest=100),
+        parameters=parameters_text(fields.members(body, "parameters")),
+        priority=fields.whole(body, "priority", low=-100, high=100, default=0),
+        force=fields.flag(body, "force"),
+    )
+
+
+def claim_of(body: Mapping[str, Any], user: str) -> Claim:
+    """Return what a worker offers.
+
+    Raises
+    ------
+    ApiError
+        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+    """
+    api = fields.whole(body, "api", low=0, high=1_000_000, default=API_VERSION)
+    if api != API_VERSION:
+        raise ApiError(
+            409,
+            "upgrade_worker",
+            f"This plugin speaks version {API_VERSION} of the interface and the worker version {api}. "
+            "Install the matching worker.",
+        )
+    return Claim(
+        worker_id=fields.name_of(body, "worker_id"),
+        user=user,
+        token_sha256=token_digest(fields.token(body)),
+        models=tuple(_model(item) for item in fields.objects(body, "models", most=100)),
+        default_model=fields.optional_text(body, "default_model", longest=100),
+        software=fields.optional_text(body, "software") or "",
+        device=fields.optional_text(body, "device") or "",
+        wait_s=min(fields.number(body, "wait", low=0, high=3600, default=0), _MAX_WAIT_S),
+    )
+
+
+def _model(item: Mapping[str, Any]) -> Model:
+    return Model(
+        name=fields.text(item, "name", longest=100),
+        version=fields.optional_text(item, "version", longest=100),
+        sha256=None if item.get("sha256") is None else fields.sha256(item, "sha256"),
+    )
+
+
+def proof_of(body: Mapping[str, Any]) -> LeaseProof:
+    """Return the lease that a body speaks under.
+
+    Raises
+    ------
+    ApiError
+        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+    """
+    return LeaseProof(
+        worker_id=fields.name_of(body, "worker_id"),
+        token_sha256=token_digest(fields.token(body)),
+        fence=fields.whole(body, "fence", low=1, high=2**31),
+    )
+
+
+def proof_of_headers(headers: Mapping[str, str]) -> LeaseProof:
+    """Return the lease that an artifact comes under; Orthanc hides the query of a PUT.
+
+    Raises
+    ------
+    ApiError
+        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+    """
+    fence = headers.get("x-pathology-fence", "")
+    if not fence.isascii() or not fence.isdigit() or len(fence) > 10:
+        raise fields.bad_field("X-Pathology-Fence", "the fence of the lease")
+    token = fields.token({"token": headers.get("x-pathology-token")})
+    return LeaseProof(worker_id="", token_sha256=token_digest(token), fence=int(fence))
+
+
+def live_of(body: Mapping[str, Any]) -> Live:
+    """Return what a heartbeat says of the work.
+
+    Raises
+    ------
+    ApiError
+        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+    """
+    progress = None
+    if body.get("progress") is not None:
+        progress = fields.number(body, "progress", low=0, high=1, default=0)
+    return Live(
+        stage=fields.optional_text(body, "stage", longest=50),
+        progress=progress,
+        detail=fields.optional_text(body, "detail"),
+    )
+
+
+def outcome_of(body: Mapping[str, Any]) -> Result | Failure:
+    """Return a completion's result, or why there is none.
+
+    Raises
+    ------
+    ApiError
+        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+    """
+    if ("result" in body) == ("error" in body):
+        raise ApiError(400, "bad_request", "Give either result (with fingerprint and artifacts) or error.")
+    if "error" in body:
+        error = fields.members(body, "error")
+        return Failure(
+            code=fields.name_of(error, "code"),
+            message=fields.free_text(error, "message")[:500],
+            retryable=fields.flag(error, "retryable"),
+        )
+    named = tuple(
+        Named(
+            name=fields.text(item, "name"),
+            size=fields.whole(item, "size", low=0, high=2**31),
+            sha256=fields.sha256(item, "sha256"),
+        )
+        for item in fields.objects(body, "artifacts", most=200)
+    )
+    return Result(fields.sha256(body, "fingerprint"), named, _result(fields.members(body, "result")))
+
+
+def _result(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not result:
+        raise fields.bad_field("result", "a JSON object with the prediction")
+    fields.optional_text(result, "predicted_class")
+    probabilities = fields.members(result, "probabilities")
+    for name in probabilities:
+        fields.number(probabilities, name, low=0, high=1, default=0)
+    fields.objects(result, "top_patches", most=_MAX_TOP_PATCHES)
+    return result
