@@ -19,13 +19,6 @@ export class Queue {
         return [...this.#byId.values()].sort((a, b) => (a.created < b.created ? 1 : -1));
     }
 
-    /** Return how many requests are in each state. */
-    get counts() {
-        const counts = {};
-        for (const { status } of this.#byId.values()) counts[status] = (counts[status] ?? 0) + 1;
-        return counts;
-    }
-
     /** Take a request as an action has answered it. */
     take(request) {
         this.#byId.set(request.request_id, request);
