@@ -50,10 +50,6 @@ not trained on this data.
 |---|---|---|---|---|
 {rows}
 
-Attention gains nothing over a logistic regression on the mean of the same patches: the two differ by less
-than the spread over the folds. Without stain augmentation the same model reached an AUC of 0.66 on single
-fields and 0.62 on restained ones (same folds, measured once): a gain, though smaller than the spread.
-
 The confidence intervals draw bags, not patients, and are therefore too narrow: the spread over the folds
 ({fold_list}) says more.
 
@@ -68,8 +64,19 @@ other stains); above {unusual_distance} (95th percentile) the result is *limited
 
 None of these was seen in training. The first one was the ruler for the scale above, and it decided the
 tissue preset (the default one drops pieces this small); nothing else was chosen by them. An answer near
-one half means that the model does not know: **the carcinoma is not recognised**.
+one half means that the model does not know.
 {slides}
+
+## Notes on version 1
+
+Observed once while it was made; the command does not measure these again.
+
+* Attention gains nothing over a logistic regression on the mean of the same patches: the two differ by less
+  than the spread over the folds.
+* Without stain augmentation the same model reached an AUC of 0.66 on single fields and 0.62 on restained
+  ones, over the same folds: augmentation gains, though less than the spread.
+* The carcinoma of TCGA-CR-7395 is not recognised.
+* Run again with another number of threads, one field of 672 changes its class by rounding.
 
 ## Licences
 
