@@ -115,7 +115,7 @@ def _analyze(slide: Slide, model: LoadedModel, options: AnalysisOptions, run: _R
     summary = summarize(slide, options)
     plan = plan_patches(slide, summary, package, options)
     with run.stage("tissue"):
-        tissue = find_tissue(slide, package, options)
+        tissue = find_tissue(slide, summary, package, options)
         tissue_mm2 = None if summary.mpp is None else tissue.area_mm2(summary.mpp)
     with run.stage("patches"):
         coordinates = lay_patches(slide, tissue, plan, options)

@@ -10,7 +10,7 @@ from clam_core.options import AnalysisOptions, Reference
 from clam_core.patches import Coordinates, PatchGrid, PatchPlan, patch_coordinates, plan_by_level, plan_by_mpp
 from clam_core.result import SlideSummary
 from clam_core.slides import Slide, best_level_for_downsample
-from clam_core.tissue import HEATMAP_DOWNSAMPLE, Tissue, preset, segment
+from clam_core.tissue import HEATMAP_DOWNSAMPLE, Tissue, TissueParameters, preset, segment, segment_at_mpp
 
 MPP_OVERRIDDEN = "mpp_overridden"
 """Flag: the user's spacing is not the slide's own."""
@@ -37,8 +37,11 @@ def plan_patches(slide: Slide, summary: SlideSummary, model: Model, options: Ana
     return plan_by_mpp(slide.levels, summary.mpp, model.mpp, model.patch_px)
 
 
-def find_tissue(slide: Slide, model: Model, options: AnalysisOptions) -> Tissue:
+def find_tissue(slide: Slide, summary: SlideSummary, model: Model, options: AnalysisOptions) -> Tissue:
     """Find the tissue with the user's preset or the model's.
+
+    At a fixed physical resolution; the reference's way, on one of the slide's levels, where its behaviour is
+    asked for. Only that way goes without a spacing (`plan_patches` refuses any other before).
 
     Raises
     ------
@@ -46,10 +49,7 @@ def find_tissue(slide: Slide, model: Model, options: AnalysisOptions) -> Tissue:
         If there is none.
     """
     name = options.tissue_preset or model.tissue_preset
-    level = None
-    if options.reference is Reference.HEATMAP:
-        level = best_level_for_downsample(slide.levels, HEATMAP_DOWNSAMPLE)
-    tissue = segment(slide, preset(name), level)
+    tissue = _segmented(slide, summary, preset(name), options.reference)
     if not tissue.pieces:
         raise NoTissueError(
             f"No tissue was found with the preset {name!r}: check that the slide is not blank, or choose "
@@ -57,6 +57,16 @@ def find_tissue(slide: Slide, model: Model, options: AnalysisOptions) -> Tissue:
             "for small pieces."
         )
     return tissue
+
+
+def _segmented(
+    slide: Slide, summary: SlideSummary, parameters: TissueParameters, reference: Reference | None
+) -> Tissue:
+    if reference is Reference.HEATMAP:
+        return segment(slide, parameters, best_level_for_downsample(slide.levels, HEATMAP_DOWNSAMPLE))
+    if reference is Reference.PATCHING or summary.mpp is None:
+        return segment(slide, parameters)
+    return segment_at_mpp(slide, parameters, summary.mpp)
 
 
 def lay_patches(
@@ -85,7 +95,8 @@ def patch_grid(slide: Slide, plan: PatchPlan, options: AnalysisOptions, overlap:
     if options.reference is Reference.HEATMAP:
         return heatmap_grid(plan.patch_px, slide.levels[plan.level], overlap=overlap)
     step = [max(1, int(side * (1 - overlap))) for side in plan.footprint]
-    return PatchGrid(plan.footprint, (step[0], step[1]))
+    origin = (0, 0) if options.reference is None else None
+    return PatchGrid(plan.footprint, (step[0], step[1]), origin=origin)
 
 
 def spacing_flags(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where patches lie: a grid per piece of tissue, thinned to what is tissue."""
+"""Where patches lie: a grid per piece of tissue or one for the slide, thinned to what is tissue."""
 
 from __future__ import annotations
 
@@ -51,6 +51,9 @@ class PatchGrid:
         Distance of the four points from the centre, as a fraction of half a patch; 0 tests the centre alone.
     padding
         Whether patches may reach over the edges of the tissue's box and of the slide.
+    origin
+        Where the grid starts, (x, y), for all pieces together; None: at each piece's own box, as in the
+        reference. With an origin an outline that differs by a pixel moves no patch, and no patch repeats.
     """
 
     patch: tuple[int, int]
@@ -58,6 +61,7 @@ class PatchGrid:
     rule: ContourRule = ContourRule.FOUR_PT
     shift: float = 0.5
     padding: bool = True
+    origin: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if min(*self.patch, *self.step) < 1:
@@ -77,8 +81,8 @@ class PatchGrid:
 def patch_coordinates(pieces: Sequence[Piece], slide_size: tuple[int, int], grid: PatchGrid) -> Coordinates:
     """Return the patches on tissue: piece by piece, within a piece column by column.
 
-    Each grid starts at the top-left corner of its piece's bounding box. A patch whose centre lies strictly
-    inside a hole is left out.
+    Each grid starts at the top-left corner of its piece's bounding box. With an origin there is one grid, and
+    its patches come column by column. A patch whose centre lies strictly inside a hole is left out.
 
     Parameters
     ----------
@@ -90,7 +94,8 @@ def patch_coordinates(pieces: Sequence[Piece], slide_size: tuple[int, int], grid
         Size, step and rule.
     """
     blocks = [block for piece in pieces for block in _piece_blocks(piece, slide_size, grid)]
-    return np.concatenate(blocks) if blocks else np.empty((0, 2), dtype=np.int64)
+    found = np.concatenate(blocks) if blocks else np.empty((0, 2), dtype=np.int64)
+    return found if grid.origin is None else np.unique(found, axis=0)
 
 
 def _piece_blocks(piece: Piece, slide_size: tuple[int, int], grid: PatchGrid) -> Iterator[Coordinates]:
@@ -113,12 +118,17 @@ def _piece_blocks(piece: Piece, slide_size: tuple[int, int], grid: PatchGrid) ->
 def _axes(outline: Contour, slide_size: tuple[int, int], grid: PatchGrid) -> tuple[NDArray[np.int64], ...]:
     left, top, width, height = cv2.boundingRect(outline)
     axes = []
-    for start, length, whole, patch, step in zip(
-        (left, top), (width, height), slide_size, grid.patch, grid.step, strict=True
-    ):
-        stop = start + length if grid.padding else min(start + length, whole - patch + 1)
-        axes.append(np.arange(start, stop, step, dtype=np.int64))
+    for axis, (start, length) in enumerate(((left, width), (top, height))):
+        patch, step = grid.patch[axis], grid.step[axis]
+        first = start if grid.origin is None else _first_touching(start, patch, step, grid.origin[axis])
+        stop = start + length if grid.padding else min(start + length, slide_size[axis] - patch + 1)
+        axes.append(np.arange(first, stop, step, dtype=np.int64))
     return tuple(axes)
+
+
+def _first_touching(start: int, patch: int, step: int, origin: int) -> int:
+    """Return the first place of a grid, not before its origin, whose patch reaches beyond `start`."""
+    return origin + max(0, (start - patch - origin) // step + 1) * step
 
 
 def _hits(crossings: RowCrossings, x: NDArray[np.int64], row: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -133,6 +143,8 @@ def _in_holes(corners: Coordinates, holes: Sequence[Contour], patch: tuple[int, 
     # Doubled, because the centre of a patch of odd width lies between two pixels.
     doubled_centers = 2 * corners + np.asarray(patch)
     for hole in holes:
-        if len(corners):
-            inside |= locate_points(2 * hole.astype(np.int64), doubled_centers) > 0
+        doubled = 2 * hole.astype(np.int64)
+        near = ((doubled_centers > doubled.min(axis=0)) & (doubled_centers < doubled.max(axis=0))).all(axis=1)
+        if near.any():
+            inside[near] |= locate_points(doubled, doubled_centers[near]) > 0
     return inside

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -87,9 +88,11 @@ def plan_by_mpp(
             "scan it at a higher magnification, or choose a model for this one."
         )
     level = _coarsest_fitting(levels, base, wanted_mpp)
-    spacing = [side * ratio for side, ratio in zip(mpp, levels[level].downsample, strict=True)]
-    read = [_pixels(patch_px, wanted_mpp / side) for side in spacing]
-    footprint = [max(1, round(px * ratio)) for px, ratio in zip(read, levels[level].downsample, strict=True)]
+    ratios = levels[level].downsample
+    spacing = [side * ratio for side, ratio in zip(mpp, ratios, strict=True)]
+    # From level 0 alone: the same glass is cut into the same patches, whatever levels its slide has.
+    footprint = [max(1, round(patch_px * _snapped(wanted_mpp / side))) for side in mpp]
+    read = [max(1, round(px / ratio)) for px, ratio in zip(footprint, ratios, strict=True)]
     return PatchPlan(
         level=level,
         read_px=(read[0], read[1]),
@@ -155,5 +158,7 @@ def _coarsest_fitting(levels: Sequence[Level], base: float, wanted: float) -> in
     return max(fitting, key=lambda index: sum(levels[index].downsample), default=0)
 
 
-def _pixels(patch_px: int, ratio: float) -> int:
-    return patch_px if abs(ratio - 1) <= MPP_TOLERANCE else max(1, round(patch_px * ratio))
+def _snapped(ratio: float) -> float:
+    """Return the power of two that a ratio equals within the tolerance, or the ratio: levels mostly halve."""
+    nearest = 2.0 ** round(math.log2(ratio))
+    return nearest if abs(ratio / nearest - 1) <= MPP_TOLERANCE else ratio

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clam_core.slides.openslide_slide import OpenSlideSlide
 from clam_core.slides.slide import Level, Pixels, Prefetching, Slide, SlideIdentity, best_level_for_downsample
-from clam_core.slides.whole_level import strips, thumbnail
+from clam_core.slides.whole_level import level_for_picture, picture_strips, strips, thumbnail
 from clam_core.slides.wsidicom_slide import WsiDicomSlide
 
 __all__ = [
@@ -17,7 +17,9 @@ __all__ = [
     "SlideIdentity",
     "WsiDicomSlide",
     "best_level_for_downsample",
+    "level_for_picture",
     "open_slide",
+    "picture_strips",
     "strips",
     "thumbnail",
 ]

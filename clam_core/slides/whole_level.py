@@ -12,6 +12,9 @@ from clam_core.slides.slide import Pixels, Slide, best_level_for_downsample
 
 STRIP_PIXELS = 1 << 24
 """Pixels read at once: 48 MB of RGB, whatever the size of the level."""
+ENLARGEMENT = 1.1
+"""A level that has to be enlarged by this much still serves: scanners differ by so much among each other, and the
+next finer level has up to sixteen times as many pixels to read."""
 
 
 def strips(slide: Slide, level: int, shrink: int = 1) -> Iterator[tuple[int, Pixels]]:
@@ -45,6 +48,52 @@ def strips(slide: Slide, level: int, shrink: int = 1) -> Iterator[tuple[int, Pix
         yield top, rgb
 
 
+def picture_strips(slide: Slide, size: tuple[int, int]) -> Iterator[tuple[int, Pixels]]:
+    """Yield the whole slide as a picture of a given size, from top to bottom.
+
+    The picture is averaged from the coarsest level that is hardly smaller than it, so that it shows the same
+    whatever levels a slide has.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    size
+        (width, height) of the picture, not larger than level 0.
+
+    Yields
+    ------
+    top : int
+        First row of the strip, in pixels of the picture.
+    rgb : numpy.ndarray
+        uint8, (rows, width, 3).
+    """
+    width, height = size
+    chosen = slide.levels[level_for_picture(slide, size)]
+    ratio = chosen.height / height
+    rows = max(1, int(STRIP_PIXELS / (chosen.width * ratio)))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        # Whole rows of the level: at most half a row is counted to the wrong strip.
+        first, last = round(top * ratio), round(bottom * ratio)
+        location = (0, round(first * chosen.downsample[1]))
+        rgb = slide.read_region(location, slide.levels.index(chosen), (chosen.width, last - first))
+        yield top, _resized(rgb, (width, bottom - top))
+
+
+def level_for_picture(slide: Slide, size: tuple[int, int]) -> int:
+    """Return the coarsest level that need not be enlarged by more than `ENLARGEMENT` for a picture."""
+    base = slide.levels[0]
+    factor = (base.width / size[0] + base.height / size[1]) / 2
+    return best_level_for_downsample(slide.levels, factor * ENLARGEMENT)
+
+
+def _resized(rgb: Pixels, size: tuple[int, int]) -> Pixels:
+    if (rgb.shape[1], rgb.shape[0]) == size:
+        return rgb
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
 def thumbnail(slide: Slide, longest_side: int) -> Pixels:
     """Return the whole slide as a small picture.
 
@@ -63,10 +112,4 @@ def thumbnail(slide: Slide, longest_side: int) -> Pixels:
     base = slide.levels[0]
     factor = max(1.0, max(base.width, base.height) / longest_side)
     size = (max(1, round(base.width / factor)), max(1, round(base.height / factor)))
-    level = best_level_for_downsample(slide.levels, factor)
-    chosen = slide.levels[level]
-    shrink = max(1, min(chosen.width // size[0], chosen.height // size[1]))
-    rough = np.concatenate([rgb for _, rgb in strips(slide, level, shrink)])
-    if (rough.shape[1], rough.shape[0]) == size:
-        return rough
-    return np.asarray(cv2.resize(rough, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.concatenate([rgb for _, rgb in picture_strips(slide, size)])

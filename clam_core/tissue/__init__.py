@@ -3,7 +3,7 @@
 
 from clam_core.tissue.contours import Contour, Piece
 from clam_core.tissue.presets import PRESETS, TissueParameters, preset
-from clam_core.tissue.segmentation import HEATMAP_DOWNSAMPLE, Tissue, fill_pieces, segment
+from clam_core.tissue.segmentation import HEATMAP_DOWNSAMPLE, Tissue, fill_pieces, segment, segment_at_mpp
 
 __all__ = [
     "HEATMAP_DOWNSAMPLE",
@@ -15,4 +15,5 @@ __all__ = [
     "fill_pieces",
     "preset",
     "segment",
+    "segment_at_mpp",
 ]

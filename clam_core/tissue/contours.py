@@ -15,9 +15,6 @@ from clam_core.tissue.presets import TissueParameters
 Contour = NDArray[np.int32]
 """A closed polygon, (n, 2), (x, y)."""
 
-REFERENCE_SIDE = 512
-"""Areas in `TissueParameters` are in squares of so many level-0 pixels a side."""
-
 _PARENT = 3
 """Column of OpenCV's contour hierarchy that holds the enclosing contour, or -1."""
 
@@ -31,7 +28,11 @@ class Piece:
 
 
 def find_pieces(
-    mask: NDArray[np.uint8], downsample: tuple[float, float], parameters: TissueParameters
+    mask: NDArray[np.uint8],
+    downsample: tuple[float, float],
+    parameters: TissueParameters,
+    square: float,
+    center: float = 0.0,
 ) -> tuple[Piece, ...]:
     """Return the pieces of tissue in a mask, in level-0 pixels (truncated).
 
@@ -43,21 +44,24 @@ def find_pieces(
         Level-0 pixels per pixel of the mask, (x, y).
     parameters
         Smallest areas, number of holes, and which pieces to keep.
+    square
+        The unit of the parameters' areas, in pixels of the mask.
+    center
+        Where in a pixel of the mask the outlines run: 0 through its top-left corner, 0.5 through its centre.
     """
     traced, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if not traced:
         return ()
     found = [np.asarray(contour, dtype=np.int32) for contour in traced]
     parents = hierarchy[0, :, _PARENT]
-    square = int(REFERENCE_SIDE**2 / (downsample[0] * downsample[1]))
     children: dict[int, list[Contour]] = {}
     for contour, parent in zip(found, parents, strict=True):
         children.setdefault(int(parent), []).append(contour)
     pieces = [
         Piece(
-            _to_level_0(contour, downsample),
+            _to_level_0(contour, downsample, center),
             tuple(
-                _to_level_0(hole, downsample)
+                _to_level_0(hole, downsample, center)
                 for hole in _holes_to_keep(children.get(index, []), square, parameters)
             ),
         )
@@ -67,18 +71,20 @@ def find_pieces(
     return _chosen(pieces, parameters)
 
 
-def _is_large(contour: Contour, holes: Sequence[Contour], square: int, parameters: TissueParameters) -> bool:
+def _is_large(
+    contour: Contour, holes: Sequence[Contour], square: float, parameters: TissueParameters
+) -> bool:
     area = cv2.contourArea(contour) - sum(cv2.contourArea(hole) for hole in holes)
     return bool(area != 0 and area > parameters.minimum_area * square)
 
 
-def _holes_to_keep(holes: Sequence[Contour], square: int, parameters: TissueParameters) -> list[Contour]:
+def _holes_to_keep(holes: Sequence[Contour], square: float, parameters: TissueParameters) -> list[Contour]:
     largest = sorted(holes, key=cv2.contourArea, reverse=True)[: parameters.maximum_holes]
     return [hole for hole in largest if cv2.contourArea(hole) > parameters.minimum_hole_area * square]
 
 
-def _to_level_0(contour: Contour, downsample: tuple[float, float]) -> Contour:
-    scaled: Contour = (contour.reshape(-1, 2) * np.asarray(downsample)).astype(np.int32)
+def _to_level_0(contour: Contour, downsample: tuple[float, float], center: float) -> Contour:
+    scaled: Contour = ((contour.reshape(-1, 2) + center) * np.asarray(downsample)).astype(np.int32)
     return scaled
 
 

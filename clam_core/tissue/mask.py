@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clam_core.slides import Slide, strips
+from clam_core.slides import Slide, picture_strips, strips
 from clam_core.tissue.presets import TissueParameters
 
 
@@ -31,6 +31,20 @@ def saturation(slide: Slide, level: int, shrink: int = 1) -> NDArray[np.uint8]:
     chosen = slide.levels[level]
     result = np.empty((chosen.height // shrink, chosen.width // shrink), dtype=np.uint8)
     for top, rgb in strips(slide, level, shrink):
+        result[top : top + len(rgb)] = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1]
+    return result
+
+
+def picture_saturation(slide: Slide, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the HSV saturation of the whole slide as a picture of the given (width, height).
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, (height, width).
+    """
+    result = np.empty((size[1], size[0]), dtype=np.uint8)
+    for top, rgb in picture_strips(slide, size):
         result[top : top + len(rgb)] = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1]
     return result
 

@@ -28,7 +28,7 @@ class TissueParameters:
     minimum_hole_area
         Smallest hole, in the same unit; smaller ones count as tissue.
     maximum_holes
-        At most so many holes per piece of tissue, the largest.
+        At most so many holes per piece of tissue, the largest; None: all.
     keep_contours
         Only these pieces of tissue, by index; empty: all.
     exclude_contours
@@ -40,7 +40,7 @@ class TissueParameters:
     close_kernel: int
     minimum_area: float
     minimum_hole_area: float
-    maximum_holes: int
+    maximum_holes: int | None
     use_otsu: bool = False
     keep_contours: tuple[int, ...] = ()
     exclude_contours: tuple[int, ...] = ()
@@ -48,7 +48,7 @@ class TissueParameters:
     def __post_init__(self) -> None:
         if self.median_kernel < 1 or self.median_kernel % 2 == 0:
             raise ParameterError(f"The median kernel must be odd and positive, not {self.median_kernel}.")
-        if self.close_kernel < 0 or self.maximum_holes < 0:
+        if self.close_kernel < 0 or (self.maximum_holes or 0) < 0:
             raise ParameterError("The closing kernel and the number of holes cannot be negative.")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tissue on a slide, as the reference CLAM finds it."""
+"""Tissue on a slide: as the reference CLAM finds it, or at a fixed physical resolution."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from clam_core.slides import Slide, best_level_for_downsample
+from clam_core.slides import Slide, best_level_for_downsample, level_for_picture
 from clam_core.tissue.contours import Contour, Piece, find_pieces
-from clam_core.tissue.mask import saturation, tissue_mask
+from clam_core.tissue.mask import picture_saturation, saturation, tissue_mask
+from clam_core.tissue.physical import USUAL_SQUARE_UM, fit_parameters, picture_size
 from clam_core.tissue.presets import TissueParameters
 
+REFERENCE_SIDE = 512
+"""The reference's areas are in squares of so many level-0 pixels a side."""
 PATCHING_DOWNSAMPLE = 64
 """The reference's target when it patches slides."""
 HEATMAP_DOWNSAMPLE = 32
@@ -33,7 +36,7 @@ class Tissue:
     pieces
         Outlines and holes in level-0 pixels; empty where there is no tissue.
     level
-        Level that was segmented.
+        Level that was read.
     downsample
         Level-0 pixels per pixel of `mask`, (x, y).
     mask
@@ -68,7 +71,9 @@ class Tissue:
 
 
 def segment(slide: Slide, parameters: TissueParameters, level: int | None = None) -> Tissue:
-    """Find the tissue on a slide; none is an answer.
+    """Find the tissue on a level of a slide, as the reference does; none is an answer.
+
+    What is found depends on the levels that the slide happens to have: `segment_at_mpp` does not.
 
     Parameters
     ----------
@@ -90,7 +95,39 @@ def segment(slide: Slide, parameters: TissueParameters, level: int | None = None
     shrink = math.ceil(math.sqrt(chosen.pixels / MAXIMUM_MASK_PIXELS))
     downsample = (chosen.downsample[0] * shrink, chosen.downsample[1] * shrink)
     mask = tissue_mask(saturation(slide, level, shrink), parameters)
-    return Tissue(find_pieces(mask, downsample, parameters), level, downsample, mask)
+    square = int(REFERENCE_SIDE**2 / (downsample[0] * downsample[1]))
+    return Tissue(find_pieces(mask, downsample, parameters, square), level, downsample, mask)
+
+
+def segment_at_mpp(slide: Slide, parameters: TissueParameters, mpp: tuple[float, float]) -> Tissue:
+    """Find the tissue on a picture of the slide at `physical.TISSUE_MPP`; none is an answer.
+
+    The same glass gives the same tissue, whatever levels its slide has and however it was cut into tiles.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    parameters
+        As for `segment`; lengths and areas mean what they mean on a usual slide, see
+        `clam_core.tissue.physical`.
+    mpp
+        Micrometres per pixel of level 0, (x, y).
+
+    Raises
+    ------
+    SlideError
+        If the slide cannot be read.
+    """
+    base = slide.levels[0]
+    size = picture_size(base, mpp, MAXIMUM_MASK_PIXELS)
+    downsample = (base.width / size[0], base.height / size[1])
+    spacing = (mpp[0] * downsample[0], mpp[1] * downsample[1])
+    fitted = fit_parameters(parameters, spacing)
+    mask = tissue_mask(picture_saturation(slide, size), fitted)
+    square = USUAL_SQUARE_UM**2 / (spacing[0] * spacing[1])
+    pieces = find_pieces(mask, downsample, fitted, square, center=0.5)
+    return Tissue(pieces, level_for_picture(slide, size), downsample, mask)
 
 
 def fill_pieces(
