@@ -9,7 +9,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format setup system clean bench-slides bench-core
+.PHONY: help demo test lint format setup system clean bench-slides bench-core test-faults
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ demo: $(VENV)/.ready ## analyse a slide with a real Orthanc, start to end (SLIDE
 
 test: $(VENV)/.dev-ready ## install what is missing and run all tests
 	$(RUN) -m pytest
+
+test-faults: $(VENV)/.dev-ready ## the queue through faults, for about a quarter of an hour (last line: JSON)
+	$(RUN) -m tests.faults
 
 lint: $(VENV)/.dev-ready ## formatting, rules, types, directions between the packages
 	$(VENV)/bin/ruff format --check .

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from .audit import Audit
@@ -18,6 +19,7 @@ from .routes import Routes
 from .service.core import Core, audit_refusal, build_core, unavailable
 from .service.report import holds_lease_on
 from .settings import Settings
+from .store import LAST_NUMBER
 
 _AUDITED = frozenset({"forbidden_role", "forbidden_origin", "lease_lost", "already_completed"})
 
@@ -93,9 +95,14 @@ class Application:
 def _policy(settings: Settings, configuration: Mapping[str, Any]) -> Policy:
     return Policy(
         protected_metadata=frozenset({settings.metadata_number, settings.damaged_number}),
-        protected_attachments=frozenset({settings.archive_number, *range(settings.first_attachment, 65536)}),
+        protected_attachments=_attachment_numbers(settings.archive_number, settings.first_attachment),
         metadata_names=names_of_numbers(configuration.get("UserMetadata")),
         attachment_names=names_of_numbers(configuration.get("UserContentType")),
         allowed_origins=settings.allowed_origins,
         authentication_enabled=configuration.get("AuthenticationEnabled") is True,
     )
+
+
+@lru_cache(maxsize=4)
+def _attachment_numbers(archive: int, first: int) -> frozenset[int]:
+    return frozenset({archive, *range(first, LAST_NUMBER + 1)})

@@ -23,3 +23,7 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         self._now += seconds
         self._monotonic += seconds
+
+    def shift(self, seconds: float) -> None:
+        """Set the wall clock forward or back, as an administrator or NTP does."""
+        self._now += seconds

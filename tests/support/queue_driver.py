@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from orthanc_plugin.memory_gateway import MemoryGateway
-from orthanc_plugin.values import OPEN
+from orthanc_plugin.values import OPEN, AnalysisRequest
 from tests.support.queue_client import PNG, RESULT, named
 from tests.support.sites import PERSON, WORKER, Answer, MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result
@@ -21,6 +24,46 @@ from tests.support.tiny_dicom import tiny_result
 MODEL = "model"
 SLIDES = 3
 WORKERS = 3
+STUDY_UID = "1.2.3"
+READS_AND_WRITES = (
+    "put_metadata",
+    "get_metadata",
+    "put_attachment",
+    "get_attachment",
+    "delete_attachment",
+    "instances",
+    "series",
+    "set_global_property",
+    "store_instance",
+    "delete_series",
+)
+DECISIONS = ("cancel", "retry", "withdraw")
+REPORTS = ("processing", "pending", "cancelled")
+
+
+class BrokenPromiseError(AssertionError):
+    """What was answered does not hold.
+
+    `kind` is ``lost`` (an accepted request is gone), ``doubled`` (one request, two grants or results),
+    ``superseded`` (a result under a lease that had been replaced), ``orphans`` (files or DICOM series of no
+    completed request) or ``other``.
+    """
+
+    def __init__(self, kind: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+
+
+def require(holds: bool, kind: str, sentence: str) -> None:
+    """Raise `BrokenPromiseError` unless `holds`."""
+    if not holds:
+        raise BrokenPromiseError(kind, sentence)
+
+
+@cache
+def _result_file(_number: int) -> bytes:
+    """Return the DICOM result number so-and-so; kept, since every episode begins with the same few."""
+    return tiny_result(STUDY_UID)
 
 
 class Crash(BaseException):
@@ -175,13 +218,15 @@ class QueueDriver:
     def _note_grant(self, worker_id: str, token: str, claimed: dict[str, Any]) -> None:
         request_id, fence = claimed["request"]["request_id"], claimed["lease"]["fence"]
         key = (request_id, fence)
-        assert self.promises.grants.setdefault(key, token) == token, "two workers hold one fence"
-        assert request_id not in self.promises.results, "a request with a result was given out again"
+        known = self.promises.grants.setdefault(key, token)
+        require(known == token, "doubled", "two workers hold one fence")
+        is_done = request_id in self.promises.results
+        require(not is_done, "doubled", "a request with a result was given out again")
         self.held.append(Held(worker_id, token, request_id, fence, claimed["request"]["fingerprint"]))
         self.held = self.held[-12:]
 
     def _pick(self, which: int) -> Held | None:
-        return self.held[which % len(self.held)] if self.held else None
+        return self.held[-1 - which % len(self.held)] if self.held else None
 
     def _proof(self, held: Held) -> dict[str, Any]:
         return {"worker_id": held.worker_id, "token": held.token, "fence": held.fence}
@@ -201,7 +246,7 @@ class QueueDriver:
 
     def _dicom(self, held: Held) -> bytes:
         if held.token not in self._dicoms:
-            self._dicoms[held.token] = tiny_result(self.slides[0].study_uid)
+            self._dicoms[held.token] = _result_file(len(self._dicoms))
         return self._dicoms[held.token]
 
     def _put(self, held: Held, name: str, content_type: str, content: bytes) -> None:
@@ -244,7 +289,9 @@ class QueueDriver:
     def _note_result(self, held: Held, body: dict[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         known = self.promises.results.setdefault(held.request_id, (held.fence, digest))
-        assert known == (held.fence, digest), "two results were accepted for one request"
+        require(known == (held.fence, digest), "doubled", "two results were accepted for one request")
+        latest = max(fence for request_id, fence in self.promises.grants if request_id == held.request_id)
+        require(held.fence == latest, "superseded", "a result was accepted under a replaced lease")
 
     def fail(self, which: int, *, retryable: bool) -> None:
         held = self._pick(which)
@@ -268,6 +315,10 @@ class QueueDriver:
             self.site.pass_time(seconds)
         except Crash:
             self._reborn()
+
+    def shift_clock(self, seconds: float) -> None:
+        """Set the wall clock; time itself goes on as before."""
+        self.site.clock.shift(seconds)
 
     def overwrite(self, slide: int) -> None:
         """Add a file to a slide: its content is another one afterwards."""
@@ -293,15 +344,18 @@ class QueueDriver:
         requests = {request.request_id: request for request in index.snapshot()}
         if self.site.application.core.ready.unread:
             return  # it says so, and answers 503
-        assert self.promises.accepted <= requests.keys(), "an accepted request is lost"
+        require(self.promises.accepted <= requests.keys(), "lost", "an accepted request is gone")
         for request_id, (fence, _) in self.promises.results.items():
             request = requests[request_id]
-            assert request.status in {"publishing", "completed", "withdrawn"}, request.status
-            assert request.status != "withdrawn" or request_id in self.promises.withdrawn
-            assert request.fence == fence, "a result stands under another fence"
+            is_kept = request.status in {"publishing", "completed", "withdrawn"}
+            require(is_kept, "lost", f"a request with a result is {request.status}")
+            was_asked = request.status != "withdrawn" or request_id in self.promises.withdrawn
+            require(was_asked, "lost", "a result was withdrawn that nobody withdrew")
+            require(request.fence == fence, "superseded", "a result stands under another fence")
         for request in requests.values():
-            assert 0 <= request.attempts <= request.fence
-            assert request.status != "processing" or index.lease(request.request_id) is not None
+            require(0 <= request.attempts <= request.fence, "other", "attempts and fence do not fit")
+            is_leased = request.status != "processing" or index.lease(request.request_id) is not None
+            require(is_leased, "other", "a request is in work without a lease")
 
     def check_settled(self) -> None:
         """Stop all disturbances, start once more, let every lease run out, and check what is left."""
@@ -313,7 +367,7 @@ class QueueDriver:
             self.site.application.core.store.load(slide.series)
         memory = self._states()
         self.site.restart(kill=True)
-        assert self._states() == memory, "memory and metadata differ"
+        require(self._states() == memory, "lost", "memory and metadata differ")
         self.site.pass_time(30)
         self.site.pass_time(30)
         self.check()
@@ -325,27 +379,65 @@ class QueueDriver:
 
     def _check_storage(self) -> None:
         requests = self.site.application.core.index.snapshot()
-        assert not [item for item in requests if item.status == "publishing"]
+        unfinished = [item for item in requests if item.status == "publishing"]
+        require(not unfinished, "other", "a request is still being published")
         published = {
             output.series for item in requests if item.status == "completed" for output in item.outputs
         }
         slides = {slide.series for slide in self.slides}
-        assert self.site.series_ids() - slides == published, "DICOM series of no completed request"
+        extra = self.site.series_ids() - slides - published
+        require(not extra, "orphans", "there are DICOM series of no completed request")
+        missing = published - self.site.series_ids()
+        require(not missing, "lost", "a DICOM series of a completed request is gone")
         for slide in self.slides:
-            named_numbers = {
-                artifact.number
-                for item in requests
-                if item.series == slide.series
-                for artifact in (*item.artifacts, *([item.record] if item.record else []))
-            }
             stored = set(self.gateway.list_attachments(slide.series))
-            assert stored <= named_numbers, "left-over attachments"
+            named_numbers = _named_numbers([item for item in requests if item.series == slide.series])
+            require(stored <= named_numbers, "orphans", "there are left-over attachments")
         for item in requests:
-            assert item.status in OPEN or not item.cancel_requested or item.status in {"cancelled", "failed"}
+            is_cancelled = not item.cancel_requested or item.status in {*OPEN, "cancelled", "failed"}
+            require(is_cancelled, "other", "a cancelled request was finished")
             if item.status == "completed":
-                assert item.record is not None
-                assert self.gateway.get_attachment(item.series, item.record.number) is not None
-                for artifact in item.artifacts:
-                    content = self.gateway.get_attachment(item.series, artifact.number)
-                    assert content is not None
-                    assert hashlib.sha256(content).hexdigest() == artifact.sha256
+                self._check_files(item)
+
+    def _check_files(self, item: AnalysisRequest) -> None:
+        for artifact in (*item.artifacts, *([item.record] if item.record else [])):
+            content = self.gateway.get_attachment(item.series, artifact.number)
+            is_whole = content is not None and hashlib.sha256(content).hexdigest() == artifact.sha256
+            require(is_whole, "lost", f"{artifact.name} of a completed request is gone or another")
+        require(item.record is not None, "lost", "a completed request has no result")
+
+
+def _named_numbers(requests: list[AnalysisRequest]) -> set[int]:
+    return {
+        artifact.number
+        for item in requests
+        for artifact in (*item.artifacts, *([item.record] if item.record else []))
+    }
+
+
+def step(driver: QueueDriver, chance: random.Random) -> None:
+    """Let one thing happen, and compare what memory says with what was promised."""
+    weights, actions = zip(*_actions(driver, chance), strict=True)
+    chance.choices(actions, weights)[0]()
+    driver.check()
+
+
+def _actions(driver: QueueDriver, chance: random.Random) -> tuple[tuple[int, Callable[[], None]], ...]:
+    which = min(chance.randrange(12), chance.randrange(12))  # the latest leases are the lively ones
+    coin = chance.random() < 0.5
+    return (
+        (8, lambda: driver.submit(which % SLIDES, chance.randrange(3), force=chance.random() < 0.2)),
+        (14, lambda: driver.claim(which % WORKERS, repeat=chance.random() < 0.2)),
+        (10, lambda: driver.report(which, "processing")),
+        (3, lambda: driver.report(which, chance.choice(REPORTS))),
+        (10, lambda: driver.put(which)),
+        (12, lambda: driver.complete(which, picture=coin, again=chance.random() < 0.3)),
+        (4, lambda: driver.fail(which, retryable=chance.random() < 0.7)),
+        (4, lambda: driver.decide(chance.randrange(1000), chance.choice(DECISIONS))),
+        (10, lambda: driver.pass_time(chance.choice((0.1, 0.3, 1.1, 2.5)))),
+        (1, lambda: driver.shift_clock(chance.choice((-3600.0, -5.0, 5.0, 3600.0)))),
+        (1, lambda: driver.overwrite(which % SLIDES)),
+        (3, lambda: driver.refuse(chance.choice(READS_AND_WRITES), after=coin)),
+        (3, lambda: driver.die(chance.randrange(1, 5), after=coin)),
+        (1, driver.restart),
+    )

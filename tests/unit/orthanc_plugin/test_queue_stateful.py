@@ -4,33 +4,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tests.support.queue_driver import SLIDES, WORKERS, QueueDriver
+from tests.support.queue_driver import (
+    DECISIONS,
+    READS_AND_WRITES,
+    REPORTS,
+    SLIDES,
+    WORKERS,
+    QueueDriver,
+    step,
+)
 
 SLIDE = st.integers(0, SLIDES - 1)
 WHO = st.integers(0, WORKERS - 1)
 WHICH = st.integers(0, 11)
 BOOL = st.booleans()
-READS_AND_WRITES = (
-    "put_metadata",
-    "get_metadata",
-    "put_attachment",
-    "get_attachment",
-    "delete_attachment",
-    "instances",
-    "series",
-    "set_global_property",
-    "store_instance",
-    "delete_series",
-)
-DECISIONS = ("cancel", "retry", "withdraw")
-REPORTS = ("processing", "pending", "cancelled")
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -72,6 +65,10 @@ class QueueMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.driver.pass_time(seconds)
 
+    @rule(seconds=st.sampled_from((-3600.0, -5.0, 5.0, 3600.0)))
+    def shift_clock(self, seconds: float) -> None:
+        self.driver.shift_clock(seconds)
+
     @rule(slide=SLIDE)
     def overwrite(self, slide: int) -> None:
         self.driver.overwrite(slide)
@@ -102,33 +99,11 @@ TestQueue.settings = settings(
 )
 
 
-def _actions(driver: QueueDriver, chance: random.Random) -> tuple[tuple[int, Callable[[], None]], ...]:
-    which = chance.randrange(12)
-    coin = chance.random() < 0.5
-    return (
-        (8, lambda: driver.submit(which % SLIDES, chance.randrange(3), force=chance.random() < 0.2)),
-        (14, lambda: driver.claim(which % WORKERS, repeat=chance.random() < 0.2)),
-        (10, lambda: driver.report(which, "processing")),
-        (3, lambda: driver.report(which, chance.choice(REPORTS))),
-        (10, lambda: driver.put(which)),
-        (12, lambda: driver.complete(which, picture=coin, again=chance.random() < 0.3)),
-        (4, lambda: driver.fail(which, retryable=chance.random() < 0.7)),
-        (4, lambda: driver.decide(chance.randrange(1000), chance.choice(DECISIONS))),
-        (10, lambda: driver.pass_time(chance.choice((0.1, 0.3, 1.1, 2.5)))),
-        (1, lambda: driver.overwrite(which % SLIDES)),
-        (3, lambda: driver.refuse(chance.choice(READS_AND_WRITES), after=coin)),
-        (3, lambda: driver.die(chance.randrange(1, 5), after=coin)),
-        (1, driver.restart),
-    )
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_a_long_seeded_run_keeps_every_promise(seed: int) -> None:
     chance = random.Random(seed)
     driver = QueueDriver()
     for _ in range(500):
-        weights, actions = zip(*_actions(driver, chance), strict=True)
-        chance.choices(actions, weights)[0]()
-        driver.check()
+        step(driver, chance)
     driver.check_settled()
     assert driver.promises.results, "the run delivered nothing, so it shows nothing"
