@@ -6,6 +6,10 @@ PYTHON ?= python3
 #     make demo TORCH='torch==2.13.0 --index-url <that index>'
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+# What `make train-demo` learns from, and the slides that it reports on in the card.
+TILES ?= ../shared/tiles/oral-scc-rahman2020
+SLIDES ?= ../shared/slides
+OUT ?= .cache/oral-scc-demo
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
@@ -38,6 +42,13 @@ bench-core: $(VENV)/.ready ## time tissue, patches, CLAM and heatmaps (last line
 
 bench-slides: $(VENV)/.dev-ready ## time tiles out of Orthanc beside local files (last line: JSON)
 	$(RUN) bench/bench_slides.py
+
+train-demo: $(VENV)/.ready ## train the demonstration model and write its card (TILES=folder, SLIDES=folder, OUT=folder)
+	$(RUN) -m clam_core.training.demo --tiles '$(TILES)' --out '$(OUT)' --cache '$(OUT).features' \
+	    $(if $(wildcard $(SLIDES)),--slides '$(SLIDES)')
+	@diff -u clam_core/demo_model/model.json '$(OUT)/model.json' \
+	    && echo 'The package is the one in clam_core/demo_model.' \
+	    || echo 'Above: where $(OUT) differs from clam_core/demo_model.'
 
 setup: $(VENV)/.dev-ready ## everything that the other targets need
 

@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.delaying_proxy import DelayingProxy
 from clam_core.slides import Pixels, Prefetching, Slide, WsiDicomSlide
 from tests.support.orthanc_server import OrthancServer
-from worker.client import make_session
 from worker.contract import Claim, new_token, parse_claim
 from worker.demo_slide import demo_slide
 from worker.drawn_slide import write_tiled_tiff
@@ -40,8 +39,10 @@ from worker.ingest.identity import SlideOptions
 from worker.ingest.pipeline import Ingest, IngestedSeries
 from worker.ingest.progress import silent
 from worker.ingest.store import OrthancStore
-from worker.settings import Credentials, Settings, load_settings
+from worker.settings import Credentials, Settings
+from worker.settings_reading import load_settings
 from worker.sources import OrthancRangesSource, RangesClient
+from worker.transport import make_session
 
 BATCH = 64
 WEB_TILES = 12
