@@ -10,6 +10,7 @@ import sys
 import time
 
 from tests.faults.drive_queue import Tally, drive
+from tests.faults.real_queue import run
 
 KINDS = ("lost", "doubled", "superseded", "orphans", "other")
 
@@ -21,12 +22,17 @@ def main() -> int:
         "--steps", type=int, default=1_000_000, help="steps of the seeded driver (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="first seed of the driver (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=600, help="time of the real server (%(default)s)")
     arguments = parser.parse_args()
     started = time.monotonic()
     driven = drive(arguments.steps, seed=arguments.seed, processes=os.cpu_count() or 1)
     elapsed = time.monotonic() - started
-    sys.stdout.write(report([("seeded driver", driven, elapsed)]))
-    return 1 if driven.broken else 0
+    runs = [("seeded driver", driven, elapsed)]
+    if arguments.seconds > 0:
+        started = time.monotonic()
+        runs.append(("real Orthanc", run(arguments.seconds, arguments.seed), time.monotonic() - started))
+    sys.stdout.write(report(runs))
+    return 1 if any(tally.broken for _, tally, _ in runs) else 0
 
 
 def report(runs: list[tuple[str, Tally, float]]) -> str:
@@ -38,6 +44,7 @@ def report(runs: list[tuple[str, Tally, float]]) -> str:
         total.add(tally)
         line = f"{name:<16}{tally.steps:>9}{tally.steps / seconds:>8.0f}{tally.results:>9}{tally.crashes:>9}"
         lines.append(line + "".join(f"{tally.broken[kind]:>11}" for kind in KINDS))
+    lines.append("faults: " + ", ".join(f"{name} {number}" for name, number in sorted(total.faults.items())))
     lines += [f"  {finding}" for finding in total.findings[:20]]
     lines.append(json.dumps({"steps": total.steps, **{kind: total.broken[kind] for kind in KINDS}}))
     return "\n".join(lines) + "\n"

@@ -32,7 +32,13 @@ class Tally:
     results: int = 0
     crashes: int = 0
     broken: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
+
+    def broke(self, kind: str, sentence: str) -> None:
+        """Count a broken promise."""
+        self.broken[kind] += 1
+        self.findings.append(f"{kind}: {sentence}")
 
     def add(self, other: Tally) -> None:
         """Take over what another part of the run came to."""
@@ -40,6 +46,7 @@ class Tally:
         self.results += other.results
         self.crashes += other.crashes
         self.broken += other.broken
+        self.faults += other.faults
         self.findings += other.findings
 
 
@@ -57,8 +64,7 @@ def drive_episode(seed: int, steps: int = EPISODE_STEPS) -> Tally:
                 tally.steps += 1
             driver.check_settled()
     except BrokenPromiseError as broken:
-        tally.broken[broken.kind] += 1
-        tally.findings.append(f"seed {seed}, step {tally.steps}: {broken.kind}: {broken}")
+        tally.broke(broken.kind, f"{broken} (seed {seed}, step {tally.steps})")
     tally.results = len(driver.promises.results)
     tally.crashes = driver.crashes
     return tally

@@ -21,7 +21,7 @@ def test_a_broken_promise_is_counted_by_its_kind_and_names_the_seed(monkeypatch:
     monkeypatch.setattr(QueueDriver, "check", lambda _: require(False, "lost", "gone"))
     tally = drive_episode(7, 10)
     assert dict(tally.broken) == {"lost": 1}
-    assert tally.findings == ["seed 7, step 0: lost: gone"]
+    assert tally.findings == ["lost: gone (seed 7, step 0)"]
 
 
 def test_no_further_episodes_are_begun_after_the_time_is_up() -> None:
