@@ -18,6 +18,8 @@ from .bodies import (
     wish_of,
 )
 from .http import Request, Response, json_response, parse_object
+from .metrics import CONTENT_TYPE as METRICS_TYPE
+from .metrics import queue_metrics, render
 from .pages import serve_page
 from .ranges import RangeServer
 from .router import Route
@@ -82,6 +84,7 @@ class Routes:
             Route("POST", "/instances/{instance_id}/ranges", self.ranges),
             Route("GET", "/instances/{instance_id}/frames", self.frames),
             Route("GET", "/health", self.health),
+            Route("GET", "/metrics", self.metrics),
             Route("GET", "/app/{path*}", self.page),
         )
 
@@ -297,6 +300,10 @@ class Routes:
                 "workers_alive": len(core.workers.alive()),
             },
         )
+
+    def metrics(self, _request: Request, _parts: Parts) -> Response:
+        """Return the queue's numbers for Prometheus."""
+        return Response(200, render(queue_metrics(self._core)).encode("utf-8"), METRICS_TYPE)
 
     def page(self, request: Request, parts: Parts) -> Response:
         """Return a file of the plugin's own pages."""

@@ -136,6 +136,7 @@ def _accept(
         return publishing(current, delivery, core.clock.now())
 
     change_request(core, request.request_id, change)
+    core.tallies.timings(outcome.result.get("timings_s"))
 
 
 def _fail(core: Core, request_id: str, proof: LeaseProof, body_sha256: str, failure: Failure) -> None:

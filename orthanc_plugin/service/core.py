@@ -16,6 +16,7 @@ from orthanc_plugin.index import Index
 from orthanc_plugin.open_series import OpenSeries
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import Store, source_deleted, take_number, with_request
+from orthanc_plugin.tallies import Tallies
 from orthanc_plugin.values import AnalysisRequest, Event
 from orthanc_plugin.waiting import ClaimPool, PagePool
 from orthanc_plugin.workers import Workers
@@ -52,6 +53,7 @@ class Core:
     audit: Audit
     warn: Callable[[str], None]
     ready: Readiness = field(default_factory=Readiness)
+    tallies: Tallies = field(default_factory=Tallies)
     publishing: set[str] = field(default_factory=set)
     replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)
 
@@ -156,7 +158,8 @@ def _change(
 
 
 def audit_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
-    """Write the audit line of a transition, if it was one."""
+    """Count a transition and write its audit line, if it was one."""
+    core.tallies.transition(before, after)
     latest = after.history[-1]
     if before is None or before.history[-1] != latest:
         core.audit.write(latest, request_id=after.request_id, series=after.series)

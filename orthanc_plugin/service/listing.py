@@ -108,7 +108,7 @@ def _after(text: str | None) -> tuple[float, str] | None:
     try:
         created, request_id = json.loads(base64.urlsafe_b64decode(text.encode("ascii")))
         return float(created), str(request_id)
-    except (ValueError, TypeError, binascii.Error) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
         raise bad_field("cursor", "the `next` of an earlier answer") from error
 
 
@@ -180,12 +180,17 @@ def wait_for_pending(core: Core, wait_s: float) -> bool:
     return core.pages.wait_until(lambda: bool(pending(core)), wait_s)
 
 
-def workers(core: Core) -> list[dict[str, Any]]:
-    """Return every worker heard of since the start, and what it is doing."""
-    working_on = {
+def requests_of_workers(core: Core) -> dict[str, str]:
+    """Return the request that each busy worker holds."""
+    return {
         request.grants[-1].worker_id: request.request_id
         for request in core.index.with_status(values.PROCESSING)
     }
+
+
+def workers(core: Core) -> list[dict[str, Any]]:
+    """Return every worker heard of since the start, and what it is doing."""
+    working_on = requests_of_workers(core)
     return [
         worker_member(
             worker, alive=core.workers.is_alive(worker), working_on=working_on.get(worker.worker_id)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What has happened since the start, counted: transitions, leases that ran out, seconds per stage."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import values
+from .values import AnalysisRequest
+
+_STAGE = re.compile(r"[a-z][a-z0-9_]{0,29}")
+_MOST_STAGES = 30
+"""Stages are named by workers; beyond so many names further ones are left out."""
+_LONGEST_S = 7 * 86400.0
+_ENDED_BY_TIME = frozenset({values.EXPIRED, values.UNCONFIRMED})
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Durations of one stage: how many, and their sum in seconds."""
+
+    count: int = 0
+    total: float = 0.0
+
+
+class Tallies:
+    """Counters that only grow; a restart of Orthanc begins them anew, as Prometheus expects."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._transitions: Counter[str] = Counter()
+        self._lost_leases: Counter[str] = Counter()
+        self._stages: dict[str, Seconds] = {}
+
+    def transition(self, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
+        """Count what became of a request with one write."""
+        latest = after.history[-1]
+        if before is not None and before.history[-1] == latest:
+            return
+        with self._lock:
+            self._transitions[latest.event] += 1
+            outcome = None if after.grant is None else after.grant.outcome
+            was_open = before is not None and before.grant is not None and before.grant.outcome is None
+            if was_open and outcome in _ENDED_BY_TIME:
+                self._lost_leases[str(outcome)] += 1
+
+    def timings(self, timings_s: Any) -> None:
+        """Add the ``timings_s`` of a result; what is no duration is passed over."""
+        if not isinstance(timings_s, Mapping):
+            return
+        with self._lock:
+            for stage, seconds in timings_s.items():
+                self._add(stage, seconds)
+
+    def _add(self, stage: Any, seconds: Any) -> None:
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if not is_number or not 0 <= seconds <= _LONGEST_S or _STAGE.fullmatch(str(stage)) is None:
+            return
+        known = self._stages.get(stage)
+        if known is None and len(self._stages) >= _MOST_STAGES:
+            return
+        old = known or Seconds()
+        self._stages[stage] = Seconds(old.count + 1, old.total + float(seconds))
+
+    def transitions(self) -> dict[str, int]:
+        """Return how often each event of a history has happened."""
+        with self._lock:
+            return dict(self._transitions)
+
+    def lost_leases(self) -> dict[str, int]:
+        """Return how many leases ran out after their first heartbeat (``expired``) and before it."""
+        with self._lock:
+            return {outcome: self._lost_leases[outcome] for outcome in sorted(_ENDED_BY_TIME)}
+
+    def stages(self) -> dict[str, Seconds]:
+        """Return the durations of every stage."""
+        with self._lock:
+            return dict(self._stages)
