@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from .errors import ApiError
 
 JSON_TYPE = "application/json"
+_DEEPEST = 32
+"""Levels of nesting that a body may have; what is stored must be readable again whatever the stack holds."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,19 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def _check_storable(value: Any, depth: int = 0) -> None:
+    """Raise `ValueError` for what Python reads as JSON and cannot write as UTF-8 JSON again."""
+    if isinstance(value, str):
+        value.encode("utf-8")  # half of a surrogate pair has no encoding
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is too large")
+    elif isinstance(value, (dict, list)):
+        if depth == _DEEPEST:
+            raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+        for item in (*value.keys(), *value.values()) if isinstance(value, dict) else value:
+            _check_storable(item, depth + 1)
+
+
 def parse_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     """Return the JSON object in the body.
 
@@ -62,7 +78,7 @@ def parse_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     ------
     ApiError
         415 where the type is not JSON, 413 where the body is too large, 400 where it is no JSON object
-        (NaN and Infinity are no JSON).
+        (NaN and Infinity are no JSON), or one that could not be stored.
     """
     content_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if content_type != JSON_TYPE:
@@ -71,6 +87,7 @@ def parse_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
         raise ApiError(413, "body_too_large", f"The body may have at most {max_bytes} bytes.")
     try:
         value = json.loads(request.body.decode("utf-8"), parse_constant=_refuse_constant)
+        _check_storable(value)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "bad_json", f"The body is not valid JSON: {error}.") from error
     if not isinstance(value, dict):

@@ -26,6 +26,7 @@ _UNKNOWN_CODES = frozenset({7, 17})
 
 _FIRST_USER_NUMBER = 1024
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
+_ORTHANC_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
 _ABSENT = "orthanc-pathology: no such property"
 _CACHED_IMAGE_TYPES = 16384
 _DICOM_ATTACHMENT = "/attachments/dicom/info"
@@ -55,6 +56,14 @@ def _get(uri: str) -> bytes | None:
 def _get_json(uri: str) -> Any:
     content = _get(uri)
     return None if content is None else json.loads(content)
+
+
+def _resource(level: str, orthanc_id: str) -> Any:
+    """Return a series, study or instance; None where there is none, or the text is no Orthanc id.
+
+    The ids come from clients: ``ID/study`` or ``../system`` must not become another resource's address.
+    """
+    return _get_json(f"/{level}/{orthanc_id}") if _ORTHANC_ID.fullmatch(orthanc_id) else None
 
 
 def _put(uri: str, value: bytes) -> None:
@@ -112,7 +121,7 @@ class OrthancGateway:
 
     def series(self, series_id: str) -> SeriesInfo | None:
         """Return a series, or None where there is none (any more)."""
-        found = _get_json(f"/series/{series_id}")
+        found = _resource("series", series_id)
         study = None if found is None else _get_json(f"/studies/{found['ParentStudy']}")
         if study is None:
             return None
@@ -136,7 +145,7 @@ class OrthancGateway:
 
     def instance(self, instance_id: str) -> InstanceInfo | None:
         """Return one instance with the attachment it has now, or None."""
-        value = _get_json(f"/instances/{instance_id}")
+        value = _resource("instances", instance_id)
         return None if value is None else self._instance(value)
 
     def _instance(self, value: Mapping[str, Any]) -> InstanceInfo | None:
@@ -173,12 +182,12 @@ class OrthancGateway:
 
     def parent_series(self, instance_id: str) -> str | None:
         """Return the Orthanc id of an instance's series."""
-        value = _get_json(f"/instances/{instance_id}")
+        value = _resource("instances", instance_id)
         return None if value is None else str(value["ParentSeries"])
 
     def study_series(self, study_id: str) -> tuple[str, ...]:
         """Return the Orthanc ids of a study's series; empty where there is no such study."""
-        value = _get_json(f"/studies/{study_id}")
+        value = _resource("studies", study_id)
         return () if value is None else tuple(value["Series"])
 
     def lookup_series(self, series_instance_uid: str, study_instance_uid: str | None) -> tuple[str, ...]:

@@ -278,7 +278,7 @@ def _is_of_another_site(method: str, headers: Mapping[str, str], allowed: Collec
     host = headers.get("host", "")
     page = headers.get("origin", headers.get("referer"))
     if page is not None:
-        return _origin(page) not in allowed and not _is_own(page, host)
+        return not _is_own(page, host) and _origin(page) not in allowed
     if headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         return True
     return method in {"PUT", "DELETE"} and _is_browser(headers)
@@ -290,13 +290,21 @@ def _is_browser(headers: Mapping[str, str]) -> bool:
 
 
 def _origin(page: str) -> str:
-    parts = urlsplit(page)
-    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else page
+    scheme, netloc = _scheme_and_host(page)
+    return f"{scheme}://{netloc}" if netloc else page
+
+
+def _scheme_and_host(page: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(page)
+    except ValueError:  # such as an IPv6 address without its bracket
+        return "", ""
+    return parts.scheme, parts.netloc
 
 
 def _is_own(origin: str, host: str) -> bool:
     # Not the scheme: behind a proxy that speaks TLS, Orthanc itself is asked by plain http.
-    return host != "" and urlsplit(origin).netloc.lower() == host.lower()
+    return host != "" and _scheme_and_host(origin)[1].lower() == host.lower()
 
 
 def _writes_own_number(path: str, policy: Policy) -> bool:

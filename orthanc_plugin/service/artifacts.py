@@ -60,7 +60,7 @@ def _reserve(
         if current is None:
             raise ApiError(404, "unknown_request", "There is no request with this id.")
         authorised(current, proof.fence, proof.token_sha256)
-        if len(current.artifacts) >= MOST_ARTIFACTS:
+        if sum(item.name != artifact.name for item in current.artifacts) >= MOST_ARTIFACTS:
             raise ApiError(413, "artifact_too_large", f"A result has at most {MOST_ARTIFACTS} artifacts.")
         number, numbered = take_number(state)
         reserved.append(replace(artifact, number=number))

@@ -146,3 +146,11 @@ def test_a_series_takes_twenty_open_requests_and_no_more(queue: Queue, site: Sit
     slide = site.new_slide()
     statuses = [queue.submit(slide, parameters={"n": number}).status for number in range(21)]
     assert statuses == [201] * 20 + [413]
+
+
+@pytest.mark.parametrize("suffix", ["/study", "/instances", "?expand", "/../../system"])
+@pytest.mark.parametrize("member", ["series", "study", "instance"])
+def test_an_address_is_no_id(site: Site, member: str, suffix: str) -> None:
+    body = {member: site.new_slide().series + suffix}
+    answer = site.call("POST", "/pathology/analyze", body=body)
+    assert (answer.status, answer.json["code"]) == (404, "unknown_resource")
