@@ -12,7 +12,7 @@ from torch import nn
 
 from clam_core.encoders.fold import fold_batch_norms
 from clam_core.encoders.registry import ENCODERS, EncoderEntry
-from clam_core.encoders.transforms import to_input
+from clam_core.encoders.transforms import Framing, to_input
 from clam_core.errors import CheckpointError, EncoderWeightsError, UnsupportedCheckpointError
 from clam_core.tensors import read_tensors, sha256_of
 
@@ -57,6 +57,7 @@ class TorchEncoder:
         self.dim = entry.dim
         self.input_px = entry.input_px
         self.sha256 = sha256
+        self._framing = Framing(entry.input_px, entry.resize_px, entry.interpolation)
         self._normalisation = entry.normalisation
         self._device = device
         self._network = network
@@ -87,7 +88,7 @@ class TorchEncoder:
 
     def _encode_batch(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            batch = to_input(tiles, self.input_px, self._normalisation, self._device)
+            batch = to_input(tiles, self._framing, self._normalisation, self._device)
             features = self._network(batch.contiguous(memory_format=torch.channels_last))
         vectors: NDArray[np.float32] = features.float().cpu().numpy()
         return vectors
@@ -160,10 +161,17 @@ def _filled(entry: EncoderEntry, path: Path) -> nn.Module:
         raise EncoderWeightsError(
             f"The weights of the encoder {entry.name} cannot be read: {error}"
         ) from error
-    network = entry.build()
+    # Nothing is drawn or copied for weights that come from the file: a billion of them would take a minute.
+    with torch.device("meta"):
+        network = entry.build()
     _check_fit(entry, path, network, tensors)
-    network.load_state_dict(dict(tensors))
+    network.load_state_dict({key: _single(value) for key, value in tensors.items()}, assign=True)
     return network
+
+
+def _single(tensor: torch.Tensor) -> torch.Tensor:
+    """Give weights that were saved in half precision the precision that everything here computes in."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _check_fit(

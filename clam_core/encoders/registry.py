@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
 
-from clam_core.encoders import efficientnet_lite, resnet, vit
-from clam_core.encoders.transforms import IMAGENET, TENSORFLOW_LITE, Normalisation
+from clam_core.encoders import dinov2, efficientnet_lite, resnet, vit
+from clam_core.encoders.transforms import H_OPTIMUS, IMAGENET, TENSORFLOW_LITE, Normalisation
 
 Tensors = dict[str, torch.Tensor]
 
@@ -43,6 +44,10 @@ class EncoderEntry:
         Of the one weights file that is accepted, where there is only one.
     find
         Where the weights lie when nobody names a file, or None.
+    resize_px
+        What a tile's short side is resized to before its middle is cut out; None resizes to `input_px`.
+    interpolation
+        How tiles are resized.
     """
 
     name: str
@@ -56,6 +61,8 @@ class EncoderEntry:
     select: Callable[[Tensors], Mapping[str, torch.Tensor]] = dict
     sha256: str | None = None
     find: Callable[[], Path | None] = lambda: None
+    resize_px: int | None = None
+    interpolation: Image.Resampling = Image.Resampling.BILINEAR
 
 
 def _efficientnet_lite0_file() -> Path | None:
@@ -103,6 +110,83 @@ ENCODERS: dict[str, EncoderEntry] = {
             commercial_use=False,
             how_to_get="ask for access to MahmoodLab/UNI at Hugging Face and download pytorch_model.bin",
             build=lambda: vit.VisionTransformer(vit.LARGE_16),
+        ),
+        EncoderEntry(
+            name="uni2-h",
+            dim=1536,
+            input_px=224,
+            normalisation=IMAGENET,
+            licence="CC-BY-NC-ND-4.0 (MahmoodLab/UNI2-h), access on request at Hugging Face",
+            commercial_use=False,
+            how_to_get="ask for access to MahmoodLab/UNI2-h at Hugging Face and download pytorch_model.bin",
+            build=lambda: vit.VisionTransformer(vit.UNI2_H),
+        ),
+        EncoderEntry(
+            name="virchow",
+            dim=2560,
+            input_px=224,
+            normalisation=IMAGENET,
+            licence="Apache-2.0 (paige-ai/Virchow), access on request at Hugging Face",
+            commercial_use=True,
+            how_to_get="ask for access to paige-ai/Virchow at Hugging Face and download pytorch_model.bin",
+            build=lambda: vit.VisionTransformer(vit.VIRCHOW),
+            interpolation=Image.Resampling.BICUBIC,
+        ),
+        EncoderEntry(
+            name="virchow2",
+            dim=2560,
+            input_px=224,
+            normalisation=IMAGENET,
+            licence="CC-BY-NC-ND-4.0 (paige-ai/Virchow2), access on request at Hugging Face",
+            commercial_use=False,
+            how_to_get="ask for access to paige-ai/Virchow2 at Hugging Face and download pytorch_model.bin",
+            build=lambda: vit.VisionTransformer(vit.VIRCHOW2),
+            interpolation=Image.Resampling.BICUBIC,
+        ),
+        EncoderEntry(
+            name="h-optimus-0",
+            dim=1536,
+            input_px=224,
+            normalisation=H_OPTIMUS,
+            licence="Apache-2.0 (bioptimus/H-optimus-0)",
+            commercial_use=True,
+            how_to_get="download pytorch_model.bin of bioptimus/H-optimus-0 at Hugging Face",
+            build=lambda: vit.VisionTransformer(vit.GIANT_14_REG4),
+        ),
+        EncoderEntry(
+            name="h-optimus-1",
+            dim=1536,
+            input_px=224,
+            normalisation=H_OPTIMUS,
+            licence="CC-BY-NC-ND-4.0 (bioptimus/H-optimus-1), access on request at Hugging Face",
+            commercial_use=False,
+            how_to_get="ask for access to bioptimus/H-optimus-1 at Hugging Face and download its weights",
+            build=lambda: vit.VisionTransformer(vit.GIANT_14_REG4),
+        ),
+        EncoderEntry(
+            name="phikon-v2",
+            dim=1024,
+            input_px=224,
+            normalisation=IMAGENET,
+            licence="Owkin non-commercial licence (owkin/phikon-v2)",
+            commercial_use=False,
+            how_to_get="download model.safetensors of owkin/phikon-v2 at Hugging Face",
+            build=lambda: vit.VisionTransformer(vit.LARGE_16),
+            select=dinov2.in_timm_names,
+            interpolation=Image.Resampling.BICUBIC,
+        ),
+        EncoderEntry(
+            name="gigapath",
+            dim=1536,
+            input_px=224,
+            normalisation=IMAGENET,
+            licence="Apache-2.0 (prov-gigapath/prov-gigapath), released for research only; access on request",
+            commercial_use=False,
+            how_to_get="ask for access to prov-gigapath/prov-gigapath at Hugging Face and download "
+            "pytorch_model.bin",
+            build=lambda: vit.VisionTransformer(vit.GIANT_16),
+            resize_px=256,
+            interpolation=Image.Resampling.BICUBIC,
         ),
     )
 }

@@ -22,6 +22,9 @@ class Normalisation:
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Of ImageNet's training images: what torchvision's and most pathology encoders expect."""
 
+H_OPTIMUS = Normalisation((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+"""Of the slides that H-optimus-0 and H-optimus-1 were trained on (their model cards)."""
+
 TENSORFLOW_LITE = Normalisation((127 / 255,) * 3, (128 / 255,) * 3)
 """(x - 127) / 128.
 
@@ -29,10 +32,39 @@ What the EfficientNet-Lite models were trained with (tensorflow/tpu, efficientne
 """
 
 
-def resized(tile: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Framing:
+    """How a tile is brought to the size of an encoder's input.
+
+    Attributes
+    ----------
+    input_px
+        Side of what is cut from the middle, where the tile is larger after resizing.
+    resize_px
+        What the short side is resized to; `input_px` where left out.
+    method
+        How it is resized, always by Pillow.
+    """
+
+    input_px: int
+    resize_px: int | None = None
+    method: Image.Resampling = Image.Resampling.BILINEAR
+
+    def apply(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize one RGB tile (H, W, 3), then cut."""
+        if self.resize_px is None:
+            return resized(tile, self.input_px, self.method)
+        sized = resized(tile, self.resize_px, self.method)
+        top, left = (round((side - self.input_px) / 2) for side in sized.shape[:2])
+        return sized[top : top + self.input_px, left : left + self.input_px]
+
+
+def resized(
+    tile: NDArray[np.uint8], short_side: int, method: Image.Resampling = Image.Resampling.BILINEAR
+) -> NDArray[np.uint8]:
     """Resize one RGB tile (H, W, 3) so that its short side has so many pixels.
 
-    Bilinear by Pillow, with the antialiasing that Pillow applies when it shrinks; the result is bit for bit
+    By Pillow, with the antialiasing that Pillow applies when it shrinks; the result is bit for bit
     that of torchvision's ``Resize`` on a Pillow image.
     """
     height, width = tile.shape[:2]
@@ -40,11 +72,11 @@ def resized(tile: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
         return tile
     scale = short_side / min(height, width)
     size = (short_side, int(height * scale)) if width <= height else (int(width * scale), short_side)
-    return np.asarray(Image.fromarray(tile).resize(size, Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(tile).resize(size, method))
 
 
 def to_input(
-    tiles: NDArray[np.uint8], short_side: int, normalisation: Normalisation, device: torch.device
+    tiles: NDArray[np.uint8], framing: Framing, normalisation: Normalisation, device: torch.device
 ) -> torch.Tensor:
     """Turn tiles into a normalised batch on the device.
 
@@ -52,8 +84,8 @@ def to_input(
     ----------
     tiles
         RGB tiles (B, H, W, 3) of any size.
-    short_side
-        Pixels that the short side is resized to.
+    framing
+        How they are resized and cut.
     normalisation
         What the encoder was trained with.
     device
@@ -73,7 +105,7 @@ def to_input(
         raise ParameterError(
             f"Tiles must be RGB bytes of shape (B, H, W, 3); these are {tiles.dtype} of shape {tiles.shape}."
         )
-    sized = np.stack([resized(tile, short_side) for tile in tiles]) if len(tiles) else tiles
+    sized = np.stack([framing.apply(tile) for tile in tiles]) if len(tiles) else tiles
     pixels = torch.from_numpy(np.ascontiguousarray(sized)).to(device).permute(0, 3, 1, 2)
     mean = torch.tensor(normalisation.mean, dtype=torch.float32, device=device).view(3, 1, 1)
     std = torch.tensor(normalisation.std, dtype=torch.float32, device=device).view(3, 1, 1)

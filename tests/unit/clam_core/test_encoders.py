@@ -14,7 +14,7 @@ from torch import nn
 from clam_core.encoders import ENCODERS, load_encoder, registry
 from clam_core.encoders.efficientnet_lite import SamePaddedConv2d
 from clam_core.encoders.fold import fold_batch_norms
-from clam_core.encoders.transforms import IMAGENET, resized, to_input
+from clam_core.encoders.transforms import IMAGENET, Framing, resized, to_input
 from clam_core.encoders.vit import SMALL_16, VisionTransformer
 from clam_core.errors import EncoderWeightsError, ParameterError
 from tests.support.shared_data import shared_path
@@ -75,8 +75,8 @@ def test_uni_equals_the_reference_on_the_small_model_of_its_layout(golden: Any) 
     network = VisionTransformer(SMALL_16).eval()
     network.load_state_dict(recipe_weights("vit_small_patch16"))
     with torch.inference_mode():
-        at_224 = network(to_input(golden["patches"][:4], 224, IMAGENET, CPU)).numpy()
-        at_256 = network(to_input(golden["patches"][:2], 256, IMAGENET, CPU)).numpy()
+        at_224 = network(to_input(golden["patches"][:4], Framing(224), IMAGENET, CPU)).numpy()
+        at_256 = network(to_input(golden["patches"][:2], Framing(256), IMAGENET, CPU)).numpy()
     assert_close(at_224, golden["vit_small_patch16"])
     assert_close(at_256, golden["vit_small_patch16_256px"])
 
@@ -89,7 +89,7 @@ def test_uni_equals_the_reference(golden: Any, tmp_path: Path) -> None:
 
 
 def test_the_transform_equals_the_reference_bit_for_bit(golden: Any) -> None:
-    batch = to_input(golden["patches"][:1], 224, IMAGENET, CPU)
+    batch = to_input(golden["patches"][:1], Framing(224), IMAGENET, CPU)
     np.testing.assert_array_equal(
         batch.numpy().reshape(3, 224, 224), golden["transformed_first"].reshape(3, 224, 224)
     )
@@ -102,10 +102,15 @@ def test_the_short_side_is_resized(shape: tuple[int, int], wanted: tuple[int, in
     assert resized(np.zeros((*shape, 3), np.uint8), 224).shape[:2] == wanted
 
 
+def test_the_middle_is_cut_out_where_an_encoder_was_trained_so() -> None:
+    tile = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(Framing(224, 256).apply(tile), tile[16:240, 38:262])
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 8), (2, 8, 8, 4)])
 def test_tiles_that_are_not_rgb_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ParameterError, match="RGB"):
-        to_input(np.zeros(shape, np.uint8), 224, IMAGENET, CPU)
+        to_input(np.zeros(shape, np.uint8), Framing(224), IMAGENET, CPU)
 
 
 @pytest.mark.parametrize(("size", "kernel"), [(7, 3), (8, 3), (9, 5), (14, 5)])
