@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The HTTP contract as these pages use it. All addresses are relative to the page, so that a proxy may put
-// Orthanc under any path.
+// The HTTP contract as these pages use it. All addresses are relative to this file, so that a proxy may put
+// Orthanc under any path, and a viewer that is no page of ours (OHIF) may load it.
 
-const PLUGIN = new URL("../", document.baseURI);
-const ORTHANC = new URL("../../", document.baseURI);
+const PLUGIN = new URL("../", import.meta.url);
+const ORTHANC = new URL("../../", import.meta.url);
 
 /** An answer that is not a success; `status` is 0 where there was no answer at all. */
 export class Failure extends Error {
@@ -82,6 +82,20 @@ export async function listWorkers(signal = null) {
     return (await send(new URL("workers", PLUGIN), { signal })).value.workers;
 }
 
+/** Get the models that living workers offer and the site permits. */
+export async function listModels(signal = null) {
+    return (await send(new URL("models", PLUGIN), { signal })).value.models;
+}
+
+/**
+ * Ask for the analysis of a slide.
+ * @param {Object} wanted what `POST /pathology/analyze` takes
+ * @returns {Promise<Object>} the request; the existing one where the same was asked for before
+ */
+export async function analyse(wanted) {
+    return (await post("analyze", wanted)).value.request;
+}
+
 /** Cancel, retry, withdraw or review a request; return it as it is then. */
 export async function act(id, action, body = {}) {
     const { value } = await post(`requests/${encodeURIComponent(id)}/${action}`, body);
@@ -96,6 +110,12 @@ export function artifactUrl(id, name) {
 /** Return the address of a resource of Orthanc itself. */
 export function orthancUrl(path) {
     return new URL(path, ORTHANC).href;
+}
+
+/** Return what Orthanc has under a DICOM UID: its ids and types. */
+export async function lookUp(uid) {
+    const headers = { "Content-Type": "text/plain" };
+    return (await send(orthancUrl("tools/lookup"), { method: "POST", headers, body: uid })).value;
 }
 
 /** Get a JSON resource of Orthanc itself. */

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// The OHIF extension: a side panel with the analysis of the slide in the viewer. OHIF imports this file by its
+// address from its app-config.js; nothing is built.
+
+import { t } from "../i18n.js";
+import { AnalysisPanel } from "./panel.js";
+
+export const EXTENSION_ID = "orthanc-pathology";
+
+/** Name of the panel in a mode's `rightPanels`. */
+export const PANEL = `${EXTENSION_ID}.panelModule.analysis`;
+
+/**
+ * Return a React component that hands its one element to the panel.
+ *
+ * OHIF gives its extensions no React, so the element is written out as React 18 makes it.
+ */
+function component(panel) {
+    const ref = (host) => (host ? panel.mount(host) : panel.unmount());
+    const style = { height: "100%", overflow: "auto" };
+    return () => ({
+        $$typeof: Symbol.for("react.element"),
+        type: "div",
+        key: null,
+        ref,
+        props: { style, "data-cy": "pathology-panel" },
+        _owner: null,
+    });
+}
+
+export default {
+    id: EXTENSION_ID,
+    getPanelModule({ servicesManager }) {
+        return [
+            {
+                name: "analysis",
+                iconName: "tab-patient-info",
+                iconLabel: t("ohif.panel"),
+                label: t("ohif.panel"),
+                component: component(new AnalysisPanel(servicesManager.services)),
+            },
+        ];
+    },
+};

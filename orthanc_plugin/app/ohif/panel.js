@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+// The side panel: which slide it is, the button, the progress, the result, and what lies over the slide.
+
+import { analyse, artifactUrl, getRequest, listModels, listRequests } from "../api.js";
+import { element, fill } from "../dom.js";
+import { follow } from "../follow.js";
+import { percent } from "../format.js";
+import { Heat } from "../heat.js";
+import { t, word } from "../i18n.js";
+import { stateButtons } from "../opinions.js";
+import { showPatches } from "../patches.js";
+import { loadLevels } from "../pyramid.js";
+import * as sections from "../sections.js";
+import { slideFacts } from "../slide_facts.js";
+import { orthancSeries } from "./orthanc_series.js";
+import { SlideOverlay } from "./overlay.js";
+import { watchSlide } from "./viewed_slide.js";
+
+const OPEN = new Set(["pending", "processing", "publishing"]);
+// A finished request changes only by a person, or by another one that is begun elsewhere.
+const LOOK_AGAIN_S = 60;
+const AT_ONCE_S = 1;
+const MOST_LISTED = 1000;
+const FIRST_OPACITY = 0.6;
+
+function part(name) {
+    return element(`section.${name}`, { "data-part": name });
+}
+
+/** The latest request that says something about the slide: a withdrawn or cancelled one does so only alone. */
+export function latest(requests) {
+    const newestFirst = [...requests].sort((a, b) => b.created.localeCompare(a.created));
+    return newestFirst.find(({ status }) => !["withdrawn", "cancelled"].includes(status)) ?? newestFirst[0] ?? null;
+}
+
+/** One slide's part of the panel: everything here ends with `close`. */
+class SlidePanel {
+    #closed = new AbortController();
+    #request = null;
+    #shown = null;
+
+    constructor(host, slide) {
+        this.slide = slide;
+        this.overlay = null;
+        this.identity = part("identity");
+        this.notice = element("p.notice", { role: "status", hidden: true });
+        this.state = part("state");
+        this.result = part("result");
+        this.patches = element("section.patches", {}, element("h3", {}, t("patches.title")), element("div.strip"));
+        this.patches.hidden = true;
+        this.details = part("details");
+        this.start = part("start");
+        fill(host, this.identity, this.notice, this.state, this.result, this.patches, this.details, this.start);
+        this.#run();
+    }
+
+    close() {
+        this.#closed.abort();
+        this.overlay?.remove();
+    }
+
+    async #run() {
+        const { signal } = this.#closed;
+        await follow(
+            async (hidden) => {
+                if (signal.aborted) return null;
+                return this.#ask(AbortSignal.any([hidden, signal]));
+            },
+            (error, pause) => {
+                this.#failed(error, pause);
+                return error.passes && !signal.aborted;
+            },
+        );
+    }
+
+    async #ask(signal) {
+        if (this.facts === undefined) await this.#identify(signal);
+        if (this.orthancId === null) return null;
+        const before = this.#request;
+        const request = await this.#current(signal);
+        this.#tell("");
+        if (request === null) {
+            this.#showStart();
+            return LOOK_AGAIN_S;
+        }
+        const news = before?.version !== request.version;
+        if (news) await this.#changed(request);
+        if (!OPEN.has(request.status)) return LOOK_AGAIN_S;
+        return news ? 0 : AT_ONCE_S;
+    }
+
+    async #identify(signal) {
+        this.orthancId = await orthancSeries(this.slide);
+        if (this.orthancId === null) {
+            this.#tell(t("ohif.not_in_orthanc"));
+            return;
+        }
+        // Without Orthanc's own word the panel still names the slide by what the request says.
+        this.facts = await slideFacts(this.orthancId, { signal }).catch((error) => {
+            if (error.name === "AbortError") throw error;
+            return null;
+        });
+        this.#showIdentity();
+    }
+
+    /** Follow the request that is shown while it runs; else see which is the latest. */
+    async #current(signal) {
+        if (this.#request !== null && OPEN.has(this.#request.status)) {
+            const { request_id: id, version } = this.#request;
+            return (await getRequest(id, { version, signal })).request;
+        }
+        const { requests } = await listRequests({ series: this.orthancId, limit: MOST_LISTED }, signal);
+        const one = latest(requests);
+        if (one === null) return null;
+        return (await getRequest(one.request_id, { signal })).request;
+    }
+
+    #showIdentity() {
+        const known = this.#request ?? { series_instance_uid: this.slide.series };
+        const { container, details } = sections.identity(known, this.facts);
+        fill(this.identity, element("h2", {}, container), details);
+    }
+
+    async #changed(request) {
+        this.#request = request;
+        this.#showIdentity();
+        this.state.hidden = request.status === "completed";
+        this.state.dataset.status = request.status;
+        const told = (error) => this.#failed(error, 0);
+        fill(
+            this.state,
+            OPEN.has(request.status) ? sections.progress(request) : sections.ending(request),
+            element("div.buttons", {}, stateButtons(request, (after) => this.#adopt(after), told)),
+        );
+        await this.#showResult();
+        this.#showStart();
+    }
+
+    /** Show what a person's action made of the request, and follow that from now on. */
+    async #adopt(request) {
+        if (this.#closed.signal.aborted) return;
+        const waited = this.#closed;
+        this.#closed = new AbortController();
+        waited.abort();
+        await this.#changed(request);
+        this.#run();
+    }
+
+    async #showResult() {
+        const request = this.#request;
+        const complete = request.status === "completed" && request.result !== null;
+        this.result.hidden = !complete;
+        this.patches.hidden = !complete;
+        this.details.hidden = !complete;
+        if (!complete) {
+            this.overlay?.remove();
+            this.overlay = null;
+            this.#shown = null;
+            return;
+        }
+        if (this.#shown === request.request_id) return;
+        this.#shown = request.request_id;
+        const wrong = sections.contradictions(request, this.facts, [this.slide]);
+        if (wrong.length) this.#showAlarm(wrong);
+        else await this.#showFindings(request);
+    }
+
+    #showAlarm(sentences) {
+        this.patches.hidden = true;
+        this.details.hidden = true;
+        const list = element("ul", {}, sentences.map((sentence) => element("li", {}, sentence)));
+        fill(this.result, element("div.alarm", { role: "alert" }, element("strong", {}, t("alarm.title")), list));
+    }
+
+    async #showFindings(request) {
+        const { result } = request;
+        const demonstration = result.model?.use === "demonstration";
+        const controls = element("div.controls");
+        fill(
+            this.result,
+            demonstration ? element("p.demonstration", { id: "demonstration" }, t("banner.demonstration")) : null,
+            sections.verdict(result),
+            sections.quality(request),
+            sections.probabilities(result),
+            this.#resultPage(request),
+            controls,
+        );
+        fill(this.details, sections.extent(result), sections.model(result));
+        await this.#showOverlay(request, controls);
+        const levels = await loadLevels(this.orthancId, this.facts?.tags ?? []);
+        const strip = this.patches.querySelector(".strip");
+        showPatches(strip, request, levels, (index) => this.overlay?.jumpTo(index));
+    }
+
+    #resultPage(request) {
+        const page = new URL(`../result.html?request=${encodeURIComponent(request.request_id)}`, import.meta.url);
+        const properties = { href: page.href, target: "_blank", rel: "noopener", id: "result-page" };
+        return element("a", properties, t("ohif.open"));
+    }
+
+    async #showOverlay(request, controls) {
+        this.overlay?.remove();
+        const overlay = new SlideOverlay(this.slide);
+        this.overlay = overlay;
+        overlay.patches = request.result.top_patches ?? [];
+        if (!request.artifacts.some(({ name }) => name === "overlay.png")) return;
+        const heat = await Heat.load(artifactUrl(request.request_id, "overlay.png"));
+        if (this.overlay !== overlay) return;
+        heat.showAbove(0);
+        overlay.heat = heat.canvas;
+        overlay.opacity = FIRST_OPACITY;
+        fill(controls, overlayControls(overlay, heat));
+    }
+
+    async #showStart() {
+        const running = this.#request !== null && OPEN.has(this.#request.status);
+        this.start.hidden = running;
+        if (running) return;
+        let models = [];
+        try {
+            models = await listModels(this.#closed.signal);
+        } catch (error) {
+            if (error.name === "AbortError") return;
+            this.#failed(error, 0);
+        }
+        const choice = modelChoice(models);
+        const again = this.#request?.status === "completed";
+        const button = element("button.primary", { type: "button", id: "analyse" }, t(again ? "ohif.again" : "ohif.start"));
+        button.onclick = () => this.#analyse(button, choice, again);
+        fill(
+            this.start,
+            this.#request === null ? element("p.muted", {}, t("ohif.none")) : null,
+            choice ? element("label", {}, t("ohif.model"), choice) : null,
+            models.length ? null : element("p.muted", {}, t("ohif.no_workers")),
+            button,
+        );
+    }
+
+    async #analyse(button, choice, again) {
+        button.disabled = true;
+        const wanted = { study_instance_uid: this.slide.study, series_instance_uid: this.slide.series };
+        if (choice) wanted.model = choice.value;
+        if (again) wanted.force = true;
+        try {
+            await this.#adopt(await analyse(wanted));
+        } catch (error) {
+            this.#failed(error, 0);
+        } finally {
+            button.disabled = false;
+        }
+    }
+
+    #tell(text) {
+        this.notice.hidden = !text;
+        this.notice.textContent = text;
+    }
+
+    #failed(error, pause) {
+        if (error.status === 0) this.#tell(t("notice.unreachable", { seconds: Math.ceil(pause) }));
+        else this.#tell([word("error", error.code ?? error.name), error.message].filter(Boolean).join(" "));
+    }
+}
+
+function modelChoice(models) {
+    const names = [...new Set(models.map(({ name }) => name))];
+    if (names.length < 2) return null;
+    return element("select", { id: "model" }, names.map((name) => element("option", { value: name }, name)));
+}
+
+function overlayControls(overlay, heat) {
+    const value = element("output", {}, percent(FIRST_OPACITY));
+    const slider = (id, label, start, changed) => {
+        const input = element("input", { type: "range", id, min: 0, max: 100, value: 100 * start, "aria-label": label });
+        input.oninput = () => changed(input.value / 100);
+        return input;
+    };
+    const shown = element("input", { type: "checkbox", id: "heat", checked: true });
+    shown.onchange = () => (overlay.shown = shown.checked);
+    const opacity = slider("opacity", t("slide.opacity"), FIRST_OPACITY, (share) => {
+        overlay.opacity = share;
+        value.textContent = percent(share);
+    });
+    const threshold = slider("threshold", t("slide.threshold"), 0, (share) => heat.showAbove(100 * share));
+    return [
+        element("label", {}, shown, t("slide.heat")),
+        element("label", {}, t("slide.opacity"), opacity, value),
+        element("label", {}, t("slide.threshold"), threshold),
+        element("div.legend", {}, t("legend.low"), element("span.ramp", { "aria-hidden": "true" }), t("legend.high")),
+        element("p.muted", {}, t("legend.meaning")),
+    ];
+}
+
+/** The panel as OHIF shows and hides it. */
+export class AnalysisPanel {
+    constructor(services) {
+        this.services = services;
+        this.stop = null;
+        this.current = null;
+    }
+
+    /** Fill an element of OHIF's. */
+    mount(host) {
+        this.unmount();
+        // OHIF's style sheet stops at a shadow root, and ours does not reach into OHIF.
+        const root = host.shadowRoot ?? host.attachShadow({ mode: "open" });
+        const style = element("link", { rel: "stylesheet", href: new URL("panel.css", import.meta.url).href });
+        const body = element("div.panel", { id: "panel" });
+        root.replaceChildren(style, body);
+        this.stop = watchSlide(this.services, (slide) => {
+            this.current?.close();
+            this.current = slide && new SlidePanel(body, slide);
+            if (!slide) fill(body, element("p.muted", {}, t("ohif.no_slide")));
+        });
+    }
+
+    /** Leave nothing behind: no timer, no request, no overlay. */
+    unmount() {
+        this.stop?.();
+        this.current?.close();
+        this.stop = null;
+        this.current = null;
+    }
+}
