@@ -13,7 +13,7 @@ OUT ?= .cache/oral-scc-demo
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format setup system clean bench-slides bench-core test-faults
+.PHONY: help demo demo-ohif test test-ohif lint format setup system clean bench-slides bench-core test-faults
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,11 +21,19 @@ help: ## list the targets
 demo: $(VENV)/.ready ## analyse a slide with a real Orthanc, start to end (SLIDE=path.svs, MPP=0.5, FORCE=1)
 	@$(RUN) -m demo $(if $(SLIDE),--slide '$(SLIDE)') $(if $(MPP),--mpp '$(MPP)') $(if $(FORCE),--force)
 
+demo-ohif: $(VENV)/.ready ## the same with OHIF beside Orthanc (fetches 50 MB with npm once; OHIF=3.12.10 for the other version)
+	@demo/system-packages.sh demo/system-packages-ohif.txt
+	@$(RUN) -m demo --ohif $(OHIF) $(if $(SLIDE),--slide '$(SLIDE)') $(if $(MPP),--mpp '$(MPP)') $(if $(FORCE),--force)
+
 test: $(VENV)/.dev-ready ## install what is missing and run all tests
 	$(RUN) -m pytest
 
 test-faults: $(VENV)/.dev-ready ## the queue through faults, for about a quarter of an hour (last line: JSON)
 	$(RUN) -m tests.faults
+
+test-ohif: $(VENV)/.dev-ready ## the tests in OHIF (a minute for each version of it; OHIF=3.13.2 for one only)
+	@demo/system-packages.sh demo/system-packages-ohif.txt
+	OHIF=$(or $(OHIF),all) $(RUN) -m pytest tests/browser/test_ohif.py
 
 lint: $(VENV)/.dev-ready ## formatting, rules, types, directions between the packages
 	$(VENV)/bin/ruff format --check .

@@ -22,6 +22,8 @@ import requests
 from worker.demo_slide import DemoSlide, demo_slide
 
 from .errors import DemoError
+from .ohif import VERSION as OHIF
+from .ohif import ohif_beside, ohif_dist
 from .server import REPOSITORY, RunningOrthanc, last_lines, running_orthanc, started
 
 FOLDER = REPOSITORY / ".demo"
@@ -51,6 +53,9 @@ def _parse_arguments() -> argparse.Namespace:
         "--mpp", type=float, help="micrometres per pixel, where the slide's file does not say"
     )
     parser.add_argument("--force", action="store_true", help="analyse again although there is a result")
+    parser.add_argument(
+        "--ohif", nargs="?", const=OHIF, metavar="VERSION", help=f"show it in OHIF too ({OHIF})"
+    )
     return parser.parse_args()
 
 
@@ -64,6 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     FOLDER.mkdir(mode=0o700, exist_ok=True)
     with _only_one(FOLDER / "lock"):
+        # First of all: where it cannot be fetched, nothing else needs to start.
+        dist = None if arguments.ohif is None else ohif_dist(arguments.ohif)
         slide = demo_slide(FOLDER, arguments.slide, mpp=arguments.mpp)
         _say(f"Slide    {slide.description}")
         with running_orthanc(FOLDER) as orthanc:
@@ -75,9 +82,10 @@ def _run(arguments: argparse.Namespace) -> int:
                 _say(f"Worker   started (log: {FOLDER / 'worker.log'})\n")
                 _wait_for_worker(orthanc, process)
                 code = _analyse(series, environment, process, force=arguments.force)
-                _print_addresses(orthanc, series, time.monotonic() - begun)
-                if os.environ.get("CI") != "true":
-                    _wait_for_ctrl_c()
+                with ohif_beside(orthanc, series, dist, FOLDER / "nginx") as viewer:
+                    _print_addresses(orthanc, series, viewer, time.monotonic() - begun)
+                    if os.environ.get("CI") != "true":
+                        _wait_for_ctrl_c()
     return code
 
 
@@ -167,8 +175,10 @@ def _analyse(
     return 0 if submit.returncode == 0 else 1
 
 
-def _print_addresses(orthanc: RunningOrthanc, series: str, seconds: float) -> None:
+def _print_addresses(orthanc: RunningOrthanc, series: str, viewer: str | None, seconds: float) -> None:
     user, password = orthanc.person
+    if viewer is not None:
+        _say(f"\nOHIF     {viewer}")
     _say(f"""
 Open     {orthanc.url}/app/explorer.html#series?uuid={series}
          user {user}, password {password}; press "AI analysis" there

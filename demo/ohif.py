@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 
 from .errors import DemoError
-from .server import REPOSITORY, free_port, last_lines, started
+from .server import REPOSITORY, RunningOrthanc, free_port, last_lines, started
 
 CACHE = REPOSITORY / ".cache" / "ohif"
 NGINX = Path("/usr/sbin/nginx")
@@ -205,3 +206,31 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
             pass
         time.sleep(0.05)
     raise DemoError(f"nginx did not answer within {START_SECONDS:.0f} s. Its log: {log}")
+
+
+@contextmanager
+def ohif_beside(
+    orthanc: RunningOrthanc, series: str, dist: Path | None, folder: Path
+) -> Iterator[str | None]:
+    """Show a slide of the demo's Orthanc in OHIF; yield the address, or None where there is no OHIF.
+
+    Parameters
+    ----------
+    orthanc
+        The demo's server.
+    series
+        Orthanc id of the slide.
+    dist
+        OHIF's files, see `ohif_dist`; None for a demo without OHIF.
+    folder
+        Folder for nginx's own files.
+    """
+    if dist is None:
+        yield None
+        return
+    study = requests.get(f"{orthanc.url}/series/{series}/study", auth=orthanc.person, timeout=30).json()
+    port = urlsplit(orthanc.url).port
+    if port is None:
+        raise DemoError(f"The demo's Orthanc has an address without a port: {orthanc.url}")
+    with one_origin(folder, dist, port) as url:
+        yield f"{url}/microscopy?StudyInstanceUIDs={study['MainDicomTags']['StudyInstanceUID']}"

@@ -47,3 +47,13 @@ case "$missing " in
     fi
     ;;
 esac
+
+# nginx likewise, on port 80.
+case "$missing " in
+*" nginx-light "*)
+    if [ -d /run/systemd/system ]; then
+        $as_root systemctl disable --now nginx >/dev/null 2>&1 || true
+        echo "Debian's own nginx service was installed switched off; 'systemctl enable --now nginx' starts it."
+    fi
+    ;;
+esac

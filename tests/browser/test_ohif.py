@@ -172,7 +172,7 @@ def test_the_overlay_lies_on_the_slide_at_every_zoom_and_place(shown: Visit) -> 
     assert middle is not None
     x, y = middle["x"] + middle["width"] / 2, middle["y"] + middle["height"] / 2
     seen = []
-    for wheel, drag in ((0, 0), (-600, 120), (300, -80), (-300, -200)):
+    for wheel, drag in ((0, 0), (-300, 60), (-300, -120), (-300, 200)):
         page.mouse.move(x, y)
         page.mouse.wheel(0, wheel)
         come_to_rest(page)
