@@ -47,6 +47,8 @@ class AnalysisOptions:
         Longest side of the heatmap's pictures and of the overlay.
     top_patches, pictured_patches
         How many of the most attended patches are listed, and how many of them come as pictures.
+    caption_name
+        What the heatmap's caption calls the slide; None: its container, file or series.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class AnalysisOptions:
     overlay_px: int = 4096
     top_patches: int = 100
     pictured_patches: int = 8
+    caption_name: str | None = None
 
     def __post_init__(self) -> None:
         _require(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -140,6 +140,8 @@ def _analyze(slide: Slide, model: LoadedModel, options: AnalysisOptions, run: _R
         top = find_top_patches(slide, plan, coordinates, shares, ranks, options)
         overlay = draw_overlay(summary, tissue, plan, fine or FineScores(coordinates, ranks), options)
         caption = make_caption(summary, package, prediction, len(coordinates), tissue_mm2, quality, flags)
+        if options.caption_name is not None:
+            caption = replace(caption, slide=options.caption_name)
         heatmap = draw_heatmap(slide, summary, overlay, caption, top, options)
     return Analysis(
         slide=summary,

@@ -35,8 +35,10 @@ STOPPED = threading.Event()
 def main() -> int:
     """Run the demo and return the exit code: 0 for a result, 1 for a failed analysis, 2 for a broken demo."""
     arguments = _parse_arguments()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # SIGHUP too: a terminal that is closed must not leave Orthanc and worker behind.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    _reach_this_machine_directly()
     try:
         return _run(arguments)
     except DemoError as error:
@@ -54,15 +56,26 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--force", action="store_true", help="analyse again although there is a result")
     parser.add_argument(
-        "--ohif", nargs="?", const=OHIF, metavar="VERSION", help=f"show it in OHIF too ({OHIF})"
+        "--ohif",
+        nargs="?",
+        const=OHIF,
+        metavar="VERSION",
+        help=f"show it in OHIF too ({OHIF})",
     )
     return parser.parse_args()
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
-    STOPPED.set()
-    # The first Ctrl-C ends the waiting at the end; before that, it ends whatever is under way.
-    raise KeyboardInterrupt
+    # Only the first one: a second must not break into the ending of Orthanc and worker, which takes seconds.
+    if not STOPPED.is_set():
+        STOPPED.set()
+        raise KeyboardInterrupt
+
+
+def _reach_this_machine_directly() -> None:
+    """Keep the calls to the demo's own Orthanc, ours and the worker's, away from the user's HTTP proxy."""
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -108,7 +121,7 @@ def _only_one(path: Path) -> Iterator[None]:
 def _worker_environment(orthanc: RunningOrthanc) -> dict[str, str]:
     """Return the settings of the demo's worker; the user's own settings of a worker do not leak into it."""
     credentials = orthanc.credentials
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PATHOLOGY_")}
+    inherited = {name: value for name, value in os.environ.items() if not _is_of_another_worker(name)}
     return {
         **inherited,
         "ORTHANC_URL": orthanc.url,
@@ -120,6 +133,12 @@ def _worker_environment(orthanc: RunningOrthanc) -> dict[str, str]:
         "WORKER_ID": "demo",
         "SPOOL_DIR": str(FOLDER / "spool"),
     }
+
+
+def _is_of_another_worker(name: str) -> bool:
+    """Whether a variable sets what only the user's own worker is to do; model and device may be theirs."""
+    own = {"DEFAULT_MODEL", "LONG_POLL", "MODELS_DIR", "POLL_INTERVAL", "SHUTDOWN", "SVS_STORAGE_DIR"}
+    return name in own or name.startswith(("DJANGO_", "LOG_", "ORTHANC_", "PATHOLOGY_", "SPOOL_", "SUBMIT_"))
 
 
 def _ingest(slide: DemoSlide, environment: Mapping[str, str]) -> str:

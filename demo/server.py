@@ -78,8 +78,14 @@ def free_port() -> int:
 def orthanc_environment(folder: Path, port: int, credentials: Credentials) -> dict[str, str]:
     """Return the variables that `orthanc.json` reads."""
     storage = str(folder / "storage")
+    # Of the user's variables none that orthanc.json reads, except where Debian's plugins lie.
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "ORTHANC_PLUGINS" or not name.startswith(("ORTHANC_", "PATHOLOGY_"))
+    }
     return {
-        **os.environ,
+        **inherited,
         "PATHOLOGY_HOME": str(REPOSITORY),
         "ORTHANC_NAME": "Pathology demo",
         "ORTHANC_STORAGE": storage,
@@ -162,7 +168,7 @@ def _wait_until_ready(server: RunningOrthanc, process: subprocess.Popen[bytes]) 
         try:
             if requests.get(f"{server.url}/pathology/health", auth=server.person, timeout=5).ok:
                 return
-        except requests.ConnectionError:
+        except requests.RequestException:
             pass
         time.sleep(0.1)
     raise DemoError(f"Orthanc did not answer within {START_SECONDS:.0f} s. Its log: {server.log}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -94,10 +95,14 @@ class ClamAnalyzer:
         ClamCoreError
             If there is no result.
         """
+        options = AnalysisOptions.from_parameters(request.get("parameters") or {})
+        # Pictures wait in the spool, where nothing but UIDs may tell whose slide it is; the pages of Orthanc
+        # name the glass beside them.
+        series = request.get("series_instance_uid") or slide.identity.series_instance_uid
         found = analyze_slide(
             slide,
             self._model(request.get("model")),
-            options=AnalysisOptions.from_parameters(request.get("parameters") or {}),
+            options=dataclasses.replace(options, caption_name=f"Series {series}" if series else "Slide"),
             progress=lambda stage, done, total: report(
                 stage, done / max(total, 1), _detail(stage, done, total)
             ),

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from worker import __version__, logs
 from worker.errors import WorkerError
-from worker.settings import load_settings
+from worker.settings_reading import load_settings
 
 _log = logging.getLogger(__name__)
 
+_NAME = "pathology-worker"
 _COMMANDS = ("run", "doctor", "submit", "status", "ingest")
 """Modules of `worker.commands`: ``add_parser(subparsers)`` of each sets ``run(arguments, settings)``."""
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.configure(settings.log_format, settings.log_level, settings.secrets())
         return int(arguments.run(arguments, settings))
     except WorkerError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        print(f"{_NAME}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser from the command modules."""
     parser = argparse.ArgumentParser(
-        prog="pathology-worker",
+        prog=_NAME,
         description="AI analysis of whole-slide images for Orthanc. Settings: the environment or .env, "
         "see worker/env.example.",
     )

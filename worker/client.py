@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
 
 from worker import API_VERSION, __version__
 from worker.backoff import Backoff
@@ -27,16 +26,9 @@ from worker.contract import (
     parse_claim,
     parse_heartbeat,
 )
-from worker.errors import (
-    BusyError,
-    LeaseLostError,
-    RefusedError,
-    RequestGoneError,
-    ServerError,
-    UnauthorizedError,
-    UnreachableError,
-)
+from worker.errors import BusyError, RefusedError, ServerError, UnreachableError
 from worker.settings import Credentials, Settings
+from worker.transport import make_session, refusal, retry_after, unreachable
 
 CONTENT_TYPES = {
     ".png": "image/png",
@@ -48,6 +40,8 @@ CONTENT_TYPES = {
 
 _TEXT_LIMIT = 200
 """Characters of a stage or a detail that the server takes."""
+
+_LEAST_HEARTBEAT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,35 +61,6 @@ class Retry:
 
 
 ONCE = Retry(attempts=1)
-
-
-def make_session(credentials: Credentials | None, connections: int = 8) -> requests.Session:
-    """Make a session that authenticates as one user; proxies and CA come from the environment.
-
-    ``.netrc`` is not consulted: it would silently replace the user that was set.
-    """
-    session = requests.Session()
-    session.auth = _Basic(credentials) if credentials else _Nobody()
-    session.headers["User-Agent"] = f"pathology-worker/{__version__}"
-    adapter = HTTPAdapter(pool_connections=2, pool_maxsize=connections)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return session
-
-
-class _Nobody(requests.auth.AuthBase):
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
-
-
-class _Basic(requests.auth.HTTPBasicAuth):
-    """Basic authentication in UTF-8, as Orthanc compares it, and silent about itself."""
-
-    def __init__(self, credentials: Credentials) -> None:
-        super().__init__(credentials.user.encode(), credentials.password.encode())
-
-    def __repr__(self) -> str:
-        return "<Basic authentication>"
 
 
 class PluginClient:
@@ -168,9 +133,11 @@ class PluginClient:
             "software": __version__,
             "device": device,
         }
-        answer = self._send("POST", "/claim", json_body=body, extra_s=wait_s, retry=ONCE)
+        answer = self._send(
+            "POST", "/claim", json_body=body, read_s=self._settings.read_timeout_s + wait_s, retry=ONCE
+        )
         if answer.status_code == 204:
-            return None, _retry_after(answer)
+            return None, retry_after(answer)
         document = _document(answer)
         pause = document.get("retry_after_s")
         return parse_claim(document, token), float(pause) if isinstance(pause, int | float) else None
@@ -192,7 +159,15 @@ class PluginClient:
         )
         if detail:
             body["detail"] = detail[:_TEXT_LIMIT]
-        return parse_heartbeat(_document(self._send("POST", f"/update-status/{request_id}/", json_body=body)))
+        # A connection that died in silence (NAT forgets idle ones) must cost one heartbeat, not the lease.
+        patience_s = max(_LEAST_HEARTBEAT_TIMEOUT_S, lease.heartbeat_s)
+        answer = self._send(
+            "POST",
+            f"/update-status/{request_id}/",
+            json_body=body,
+            read_s=min(self._settings.read_timeout_s, patience_s),
+        )
+        return parse_heartbeat(_document(answer))
 
     def hand_back(self, request_id: str, lease: Lease, *, retry: Retry | None = None) -> None:
         """Return the lease, so that another worker takes the request now."""
@@ -242,7 +217,9 @@ class PluginClient:
     ) -> dict[str, Any]:
         """Return one request; with `wait_s` the answer is held until its version differs from `version`."""
         params = {"wait": f"{wait_s:g}", "version": version} if version is not None and wait_s > 0 else {}
-        answer = self._send("GET", f"/requests/{request_id}", params=params, extra_s=wait_s)
+        answer = self._send(
+            "GET", f"/requests/{request_id}", params=params, read_s=self._settings.read_timeout_s + wait_s
+        )
         return dict(_document(answer)["request"])
 
     def list_requests(self, filters: Mapping[str, str]) -> dict[str, Any]:
@@ -269,7 +246,7 @@ class PluginClient:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
-        extra_s: float = 0.0,
+        read_s: float | None = None,
         retry: Retry | None = None,
     ) -> requests.Response:
         """Send a call, again and again within bounds, and raise for everything that is not 2xx."""
@@ -277,7 +254,8 @@ class PluginClient:
         if json_body is not None:
             data = json.dumps(json_body, allow_nan=False).encode()
             sent_headers["Content-Type"] = "application/json"
-        call = _Call(method, self._settings.api_url + path, data, sent_headers, dict(params or {}), extra_s)
+        read_s = self._settings.read_timeout_s if read_s is None else read_s
+        call = _Call(method, self._settings.api_url + path, data, sent_headers, dict(params or {}), read_s)
         return self._repeat(call, retry or self._retry)
 
     def _repeat(self, call: _Call, retry: Retry) -> requests.Response:
@@ -291,7 +269,6 @@ class PluginClient:
                     raise
 
     def _once(self, call: _Call) -> requests.Response:
-        timeout = (self._settings.connect_timeout_s, self._settings.read_timeout_s + call.extra_s)
         try:
             answer = self._session.request(
                 call.method,
@@ -299,7 +276,7 @@ class PluginClient:
                 data=call.data,
                 headers=call.headers,
                 params=call.params,
-                timeout=timeout,
+                timeout=(self._settings.connect_timeout_s, call.read_s),
                 allow_redirects=False,
             )
         except requests.RequestException as error:
@@ -316,27 +293,7 @@ class _Call:
     data: bytes | None
     headers: dict[str, str]
     params: dict[str, str]
-    extra_s: float
-
-
-def unreachable(address: str, error: requests.RequestException) -> ServerError:
-    """Turn a failure of the transport into a sentence."""
-    if isinstance(error, requests.exceptions.SSLError):
-        text = "its certificate is not trusted here: set REQUESTS_CA_BUNDLE to the file of your CA"
-    elif isinstance(error, requests.exceptions.ProxyError):
-        text = "the proxy does not let it through: check HTTPS_PROXY and NO_PROXY"
-    elif isinstance(error, requests.exceptions.Timeout):
-        text = "no answer came in time: check the network, and READ_TIMEOUT if the line is slow"
-    else:
-        text = "check that Orthanc runs, the address and the network"
-    failure = UnreachableError(f"Cannot reach {address}: {text}.")
-    failure.dropped = _was_dropped(error)
-    return failure
-
-
-def _was_dropped(error: requests.RequestException) -> bool:
-    """Whether an open connection was closed under the call (Orthanc does so after one idle second)."""
-    return isinstance(error, requests.exceptions.ConnectionError) and "Connection aborted" in str(error)
+    read_s: float
 
 
 def _pause(error: ServerError, failures: int, backoff: Backoff) -> float:
@@ -344,53 +301,6 @@ def _pause(error: ServerError, failures: int, backoff: Backoff) -> float:
         return 0.0
     after = error.retry_after_s if isinstance(error, RefusedError) else None
     return backoff.delay(failures - 1, after or 0.0)
-
-
-def refusal(answer: requests.Response, address: str) -> ServerError:
-    """Turn an error answer into the exception that tells what to do."""
-    status = answer.status_code
-    code, message = _error_fields(answer)
-    if status == 401:
-        return UnauthorizedError(f"{address} does not accept the user or the password: check the settings.")
-    if 300 <= status < 400:
-        return RefusedError(
-            status, f"http_{status}", f"{address} redirects elsewhere: set the final address."
-        )
-    if code == "lease_lost":
-        return LeaseLostError(status, code, message)
-    if status == 410 or code == "unknown_request":
-        return RequestGoneError(status, code, message)
-    if status == 429 or status >= 500:
-        return BusyError(status, code, message, _retry_after(answer))
-    if status == 404 and code == "http_404":
-        message = (
-            f"{address} has no such route: check the address, and that Orthanc loads the pathology plugin."
-        )
-    return RefusedError(status, code, message, _retry_after(answer))
-
-
-def _error_fields(answer: requests.Response) -> tuple[str, str]:
-    """Return the contract's code and sentence, or stand-ins where something else answered."""
-    try:
-        document = answer.json()
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        document = {}
-    status = answer.status_code
-    code = document.get("code")
-    text = document.get("error")
-    return (
-        code if isinstance(code, str) else f"http_{status}",
-        text if isinstance(text, str) else f"The server answered {status} without saying why.",
-    )
-
-
-def _retry_after(answer: requests.Response) -> float | None:
-    try:
-        return max(0.0, float(answer.headers["Retry-After"]))
-    except (KeyError, ValueError):
-        return None
 
 
 def _document(answer: requests.Response) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from worker.errors import ServerError
 
 OPEN_STATES = frozenset({"pending", "processing", "publishing"})
 """States of a request that still change by themselves."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""Ids become parts of paths, here and in addresses: one that could lead elsewhere is refused."""
 
 
 def new_token() -> str:
@@ -191,17 +195,22 @@ def parse_heartbeat(body: Mapping[str, Any]) -> HeartbeatAnswer:
 
 
 def _request(item: Mapping[str, Any]) -> dict[str, Any]:
-    for name in ("request_id", "fingerprint"):
-        if not isinstance(item[name], str):
-            raise TypeError(name)
-    return dict(item)
+    if not isinstance(item["fingerprint"], str):
+        raise TypeError("fingerprint")
+    return {**item, "request_id": _id(item["request_id"])}
 
 
 def _instance(item: Mapping[str, Any]) -> InstanceRef:
     return InstanceRef(
-        id=str(item["id"]),
+        id=_id(item["id"]),
         sop_instance_uid=str(item["sop_instance_uid"]),
         uuid=str(item["uuid"]),
         size=int(item["size"]),
         image_type=tuple(str(value) for value in item["image_type"]),
     )
+
+
+def _id(value: object) -> str:
+    if not isinstance(value, str) or _ID.fullmatch(value) is None:
+        raise ValueError("an id")
+    return value

@@ -33,6 +33,10 @@ _GRACE_S = 5.0
 """How long a stopped job may take to notice; a native call cannot be interrupted."""
 
 
+_FAILURES_OF_A_SINGLE_RUN = 5
+"""After so many claims without an answer a run that is to end by itself gives up: half a minute or so."""
+
+
 class Mode(Enum):
     """When the loop ends by itself."""
 
@@ -112,6 +116,8 @@ class Daemon:
         ------
         UnauthorizedError, RefusedError
             If the server turns this worker away at its first claim: nothing here mends that by waiting.
+        ServerError
+            If a run that is to end by itself gets no answer to several claims in a row.
         """
         while not self._ends(mode):
             if not self._step(mode):
@@ -129,8 +135,8 @@ class Daemon:
         try:
             delivered = self._outbox.replay()
             answer = self._claimer.claim(wait_s)
-        except (UnauthorizedError, RefusedError, ServerError) as error:
-            self._after_failure(error)
+        except ServerError as error:
+            self._after_failure(error, mode)
             return True
         self._failures = 0
         self._was_accepted = True
@@ -142,7 +148,9 @@ class Daemon:
         self._pause_between_claims(answer.pause_s, time.monotonic() - asked_at)
         return True
 
-    def _after_failure(self, error: ServerError) -> None:
+    def _after_failure(self, error: ServerError, mode: Mode) -> None:
+        if mode is not Mode.FOREVER and self._failures >= _FAILURES_OF_A_SINGLE_RUN:
+            raise error
         refused = isinstance(error, UnauthorizedError | RefusedError) and not isinstance(error, BusyError)
         if refused and not self._was_accepted:
             raise error

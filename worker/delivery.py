@@ -14,6 +14,9 @@ from worker.failures import Failure
 DICOM_NOT_KEPT = "dicom_results_not_kept"
 """Flag of a result that had to wait on disk: its DICOM objects name the patient and did not wait with it."""
 
+_HEADER_VALUES = frozenset({"container_id", "name"})
+"""Members of a result's ``slide`` that laboratories make of accession numbers and names."""
+
 
 @dataclass(frozen=True)
 class Delivery:
@@ -80,6 +83,18 @@ def without_patient_data(delivery: Delivery) -> Delivery:
         body={**delivery.body, "artifacts": refs, "result": {**result, "quality": quality}},
         artifacts={name: data for name, data in delivery.artifacts.items() if not names_patient(name)},
     )
+
+
+def without_header_values(delivery: Delivery) -> Delivery:
+    """Return the delivery without what its result took from the slide's header, UIDs apart, or a file's name.
+
+    Orthanc has the same values in the slide's own header, which its pages read.
+    """
+    result = delivery.body.get("result")
+    if result is None or not isinstance(result.get("slide"), Mapping):
+        return delivery
+    slide = {name: value for name, value in result["slide"].items() if name not in _HEADER_VALUES}
+    return dataclasses.replace(delivery, body={**delivery.body, "result": {**result, "slide": slide}})
 
 
 def names_patient(artifact: str) -> bool:

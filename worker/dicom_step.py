@@ -13,7 +13,8 @@ from pydicom import Dataset
 
 from clam_core.slides import Slide
 from worker.contract import Claim
-from worker.dicom_results import Attention, DicomResultsError, ResultKind, Run, SourceSlide, build_results
+from worker.dicom_results import Attention, DicomResultsError, Run, SourceSlide, build_results
+from worker.result_kinds import ResultKind
 
 _log = logging.getLogger(__name__)
 

@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
 
 from clam_core.errors import ClamCoreError
 from worker import API_VERSION, __version__
-from worker.client import make_session, unreachable
 from worker.errors import WorkerError
-from worker.job import Analyzer
 from worker.settings import Credentials, Settings
+from worker.transport import make_session, unreachable
+
+if TYPE_CHECKING:
+    from worker.job import Analyzer
 
 _NO_REQUEST = "0" * 32
 _MIN_FREE_BYTES = 2 * 1024**3

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from clam_core.errors import ClamCoreError
+from clam_core.errors import ClamCoreError, NonFiniteError
 from clam_core.slides import Slide
 from worker import __version__
 from worker.contract import Claim, ModelOffer
@@ -141,6 +142,7 @@ class Job:
             result = complete_result(analysis, claim, own_timings, self._analyzer.device)
             report("dicom", 0.0, "")
             result, objects = self._write_dicom(slide, result, analysis, claim)
+        _require_finite(result)
         _log.info("Analysed in %.1f s: %s", self._clock() - begun, describe_probabilities(result))
         return result_delivery(claim, self._worker_id, result, {**analysis.artifacts, **objects})
 
@@ -161,6 +163,16 @@ class Job:
         else:
             _log.error("No result (%s): %s", failure.code, failure.message, exc_info=error)
         return failure_delivery(claim, self._worker_id, failure)
+
+
+def _require_finite(result: Mapping[str, Any]) -> None:
+    """See that the result is JSON: the server refuses NaN and infinity, and a spool full of them."""
+    try:
+        json.dumps(result, allow_nan=False)
+    except ValueError as error:
+        raise NonFiniteError(
+            "The result holds a value that is no number: check the model on a slide that it was tested with."
+        ) from error
 
 
 def complete_result(

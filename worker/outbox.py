@@ -26,7 +26,7 @@ from worker.spool import Spool
 
 _log = logging.getLogger(__name__)
 
-_SETTLED = frozenset({"lease_lost", "already_completed", "series_changed", "wrong_state"})
+_SETTLED = frozenset({"lease_lost", "series_changed", "wrong_state"})
 """Refusals after which nobody wants this delivery any more: the server has gone on without it."""
 
 
@@ -94,12 +94,16 @@ class Outbox:
 
     def replay(self) -> bool:
         """Send what waits, oldest first, until the server cannot be reached; return whether nothing waits."""
-        self._spool.tidy()
-        for delivery in self._spool.waiting():
-            with request_context(delivery.request_id):
-                _log.info("Sending a result again that waited on disk.")
-                if self._resend(delivery) is Fate.WAITS:
-                    return False
+        try:
+            self._spool.tidy()
+            for delivery in self._spool.waiting():
+                with request_context(delivery.request_id):
+                    _log.info("Sending a result again that waited on disk.")
+                    if self._resend(delivery) is Fate.WAITS:
+                        return False
+        except SpoolError as error:
+            # New requests can be served all the same: their results are sent from memory.
+            _log.error("%s Results that wait there are not sent.", error)
         return True
 
     def _resend(self, delivery: Delivery) -> Fate:
@@ -133,7 +137,10 @@ class Outbox:
         return True
 
     def _timed(self, delivery: Delivery, seconds: float, *, spooled: bool) -> Delivery:
-        """Add the time that publishing took, on disk first: what is sent must be what a replay would send."""
+        """Add the time that publishing took, and let the disk know of all that the server has by now.
+
+        A replay then names the DICOM objects as well, which are not kept here but have been sent.
+        """
         timed = _with_publish_time(delivery, seconds)
         if not spooled:
             return timed
@@ -154,6 +161,10 @@ class Outbox:
             _log.warning("The result did not arrive and %s: %s", where, error)
             return Fate.WAITS if spooled else Fate.REFUSED
         self._spool.discard(delivery)
+        if isinstance(error, RefusedError) and error.code == "already_completed":
+            # The answer was lost; what is kept on disk differs from what was sent by the header's values.
+            _log.info("The server has this result already.")
+            return Fate.ARRIVED
         if isinstance(error, RequestGoneError) or (
             isinstance(error, RefusedError) and error.code in _SETTLED
         ):

@@ -7,7 +7,9 @@ all of it or nothing that is read::
     SPOOL_DIR/WORKER_ID/6f1c...-3/delivery.json
                                   artifacts/heatmap.png
 
-The folder holds lease tokens: only its owner may read it.
+The folder holds lease tokens: only its owner may read it. Of the slide it knows UIDs and pictures of
+tissue; what else stands in a header (the patient, the number on the glass) is left out, and what is sent
+again lacks it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.contract import Lease
-from worker.delivery import Delivery, names_patient, without_patient_data
+from worker.delivery import Delivery, names_patient, without_header_values, without_patient_data
 from worker.errors import SpoolError
 
 _log = logging.getLogger(__name__)
@@ -110,19 +112,47 @@ class Spool:
 
     def discard(self, delivery: Delivery) -> None:
         """Forget a delivery that arrived or that nobody wants any more."""
-        _remove(self._path(delivery))
+        try:
+            _remove(self._path(delivery))
+        except OSError as error:
+            # It is sent once more at the next start, and the server answers that it has it.
+            _log.warning("%s", self._sentence(error))
 
     def waiting(self) -> Iterator[Delivery]:
-        """Read the deliveries, oldest first; a damaged one is removed with a line in the log."""
-        for path in self._entries():
+        """Read the deliveries, oldest first; a damaged one is removed with a line in the log.
+
+        Raises
+        ------
+        SpoolError
+            If the folder or a file cannot be read now: what it holds is kept.
+        """
+        try:
+            entries = self._entries()
+        except OSError as error:
+            raise self._sentence(error) from error
+        for path in entries:
             try:
                 yield _read(path)
-            except (OSError, ValueError, KeyError, TypeError):
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
                 _log.warning("A spooled result (%s) is damaged and was removed.", path.name)
                 _remove(path)
+            except OSError as error:
+                raise self._sentence(error) from error
 
     def tidy(self, room_for: int = 0) -> None:
-        """Remove what is too old, then the oldest until `room_for` more bytes fit."""
+        """Remove what is too old, then the oldest until `room_for` more bytes fit.
+
+        Raises
+        ------
+        SpoolError
+            If the folder cannot be read or changed.
+        """
+        try:
+            self._tidy(room_for)
+        except OSError as error:
+            raise self._sentence(error) from error
+
+    def _tidy(self, room_for: int) -> None:
         for path in self._folder.glob(f"*{_PARTIAL}"):
             _remove(path)
         kept = []
@@ -144,7 +174,7 @@ class Spool:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return SpoolError(f"The disk of {self._folder} is full: free space or set SPOOL_DIR elsewhere.")
         return SpoolError(
-            f"{self._folder} cannot be written ({error.strerror}): check SPOOL_DIR and its rights."
+            f"{self._folder} cannot be read or written ({error.strerror}): check SPOOL_DIR and its rights."
         )
 
     def _path(self, delivery: Delivery) -> Path:
@@ -173,13 +203,14 @@ class Spool:
 
 
 def _document(delivery: Delivery) -> bytes:
+    delivery = without_header_values(delivery)
     document = {
         "schema": _SCHEMA,
         "request_id": delivery.request_id,
         "lease": dataclasses.asdict(delivery.lease),
         "body": dict(delivery.body),
     }
-    return json.dumps(document).encode()
+    return json.dumps(document, allow_nan=False).encode()
 
 
 def _write_durably(path: Path, data: bytes) -> None:
@@ -190,7 +221,7 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 def _read(path: Path) -> Delivery:
-    document: dict[str, Any] = json.loads((path / _DOCUMENT).read_bytes())
+    document: dict[str, Any] = json.loads((path / _DOCUMENT).read_bytes(), parse_constant=_no_number)
     if document["schema"] != _SCHEMA:
         raise ValueError(document["schema"])
     names = [str(item["name"]) for item in document["body"].get("artifacts", [])]
@@ -204,6 +235,11 @@ def _read(path: Path) -> Delivery:
             name: (path / "artifacts" / name).read_bytes() for name in names if not names_patient(name)
         },
     )
+
+
+def _no_number(text: str) -> float:
+    """Refuse NaN and infinity: the server takes neither, and sending them would fail at every start."""
+    raise ValueError(text)
 
 
 def _size(path: Path) -> int:

@@ -138,9 +138,11 @@ def follow(
                 f"see `worker status {request_id}`."
             )
         asked_at = clock()
+        hold_s = _FOLLOW_S if give_up_at is None else max(0.0, min(_FOLLOW_S, give_up_at - asked_at))
         try:
-            fresh = client.get_request(request_id, wait_s=_FOLLOW_S, version=current.get("version"))
+            fresh = client.get_request(request_id, wait_s=hold_s, version=current.get("version"))
         except (UnreachableError, BusyError):
+            view.show(Position("waiting for Orthanc to answer again", _progress(current)))
             sleep(backoff.delay(failures))
             failures += 1
             continue

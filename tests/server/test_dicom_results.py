@@ -19,13 +19,8 @@ from tests.support.dicom_files import volume_file
 from tests.support.dicom_pyramid import pyramid_folder
 from tests.support.dicom_result_values import RUN, a_result, content_of, grid_attention
 from tests.support.orthanc_server import OrthancServer, store_slide
-from worker.dicom_results import (
-    Attention,
-    DicomResults,
-    ResultKind,
-    SourceSlide,
-    build_results,
-)
+from worker.dicom_results import Attention, DicomResults, SourceSlide, build_results
+from worker.result_kinds import ResultKind
 
 pytestmark = pytest.mark.server
 

@@ -14,7 +14,8 @@ import pytest
 from tests.support.dicom_files import slide_folder
 from tests.support.orthanc_server import OrthancServer, store_slide
 from tests.support.worker_process import WorkerProcess, wait_until_ended
-from worker.dicom_results import ResultKind, series_uid
+from worker.dicom_results import series_uid
+from worker.result_kinds import ResultKind
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

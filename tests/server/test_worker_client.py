@@ -21,7 +21,8 @@ from worker.delivery import Delivery, failure_delivery, result_delivery
 from worker.errors import LeaseLostError, RefusedError, RequestGoneError, UnauthorizedError
 from worker.failures import Failure
 from worker.outbox import Fate, Outbox
-from worker.settings import Settings, load_settings
+from worker.settings import Settings
+from worker.settings_reading import load_settings
 from worker.spool import Spool, SpoolLimits
 
 pytestmark = [pytest.mark.server]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from worker.dicom_results import Attention, DicomResults, ResultKind, Run
+from worker.dicom_results import Attention, DicomResults, Run
+from worker.result_kinds import ResultKind
 
 RUN = Run(
     request_id="6f1c0a5e5b0d4f0e8a3c9d2f7b1e4a60",

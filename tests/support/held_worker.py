@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from worker import logs
-from worker.commands.run import build_daemon
+from worker.assembly import build_daemon
 from worker.contract import ModelOffer
 from worker.daemon import Mode
 from worker.job import Analysis, StageReport
-from worker.settings import load_settings
+from worker.settings_reading import load_settings
 from worker.shutdown import ShutdownRequest
 
 

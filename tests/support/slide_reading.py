@@ -11,7 +11,8 @@ from wsidicom import WsiDicom
 
 from clam_core.slides import Slide, WsiDicomSlide
 from tests.support.shared_data import shared_path
-from worker.settings import Settings, load_settings
+from worker.settings import Settings
+from worker.settings_reading import load_settings
 
 ODD_SLIDES = (
     "slides/dicom-misc/camelyon_thumb_jpeg2000_tiledfull.dcm",

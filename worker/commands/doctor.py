@@ -7,7 +7,6 @@ import argparse
 import json
 import sys
 
-from worker.commands.run import load_analyzer
 from worker.doctor import Doctor, Verdict
 from worker.settings import Settings
 
@@ -21,6 +20,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Print the findings; 1 where a check failed, else 0."""
+    from worker.assembly import load_analyzer  # noqa: PLC0415 - it takes seconds that `submit` need not wait
+
     failed = False
     findings = []
     for finding in Doctor(settings, load_analyzer).examine():

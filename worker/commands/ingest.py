@@ -9,17 +9,19 @@ import os
 import sys
 from datetime import date
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
 
 from worker.ingest.environment import converter_python
 from worker.ingest.errors import IngestError
 from worker.ingest.identity import SlideOptions
-from worker.ingest.pipeline import Ingest, IngestedSeries, as_json
 from worker.ingest.progress import Progress, Report, Stage
 from worker.ingest.store import OrthancStore
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.ingest.pipeline import IngestedSeries
 
 _UNITS = {Stage.CONVERT: "tiles", Stage.UPLOAD: "B"}
 
@@ -58,6 +60,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     int
         0 when all are in Orthanc, else 1.
     """
+    from worker.ingest.pipeline import Ingest  # noqa: PLC0415 - wsidicom takes a second that `submit` need not wait
+
     try:
         options = _options(arguments)
     except IngestError as error:
@@ -111,7 +115,7 @@ def _options(arguments: argparse.Namespace) -> SlideOptions:
 def _document(done: list[IngestedSeries], failed: list[dict[str, str]]) -> dict[str, Any]:
     """Return what scripts read; a single slide's ids stand at the top as well."""
     first = {"series": done[0].series, "study": done[0].study} if done else {}
-    return {**first, "slides": [as_json(one) for one in done], "failed": failed}
+    return {**first, "slides": [dict(vars(one)) for one in done], "failed": failed}
 
 
 def _configured(arguments: argparse.Namespace) -> Path | None:

@@ -11,22 +11,18 @@ from worker.dicom_results.build import (
 from worker.dicom_results.errors import DicomResultsError
 from worker.dicom_results.geometry import Attention
 from worker.dicom_results.identity import Run, instance_uid, series_uid
-from worker.dicom_results.kinds import ALL_KINDS, ResultKind, parse_kinds
 from worker.dicom_results.source import SourceSlide
 
 __all__ = [
-    "ALL_KINDS",
     "MAX_ARTIFACT_BYTES",
     "Attention",
     "DicomArtifact",
     "DicomResults",
     "DicomResultsError",
-    "ResultKind",
     "Run",
     "Skipped",
     "SourceSlide",
     "build_results",
     "instance_uid",
-    "parse_kinds",
     "series_uid",
 ]

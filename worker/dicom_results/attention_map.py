@@ -18,9 +18,9 @@ from worker.dicom_results.header import (
     series_description,
 )
 from worker.dicom_results.identity import Run, derived_uid, instance_uid, series_uid
-from worker.dicom_results.kinds import ResultKind
 from worker.dicom_results.prediction import Prediction
 from worker.dicom_results.source import SourceSlide, matrix_size, to_build_from
+from worker.result_kinds import ResultKind
 
 _KIND = ResultKind.ATTENTION_MAP
 _BYTES_PER_PIXEL = 2

@@ -14,13 +14,13 @@ from worker.dicom_results.errors import HEADER_FAULTS
 from worker.dicom_results.geometry import Attention
 from worker.dicom_results.header import as_bytes
 from worker.dicom_results.identity import Run
-from worker.dicom_results.kinds import ALL_KINDS, ResultKind
 from worker.dicom_results.prediction import Prediction
 from worker.dicom_results.quiet import unquoted
 from worker.dicom_results.roi_report import roi_report
 from worker.dicom_results.slide_report import slide_report
 from worker.dicom_results.source import SourceSlide
 from worker.logs import describe_foreign
+from worker.result_kinds import ALL_KINDS, ResultKind
 
 MAX_ARTIFACT_BYTES = 64 * 1024 * 1024
 """The plugin takes no larger ``NAME.dcm`` (docs/rest.md)."""

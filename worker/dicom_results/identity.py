@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
-from worker.dicom_results.kinds import ResultKind
+from worker.result_kinds import ResultKind
 
 _NAMESPACE = uuid.UUID("0f6a6f0e-5d0e-5b0c-8f0f-3d3f7d2a7c11")
 

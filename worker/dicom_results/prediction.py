@@ -31,7 +31,7 @@ class Model:
     Attributes
     ----------
     use
-        In one word what the model may be used for: ``demonstration``, ``non-commercial``...
+        In one word what the model may be used for: ``demonstration``, ``non-commercial``, ``unknown``...
     parameters
         Hashes and names that pin the model down, a line each.
     """

@@ -18,9 +18,9 @@ from worker.dicom_results.codes import ATTENTION, ATTENTION_REGION, NO_UNITS, PE
 from worker.dicom_results.document import algorithm, report, tracking
 from worker.dicom_results.geometry import rectangle_mm
 from worker.dicom_results.identity import Run
-from worker.dicom_results.kinds import ResultKind
 from worker.dicom_results.prediction import Prediction, TopPatch
 from worker.dicom_results.source import SourceSlide
+from worker.result_kinds import ResultKind
 
 
 def roi_report(source: SourceSlide, prediction: Prediction, run: Run) -> Dataset:

@@ -25,9 +25,9 @@ from worker.dicom_results.codes import (
 from worker.dicom_results.document import algorithm, report, tracking
 from worker.dicom_results.header import warning_text
 from worker.dicom_results.identity import Run
-from worker.dicom_results.kinds import ResultKind
 from worker.dicom_results.prediction import Prediction
 from worker.dicom_results.source import SourceSlide
+from worker.result_kinds import ResultKind
 
 _QUALITY_MEANINGS = {
     "ok": "The prediction was made as intended",

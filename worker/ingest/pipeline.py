@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from wsidicom import WsiDicom
 
+from clam_core.slides import WSIDICOM_ERRORS
 from worker.ingest.convert import run_converter
 from worker.ingest.dicom_files import DicomSlide, find_slides, is_dicom
 from worker.ingest.errors import IngestError
@@ -21,7 +21,6 @@ from worker.ingest.identity import DicomIdentity, SlideOptions, identify, sha256
 from worker.ingest.levels import complete_pyramid, needs_levels
 from worker.ingest.progress import Progress, Report, Stage
 from worker.ingest.store import OrthancStore, StoredInstance
-from worker.wsidicom_errors import WSIDICOM_ERRORS
 
 _UNREADABLE: tuple[type[Exception], ...] = (*WSIDICOM_ERRORS, ValueError, KeyError, AttributeError)
 """What opening and decoding raise on damaged or unusual DICOM."""
@@ -220,8 +219,3 @@ def _local_failure(error: OSError) -> IngestError:
     return IngestError(
         "unreadable", f"A file cannot be read or written ({error}): check path, rights and disk."
     )
-
-
-def as_json(series: IngestedSeries) -> dict[str, Any]:
-    """Return the values for scripts."""
-    return dict(vars(series))

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import requests
 
-from worker.client import make_session
 from worker.ingest.errors import IngestError
 from worker.settings import Credentials
+from worker.transport import make_session, unreachable
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 900.0
@@ -109,11 +109,7 @@ class OrthancStore:
                 **options,
             )
         except requests.RequestException as error:
-            raise IngestError(
-                "orthanc_unreachable",
-                f"Cannot reach {self.url} ({_reason(error)}): check that Orthanc runs, ORTHANC_URL and the "
-                "network.",
-            ) from error
+            raise IngestError("orthanc_unreachable", str(unreachable(self.url, error))) from error
         if not 200 <= answer.status_code < 300:
             raise _refusal(answer, self.url, method, path)
         return answer
@@ -135,14 +131,6 @@ class _Counted:
         block: bytes = self._file.read(size if size < 0 else max(size, 1 << 16))
         self._sent(len(block))
         return block
-
-
-def _reason(error: requests.RequestException) -> str:
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate is not trusted; REQUESTS_CA_BUNDLE names your CA"
-    if isinstance(error, requests.exceptions.Timeout):
-        return "no answer in time"
-    return "no connection"
 
 
 def _refusal(answer: requests.Response, url: str, method: str, path: str) -> IngestError:

@@ -12,13 +12,12 @@ from pathlib import Path
 import requests
 from wsidicom import WsiDicom
 
-from clam_core.slides import Slide, WsiDicomSlide
-from worker.client import unreachable
+from clam_core.slides import WSIDICOM_ERRORS, Slide, WsiDicomSlide
 from worker.contract import Claim, InstanceRef
 from worker.settings import Settings
 from worker.sources.repeating import TryAgainError, Wait, changed, orthanc_failure, repeat
 from worker.sources.volumes import check_complete, incomplete, volumes_of
-from worker.wsidicom_errors import WSIDICOM_ERRORS
+from worker.transport import unreachable
 
 _log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import requests
 
-from worker.client import unreachable
 from worker.contract import InstanceRef
 from worker.settings import Settings
 from worker.sources.errors import SourceError
 from worker.sources.repeating import TryAgainError, Wait, changed, ranges_failure, repeat
+from worker.transport import unreachable
 
 MAX_RANGES = 512
 MAX_BYTES = 32_000_000

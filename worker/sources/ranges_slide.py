@@ -10,14 +10,13 @@ from wsidicom import WsiDicom
 from wsidicom.file.wsidicom_file_image_data import WsiDicomFileImageData
 from wsidicom.geometry import Point
 
-from clam_core.slides import Pixels, WsiDicomSlide
+from clam_core.slides import WSIDICOM_ERRORS, Pixels, WsiDicomSlide
 from worker.contract import InstanceRef
 from worker.sources.errors import IncompleteSlideError
 from worker.sources.filesystem import paths_of
 from worker.sources.range_files import PieceCache, RangeFile, ReadRanges
 from worker.sources.ranges_client import Range
 from worker.sources.volumes import check_complete, incomplete
-from worker.wsidicom_errors import WSIDICOM_ERRORS
 
 _BLOCKS_BOUND = 64 * 1024 * 1024
 _FRAMES_BOUND = 128 * 1024 * 1024

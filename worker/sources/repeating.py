@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import requests
 
-from worker.client import refusal
 from worker.errors import RefusedError, ServerError, UnauthorizedError
 from worker.sources.errors import (
     ChangedInMidReadError,
@@ -18,6 +17,7 @@ from worker.sources.errors import (
     SourceRefusedError,
     SourceUnreachableError,
 )
+from worker.transport import refusal
 
 Answer = TypeVar("Answer")
 

@@ -17,12 +17,14 @@ from typing import Any
 
 import requests
 
-from clam_core.slides import OpenSlideSlide, Slide
-from worker.client import unreachable
+from clam_core.errors import SlideError
+from clam_core.slides import OpenSlideSlide, Pixels, Slide
+from clam_core.slides.slide import SlideIdentity, container_name
 from worker.contract import Claim
 from worker.settings import Settings
-from worker.sources.errors import AmbiguousSlideFileError, NoSlideFileError
+from worker.sources.errors import AmbiguousSlideFileError, NoSlideFileError, SourceError
 from worker.sources.repeating import TryAgainError, Wait, orthanc_failure, repeat
+from worker.transport import unreachable
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +35,6 @@ _SHORTEST_IDENTIFIER = 3
 """Shorter ones stand in too many names by chance."""
 
 _MEANINGLESS = frozenset({"unknown", "anonymous", "anonymized", "none", "n/a"})
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,10 @@ def _stands_in_name(identifier: str, stem: str) -> bool:
 
 
 def _ambiguous(identifier: Identifier, found: Sequence[Path]) -> AmbiguousSlideFileError:
-    names = ", ".join(sorted(file.name for file in found)[:_MOST_NAMED])
+    # Not their names: files are often named after patients, and this sentence reaches log and server.
     return AmbiguousSlideFileError(
-        f"{len(found)} files in SVS_STORAGE_DIR match the series' {identifier.tag} ({names}): name the "
-        "slide's file exactly after its ContainerIdentifier or SeriesInstanceUID."
+        f"{len(found)} files in SVS_STORAGE_DIR match the series' {identifier.tag}: name the slide's file "
+        "exactly after its ContainerIdentifier or SeriesInstanceUID."
     )
 
 
@@ -152,6 +153,57 @@ def slide_files(folder: Path) -> Iterator[Path]:
             file = Path(place) / name
             if file.suffix.lower() in SUFFIXES and file.resolve().is_relative_to(root):
                 yield file
+
+
+class NamelessSlide(OpenSlideSlide):
+    """A slide file that never says its own name, for that may be a patient's.
+
+    Parameters
+    ----------
+    path
+        The file.
+    identity
+        By what the slide is known in Orthanc.
+
+    Raises
+    ------
+    SourceError
+        If OpenSlide cannot read it.
+    """
+
+    def __init__(self, path: Path, identity: SlideIdentity) -> None:
+        try:
+            super().__init__(path)
+        except SlideError as error:
+            raise _unreadable() from error
+        self._known_as = identity
+
+    @property
+    def identity(self) -> SlideIdentity:
+        """UIDs and container, as Orthanc has them."""
+        return self._known_as
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
+        """Read a rectangle as `Slide.read_region` says."""
+        try:
+            return super().read_region(location, level, size)
+        except SlideError as error:
+            raise _unreadable() from error
+
+
+def _unreadable() -> SourceError:
+    return SourceError(
+        "The slide's file in SVS_STORAGE_DIR is damaged, incomplete or of no format that OpenSlide reads: "
+        "copy it again from the scanner."
+    )
+
+
+def _identity(claim: Claim, tags: Mapping[str, Any]) -> SlideIdentity:
+    return SlideIdentity(
+        series_instance_uid=claim.request.get("series_instance_uid"),
+        study_instance_uid=claim.request.get("study_instance_uid"),
+        container_id=container_name(tags.get("ContainerIdentifier")),
+    )
 
 
 class SlideFolderSource:
@@ -186,7 +238,7 @@ class SlideFolderSource:
         tags = repeat(lambda: self._tags(claim.instances[0].id), self._wait)
         match = find_slide_file(list(slide_files(self._folder)), identifiers_of(tags))
         _log.info("The slide is read from a file in SVS_STORAGE_DIR: %s.", match.rule)
-        return OpenSlideSlide(match.path)
+        return NamelessSlide(match.path, _identity(claim, tags))
 
     def _tags(self, instance: str) -> Mapping[str, Any]:
         address = self._settings.orthanc_url

@@ -17,12 +17,13 @@ from worker.backoff import Backoff
 from worker.client import PluginClient, Retry
 from worker.contract import Claim, ModelOffer
 from worker.daemon import Daemon
-from worker.dicom_results import ALL_KINDS
 from worker.dicom_step import DicomStep
 from worker.job import Analysis, Job, StageReport
 from worker.outbox import Outbox
 from worker.progress import LineView
-from worker.settings import Settings, load_settings
+from worker.result_kinds import ALL_KINDS
+from worker.settings import Settings
+from worker.settings_reading import load_settings
 from worker.shutdown import ShutdownRequest
 from worker.spool import Spool, SpoolLimits
 

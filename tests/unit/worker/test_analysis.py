@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from clam_core.errors import EncoderWeightsError, ParameterError
+from clam_core.options import AnalysisOptions
 from clam_core.slides import open_slide
 from tests.support.shared_data import shared_path
 from worker.analysis import ClamAnalyzer, encoder_weights
 from worker.errors import ModelError
-from worker.settings import Settings, load_settings
+from worker.settings import Settings
+from worker.settings_reading import load_settings
 
 
 def settings(**environment: str) -> Settings:
@@ -117,3 +119,18 @@ def test_a_real_slide_gets_a_result_and_all_its_artifacts(demo: ClamAnalyzer) ->
     expected = {"heatmap.png", "overlay.png", "thumbnail.png", "attention.npz", "patch-001.jpg"}
     assert expected <= set(analysis.artifacts)
     assert len(analysis.attention.percentiles) == analysis.result["patches"]["count"]
+
+
+def test_pictures_name_a_slide_by_its_series_and_not_by_its_glass_or_file(
+    demo: ClamAnalyzer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = []
+
+    def remember(slide: object, model: object, *, options: AnalysisOptions, progress: object) -> None:
+        named.append(options.caption_name)
+        raise ParameterError("Enough.")
+
+    monkeypatch.setattr("worker.analysis.analyze_slide", remember)
+    with open_slide(shared_path("slides/CMU-1-Small-Region.svs")) as slide, pytest.raises(ParameterError):
+        demo.analyze(slide, {"series_instance_uid": "1.2.3"}, lambda *_: None)
+    assert named == ["Series 1.2.3"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import requests
@@ -13,7 +14,7 @@ import responses
 from tests.support.scripted_server import Fault, ScriptedServer
 from tests.unit.worker.conftest import PASSWORD, QUICK, Rig
 from worker.backoff import Backoff
-from worker.client import PluginClient, make_session
+from worker.client import PluginClient
 from worker.contract import Lease, parse_claim, parse_heartbeat
 from worker.errors import (
     BusyError,
@@ -24,7 +25,9 @@ from worker.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from worker.settings import Credentials, Settings, load_settings
+from worker.settings import Credentials, Settings
+from worker.settings_reading import load_settings
+from worker.transport import make_session
 
 URL = "http://orthanc.test:8042"
 LEASE = Lease("0" * 32, 3, 60, 15, 15)
@@ -237,13 +240,25 @@ def test_the_session_says_nothing_about_the_password() -> None:
     assert PASSWORD not in str(vars(session)["headers"])
 
 
-@pytest.mark.parametrize("missing", ["request", "lease", "instances"])
-def test_a_claim_that_lacks_a_part_names_the_version_as_the_likely_cause(missing: str) -> None:
-    body = {
+def claim_body() -> dict[str, Any]:
+    return {
         "request": {"request_id": "r1", "fingerprint": "f"},
         "lease": {"fence": 1, "duration_s": 60, "heartbeat_s": 15, "confirm_s": 15},
-        "instances": [],
+        "instances": [
+            {
+                "id": "i1",
+                "sop_instance_uid": "1.2",
+                "uuid": "u",
+                "size": 1,
+                "image_type": ["ORIGINAL", "VOLUME"],
+            }
+        ],
     }
+
+
+@pytest.mark.parametrize("missing", ["request", "lease", "instances"])
+def test_a_claim_that_lacks_a_part_names_the_version_as_the_likely_cause(missing: str) -> None:
+    body = claim_body()
     parse_claim(body, "0" * 32)
     with pytest.raises(ServerError, match=f"'{missing}'.*upgrade the older one"):
         parse_claim({key: value for key, value in body.items() if key != missing}, "0" * 32)
@@ -261,3 +276,22 @@ def test_full_jitter_stays_between_nothing_and_the_growing_ceiling() -> None:
     assert [lowest.delay(n) for n in range(3)] == [0, 0, 0]
     assert highest.delay(1000) == 10
     assert lowest.delay(0, at_least_s=5) == 5
+
+
+@pytest.mark.parametrize("hostile", ["../../etc/cron.d/x", "a/b", "", ".", "..", "a b", 7])
+@pytest.mark.parametrize("where", ["request", "instance"])
+def test_an_id_that_could_lead_elsewhere_as_part_of_a_path_is_refused(where: str, hostile: object) -> None:
+    body = claim_body()
+    target = body["request"] if where == "request" else body["instances"][0]
+    target["request_id" if where == "request" else "id"] = hostile
+    with pytest.raises(ServerError, match="garbles an id"):
+        parse_claim(body, "0" * 32)
+
+
+def test_a_heartbeat_that_gets_no_answer_is_given_up_long_before_the_lease_ends(
+    client: PluginClient, http: responses.RequestsMock
+) -> None:
+    http.post(f"{URL}/pathology/update-status/r1/", json={"success": True})
+    client.heartbeat("r1", Lease("0" * 32, 1, 60, 15, 15), stage="encode", progress=0.5, detail="")
+    options: Any = http.calls[0].request.req_kwargs  # type: ignore[attr-defined]
+    assert options["timeout"] == (5, 15)

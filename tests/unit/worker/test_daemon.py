@@ -7,20 +7,23 @@ import errno
 import logging
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clam_core.errors import NoTissueError
+from tests.support.orthanc_server import free_port
 from tests.support.scripted_server import Answer, Call, Fault, ScriptedRequest, ScriptedServer
 from tests.unit.worker.conftest import Rig, good_analysis
 from worker.client import PluginClient
 from worker.contract import Lease
 from worker.daemon import Mode
 from worker.delivery import Delivery
-from worker.errors import RefusedError
+from worker.errors import RefusedError, UnreachableError
 from worker.job import Analysis, StageReport
 from worker.outbox import Outbox
+from worker.spool import Spool
 
 REQUEST_ID = "a" * 32
 
@@ -436,3 +439,59 @@ def test_a_claim_that_fails_for_a_fault_of_our_own_ends_the_worker_instead_of_ha
     monkeypatch.setattr(PluginClient, "claim", claim)
     with pytest.raises(RuntimeError, match="surprise"):
         rig.daemon().run()
+
+
+def test_a_result_with_a_value_that_is_no_number_fails_its_request_and_leaves_nothing_to_send_again(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    def work(request: Mapping[str, Any], report: StageReport) -> Analysis:
+        good = good_analysis(request, report)
+        return Analysis({**good.result, "patches": {"tissue_mm2": float("nan")}}, good.artifacts)
+
+    request = server.add_request()
+    rig.analyzer.work = work
+    rig.daemon().run(Mode.ONCE)
+    assert (request.status, server.calls_to("/complete-request/")[-1].json["error"]["code"]) == (
+        "failed",
+        "non_finite",
+    )
+    assert list(rig.spool.waiting()) == []
+
+
+def test_a_spool_that_cannot_be_read_keeps_no_request_from_being_served(
+    rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_spool: Spool) -> list[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Spool, "_entries", broken)
+    request = server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    assert request.status == "completed"
+
+
+def test_a_result_that_arrived_although_its_answer_was_lost_is_known_to_have_arrived(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def work(request: Mapping[str, Any], report: StageReport) -> Analysis:
+        good = good_analysis(request, report)
+        return Analysis({**good.result, "slide": {"container_id": "S26-1"}}, good.artifacts)
+
+    request = server.add_request()
+    rig.analyzer.work = work
+    # The spool does not hold the number on the glass, so a replay is not the very body that was sent.
+    server.misbehave("/complete-request/", *[Fault.DROP_AFTER] * 4)
+    rig.daemon().run(Mode.ONCE)
+    with caplog.at_level("INFO"):
+        rig.daemon().run(Mode.UNTIL_EMPTY)
+    assert "The server has this result already." in caplog.text
+    assert list(rig.spool.waiting()) == []
+    assert request.completion is not None
+    assert b"S26-1" in request.completion
+
+
+@pytest.mark.parametrize("mode", [Mode.ONCE, Mode.UNTIL_EMPTY])
+def test_a_run_that_is_to_end_by_itself_gives_up_where_no_server_answers(rig: Rig, mode: Mode) -> None:
+    rig.environment["ORTHANC_URL"] = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(UnreachableError, match="check that Orthanc runs"):
+        rig.daemon().run(mode)

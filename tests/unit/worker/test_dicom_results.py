@@ -30,13 +30,13 @@ from worker.dicom_results import (
     Attention,
     DicomResults,
     DicomResultsError,
-    ResultKind,
     SourceSlide,
     build_results,
     instance_uid,
     series_uid,
 )
 from worker.logs import configure
+from worker.result_kinds import ResultKind
 from worker.settings import LogFormat
 
 PATCH = 256

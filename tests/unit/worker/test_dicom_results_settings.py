@@ -4,8 +4,9 @@
 import pytest
 from pydicom.uid import UID
 
-from worker.dicom_results import ALL_KINDS, ResultKind, instance_uid, parse_kinds, series_uid
+from worker.dicom_results import instance_uid, series_uid
 from worker.errors import SettingsError
+from worker.result_kinds import ALL_KINDS, ResultKind, parse_kinds
 
 
 @pytest.mark.parametrize("text", ["", "  ", "all", "ALL", "slide-report,roi-report,attention-map"])

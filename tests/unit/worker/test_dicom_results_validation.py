@@ -17,7 +17,8 @@ from tests.support.dicom_files import volume_file
 from tests.support.dicom_pyramid import headers_of, pyramid_folder
 from tests.support.dicom_result_values import RUN, a_result, content_of, grid_attention
 from tests.support.shared_data import shared_path
-from worker.dicom_results import ResultKind, SourceSlide, build_results
+from worker.dicom_results import SourceSlide, build_results
+from worker.result_kinds import ResultKind
 
 ALLOWED = {
     r"Unrecognized defined term = <99ORTHANCPATH>": "a private coding scheme, declared in the object",

@@ -13,8 +13,9 @@ from pydicom import Dataset
 
 from tests.support.dicom_files import volume_file
 from worker.contract import Claim, Lease
-from worker.dicom_results import ALL_KINDS, Attention, ResultKind
+from worker.dicom_results import Attention
 from worker.dicom_step import NO_DICOM_SLIDE, NOT_WRITTEN, DicomStep
+from worker.result_kinds import ALL_KINDS, ResultKind
 
 CLAIM = Claim({"request_id": "a" * 32, "fingerprint": "f"}, Lease("0" * 32, 1, 60, 15, 15), ())
 ATTENTION = Attention(np.array([[0, 0], [256, 0]]), (256.0, 256.0), np.array([50.0, 100.0]))

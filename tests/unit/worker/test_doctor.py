@@ -17,7 +17,8 @@ from tests.unit.worker.conftest import PASSWORD, ScriptedAnalyzer, good_analysis
 from worker.doctor import Doctor, Finding, Verdict, sends_password_in_clear, server_time
 from worker.errors import ModelError
 from worker.job import Analyzer
-from worker.settings import Settings, load_settings
+from worker.settings import Settings
+from worker.settings_reading import load_settings
 
 URL = "http://127.0.0.1:8042"
 NOW = dt.datetime(2026, 11, 22, 12, 0, 0, tzinfo=dt.UTC)

@@ -9,7 +9,8 @@ import pytest
 
 from worker.errors import SettingsError
 from worker.lock import hold_worker_id
-from worker.settings import Settings, load_settings
+from worker.settings import Settings
+from worker.settings_reading import load_settings
 
 
 def settings(folder: Path, worker_id: str) -> Settings:

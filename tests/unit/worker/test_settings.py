@@ -10,7 +10,8 @@ import pytest
 
 import worker
 from worker.errors import SettingsError
-from worker.settings import LogFormat, Shutdown, load_settings, parse_env_file
+from worker.settings import LogFormat, Shutdown
+from worker.settings_reading import load_settings, parse_env_file
 
 CANARY = "secret-canary-7f3a"
 
@@ -143,6 +144,6 @@ def test_the_example_file_names_every_setting_and_loads(tmp_path: Path) -> None:
     load_settings({}, env_file(tmp_path, example))
     uncommented = re.sub(r"^#(?=[A-Z_]+=)", "", example, flags=re.MULTILINE)
     named = set(parse_env_file(env_file(tmp_path, uncommented)))
-    from worker.settings import _NAMES
+    from worker.settings_reading import _NAMES
 
     assert set(_NAMES) <= named

@@ -20,7 +20,6 @@ from clam_core.slides import Prefetching, WsiDicomSlide
 from tests.support.ranges_server import RangesServer
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import ODD_SLIDES, assert_same_tiles, real_slide, settings_for
-from worker.client import make_session
 from worker.settings import Credentials
 from worker.sources import (
     OrthancDownloadSource,
@@ -37,6 +36,7 @@ from worker.sources.errors import (
     SourceRefusedError,
     SourceUnreachableError,
 )
+from worker.transport import make_session
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_a_network_failure_does_not_fall_back_to_a_file(
         open_request_slide(settings, session, claim)
 
 
-def test_two_files_for_one_container_are_refused_and_named(
+def test_two_files_for_one_container_are_refused(
     server: RangesServer, session: requests.Session, tmp_path: Path
 ) -> None:
     name = server.store(shared_path("slides/dicom-misc/label_only_volume_missing.dcm"))
@@ -284,7 +284,7 @@ def test_two_files_for_one_container_are_refused_and_named(
     for file in ("S26-1.svs", "s26-1.ndpi"):
         (tmp_path / file).touch()
     settings = settings_for(server.url, SVS_STORAGE_DIR=str(tmp_path))
-    with pytest.raises(AmbiguousSlideFileError, match=r"S26-1\.svs, s26-1\.ndpi"):
+    with pytest.raises(AmbiguousSlideFileError, match="2 files in SVS_STORAGE_DIR"):
         open_request_slide(settings, session, server.claim())
 
 

@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.sources.errors import AmbiguousSlideFileError, NoSlideFileError
-from worker.sources.slide_folder import Identifier, find_slide_file, identifiers_of, slide_files
+from clam_core.slides.slide import SlideIdentity
+from tests.support.shared_data import shared_path
+from worker.sources.errors import AmbiguousSlideFileError, NoSlideFileError, SourceError
+from worker.sources.slide_folder import (
+    Identifier,
+    NamelessSlide,
+    find_slide_file,
+    identifiers_of,
+    slide_files,
+)
 
 CONTAINER = "ContainerIdentifier"
 PATIENT = "PatientID"
@@ -50,9 +58,24 @@ def test_the_container_is_asked_before_the_patient() -> None:
     )
 
 
-def test_two_slides_of_one_patient_are_ambiguous_and_named() -> None:
-    with pytest.raises(AmbiguousSlideFileError, match=r"2 files .* \(P77_A\.svs, P77_B\.svs\)"):
+def test_two_slides_of_one_patient_are_ambiguous_and_their_names_are_kept_to_the_machine() -> None:
+    with pytest.raises(AmbiguousSlideFileError, match=r"2 files .* match the series' PatientID") as raised:
         find(["P77_A.svs", "P77_B.svs"], PatientID="P77")
+    assert "P77" not in str(raised.value)
+
+
+def test_a_damaged_file_is_a_sentence_that_does_not_quote_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "SMITH_JOHN.svs"
+    path.write_bytes(b"no slide")
+    with pytest.raises(SourceError, match="copy it again from the scanner") as raised:
+        NamelessSlide(path, SlideIdentity(series_instance_uid="1.2.3"))
+    assert "SMITH" not in str(raised.value)
+
+
+def test_a_slide_from_a_file_is_known_by_what_orthanc_says_of_its_series() -> None:
+    identity = SlideIdentity(series_instance_uid="1.2.3", container_id="S26-1")
+    with NamelessSlide(shared_path("slides/CMU-1-Small-Region.svs"), identity) as slide:
+        assert slide.identity == identity
 
 
 def test_values_that_say_nothing_match_nothing() -> None:

@@ -167,3 +167,39 @@ def test_a_result_whose_dicom_objects_arrived_waits_with_their_names(spool: Spoo
     waiting = next(spool.waiting())
     assert waiting.body == with_dicom().body
     assert set(waiting.artifacts) == {"heatmap.png"}
+
+
+def test_the_spool_knows_a_slide_by_its_uids_only(spool: Spool, tmp_path: Path) -> None:
+    slide = {"series_instance_uid": "1.2.3", "container_id": "S26-1 SMITH", "name": "SMITH.svs", "width": 9}
+    body = {**delivery().body, "result": {"timings_s": {}, "slide": slide}}
+    named = dataclasses.replace(delivery(), body=body)
+    spool.store(named)
+    spool.replace_body(named)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert b"SMITH" not in b"".join(path.read_bytes() for path in files)
+    assert next(spool.waiting()).body["result"]["slide"] == {"series_instance_uid": "1.2.3", "width": 9}
+
+
+def test_a_file_that_cannot_be_read_now_is_kept_for_later(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.store(delivery())
+
+    def failing(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(SpoolError, match="check SPOOL_DIR"):
+            list(spool.waiting())
+    assert list(spool.waiting()) == [delivery()]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity"])
+def test_a_waiting_result_with_a_value_that_is_no_number_is_removed_for_no_server_takes_it(
+    spool: Spool, tmp_path: Path, number: str
+) -> None:
+    spool.store(delivery())
+    document = tmp_path / "spool" / "r1-1" / "delivery.json"
+    document.write_text(document.read_text().replace('"timings_s": {}', f'"timings_s": {number}'))
+    assert list(spool.waiting()) == []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 import responses
 from responses import matchers
 
@@ -14,7 +15,7 @@ from worker import cli
 from worker.client import PluginClient
 from worker.errors import SubmitError
 from worker.report import describe
-from worker.settings import load_settings
+from worker.settings_reading import load_settings
 from worker.stages import Position
 from worker.submission import (
     Submission,
@@ -266,3 +267,31 @@ def test_a_bad_setting_ends_every_command_with_2_and_its_name(
     monkeypatch.setenv("POLL_INTERVAL", "soon")
     assert cli.main(["status"]) == 2
     assert "POLL_INTERVAL=soon must be a number" in capsys.readouterr().err
+
+
+def test_following_never_waits_longer_than_it_was_told(
+    client: PluginClient, http: responses.RequestsMock
+) -> None:
+    http.get(
+        f"{URL}/pathology/requests/r1",
+        json={"success": True, "request": request("completed", "v2", result=RESULT)},
+        match=[matchers.query_param_matcher({"wait": "3", "version": "v1"})],
+    )
+    end = follow(client, request("pending", "v1"), Screen(), timeout_s=3, clock=lambda: 0.0)
+    assert end["status"] == "completed"
+
+
+def test_whoever_follows_a_request_sees_that_orthanc_does_not_answer(
+    client: PluginClient, http: responses.RequestsMock
+) -> None:
+    http.get(f"{URL}/pathology/requests/r1", body=requests.exceptions.ConnectionError("x"))
+    for _ in range(3):
+        http.get(f"{URL}/pathology/requests/r1", body=requests.exceptions.ConnectionError("x"))
+    http.get(
+        f"{URL}/pathology/requests/r1",
+        json={"success": True, "request": request("failed", "v2", result=None)},
+    )
+    screen = Screen()
+    impatient = PluginClient(load_settings(ENVIRONMENT), None, wait=lambda _seconds: False)
+    follow(impatient, request("pending", "v1"), screen, sleep=lambda _seconds: None)
+    assert "waiting for Orthanc to answer again" in [position.stage for position in screen.shown]

@@ -17,7 +17,7 @@ from tests.support.scripted_server import ScriptedServer
 from tests.unit.worker.conftest import QUICK
 from worker.client import PluginClient, Retry
 from worker.errors import ServerError, UnreachableError
-from worker.settings import load_settings
+from worker.settings_reading import load_settings
 
 ONCE = Retry(attempts=1, backoff=QUICK.backoff)
 
