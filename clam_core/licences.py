@@ -11,6 +11,10 @@ from clam_core.package_json import LICENCES, Use
 
 _FORBIDS_COMMERCE = re.compile(r"\bNC\b|non-?\s?commercial|research[- ](use )?only|academic", re.IGNORECASE)
 
+_UNKNOWN = re.compile(r"^\W*(not stated|unstated|unknown|not known|none|\?+|n/?a)\W*$", re.IGNORECASE)
+NOT_STATED = "not stated"
+"""Licence of which nobody has said anything: it permits nothing."""
+
 
 def use_of(licences: Mapping[str, str], encoder: str, wanted: Use | None = None) -> Use:
     """Decide what a model may be used for.
@@ -27,12 +31,12 @@ def use_of(licences: Mapping[str, str], encoder: str, wanted: Use | None = None)
     Returns
     -------
     str
-        ``non-commercial`` where any licence says so.
+        ``non-commercial`` where any licence says so, else ``unknown`` where any is not stated.
 
     Raises
     ------
     ParameterError
-        If the user wants commercial use and a licence forbids it.
+        If the user wants commercial use and a licence forbids it or is not stated.
     """
     forbidding = [kind for kind in LICENCES if _FORBIDS_COMMERCE.search(licences[kind])]
     if not ENCODERS[encoder].commercial_use and "encoder" not in forbidding:
@@ -41,7 +45,15 @@ def use_of(licences: Mapping[str, str], encoder: str, wanted: Use | None = None)
         raise ParameterError(
             f"The licence of {' and '.join(forbidding)} forbids commercial use: choose non-commercial."
         )
-    return wanted or ("non-commercial" if forbidding else "commercial")
+    unstated = [kind for kind in LICENCES if _UNKNOWN.match(licences[kind])]
+    if wanted == "commercial" and unstated:
+        raise ParameterError(
+            f"The licence of {' and '.join(unstated)} is not known, so that nobody can say commercial use is "
+            "permitted: state it, or leave --use out."
+        )
+    if forbidding and wanted in {None, "unknown"}:
+        return "non-commercial"
+    return wanted or ("unknown" if unstated else "commercial")
 
 
 def asked_licences(

@@ -61,7 +61,7 @@ class Model(Protocol):
 
     @property
     def use(self) -> str:
-        """``commercial``, ``non-commercial`` or ``demonstration``."""
+        """``commercial``, ``non-commercial``, ``demonstration`` or ``unknown``."""
 
     def load_encoder(self, device: torch.device, weights: Path | None = None) -> Encoder:
         """Load the encoder it was trained with."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clam_core.encoders import ENCODERS, Encoder, load_encoder
 from clam_core.errors import EncoderWeightsError, ModelError, PackageError
+from clam_core.licences import NOT_STATED, use_of
 from clam_core.models import Aggregator, SlidePrediction, load_checkpoint
 from clam_core.package_json import Described, Use, described
 from clam_core.quality import AbstainRule, FeatureReference, Quality, assess
@@ -79,7 +80,8 @@ class ModelPackage:
     intended_use
         A sentence that belongs wherever a result is shown.
     use
-        ``non-commercial`` where any of the licences says so, ``demonstration`` where nobody may rely on it.
+        ``non-commercial`` where any of the licences says so, ``demonstration`` where nobody may rely on it,
+        ``unknown`` where a licence is not stated.
     licences
         Of ``checkpoint``, ``encoder`` and ``data``.
     encoder
@@ -272,7 +274,7 @@ def _from_checkpoint(path: Path, bare: BareCheckpoint) -> ModelPackage:
         )
     count = load_checkpoint(path).classes
     sha256 = sha256_of(path)
-    entry = ENCODERS[bare.encoder]
+    licences = {"checkpoint": NOT_STATED, "encoder": ENCODERS[bare.encoder].licence, "data": NOT_STATED}
     return ModelPackage(
         path=path,
         name=path.stem,
@@ -283,8 +285,8 @@ def _from_checkpoint(path: Path, bare: BareCheckpoint) -> ModelPackage:
         tissue_preset=bare.tissue_preset,
         sha256=sha256,
         intended_use="A checkpoint without a model card: what it may be used for is not known here.",
-        use="commercial" if entry.commercial_use else "non-commercial",
-        licences={"checkpoint": "not stated", "encoder": entry.licence, "data": "not stated"},
+        use=use_of(licences, bare.encoder),
+        licences=licences,
         encoder=EncoderSpec(bare.encoder),
         checkpoint=path,
     )

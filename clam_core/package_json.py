@@ -10,11 +10,12 @@ from clam_core.errors import PackageError
 from clam_core.quality import AbstainRule
 
 SCHEMA = 1
-Use = Literal["commercial", "non-commercial", "demonstration"]
+Use = Literal["commercial", "non-commercial", "demonstration", "unknown"]
 USES: dict[str, Use] = {
     "commercial": "commercial",
     "non-commercial": "non-commercial",
     "demonstration": "demonstration",
+    "unknown": "unknown",
 }
 LICENCES = ("checkpoint", "encoder", "data")
 

@@ -419,7 +419,8 @@
   }
 
   function intendedUse(model) {
-    const text = [model.intended_use, model.use].filter((part) => typeof part === 'string').join('; ');
+    const use = model.use === 'unknown' ? 'permitted use not known' : model.use;
+    const text = [model.intended_use, use].filter((part) => typeof part === 'string').join('; ');
     return { text, isDemonstration: /demonstration|not for clinical|research use/i.test(text) };
   }
 

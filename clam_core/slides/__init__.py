@@ -6,9 +6,11 @@ from pathlib import Path
 from clam_core.slides.openslide_slide import OpenSlideSlide
 from clam_core.slides.slide import Level, Pixels, Prefetching, Slide, SlideIdentity, best_level_for_downsample
 from clam_core.slides.whole_level import level_for_picture, picture_strips, strips, thumbnail
+from clam_core.slides.wsidicom_errors import WSIDICOM_ERRORS
 from clam_core.slides.wsidicom_slide import WsiDicomSlide
 
 __all__ = [
+    "WSIDICOM_ERRORS",
     "Level",
     "OpenSlideSlide",
     "Pixels",

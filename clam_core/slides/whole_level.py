@@ -12,9 +12,9 @@ from clam_core.slides.slide import Pixels, Slide, best_level_for_downsample
 
 STRIP_PIXELS = 1 << 24
 """Pixels read at once: 48 MB of RGB, whatever the size of the level."""
-ENLARGEMENT = 1.1
-"""A level that has to be enlarged by this much still serves: scanners differ by so much among each other, and the
-next finer level has up to sixteen times as many pixels to read."""
+EQUAL, FINER = 1.03, 1.9
+"""A picture is made of a level that is about as coarse, or clearly finer: averaging pixels that are almost as
+large as those of the picture blurs it, which lets tissue grow by 2 % (measured; 0.6 % otherwise)."""
 
 
 def strips(slide: Slide, level: int, shrink: int = 1) -> Iterator[tuple[int, Pixels]]:
@@ -51,8 +51,7 @@ def strips(slide: Slide, level: int, shrink: int = 1) -> Iterator[tuple[int, Pix
 def picture_strips(slide: Slide, size: tuple[int, int]) -> Iterator[tuple[int, Pixels]]:
     """Yield the whole slide as a picture of a given size, from top to bottom.
 
-    The picture is averaged from the coarsest level that is hardly smaller than it, so that it shows the same
-    whatever levels a slide has.
+    It shows the same whatever levels a slide has, see `level_for_picture`.
 
     Parameters
     ----------
@@ -82,10 +81,13 @@ def picture_strips(slide: Slide, size: tuple[int, int]) -> Iterator[tuple[int, P
 
 
 def level_for_picture(slide: Slide, size: tuple[int, int]) -> int:
-    """Return the coarsest level that need not be enlarged by more than `ENLARGEMENT` for a picture."""
+    """Return the coarsest level of which a picture of the given (width, height) is made well."""
     base = slide.levels[0]
     factor = (base.width / size[0] + base.height / size[1]) / 2
-    return best_level_for_downsample(slide.levels, factor * ENLARGEMENT)
+    coarsest = best_level_for_downsample(slide.levels, factor * EQUAL)
+    if sum(slide.levels[coarsest].downsample) / 2 * EQUAL >= factor:
+        return coarsest
+    return best_level_for_downsample(slide.levels, factor / FINER)
 
 
 def _resized(rgb: Pixels, size: tuple[int, int]) -> Pixels:

@@ -12,13 +12,21 @@ from typing import Self
 import numpy as np
 from pydicom import Dataset
 from wsidicom import WsiDicom
-from wsidicom.errors import WsiDicomError, WsiDicomNotFoundError
+from wsidicom.errors import WsiDicomNotFoundError
 from wsidicom.series import Pyramid
 
 from clam_core.errors import NoVolumeError, SlideError
 from clam_core.slides.slide import Level, Pixels, SlideIdentity, container_name, pyramid
+from clam_core.slides.wsidicom_errors import WSIDICOM_ERRORS
 
-_DAMAGED = (WsiDicomError, EOFError, ValueError, KeyError, RuntimeError, struct.error)
+_DAMAGED: tuple[type[Exception], ...] = (
+    *WSIDICOM_ERRORS,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    struct.error,
+)
 """What readers and decoders raise on damaged files.
 
 Not OSError: a disk or a network that fails says nothing about the slide, and passes through as it is.

@@ -2,8 +2,9 @@
 """Tissue: which parts of a slide are worth looking at."""
 
 from clam_core.tissue.contours import Contour, Piece
+from clam_core.tissue.drawing import fill_pieces
 from clam_core.tissue.presets import PRESETS, TissueParameters, preset
-from clam_core.tissue.segmentation import HEATMAP_DOWNSAMPLE, Tissue, fill_pieces, segment, segment_at_mpp
+from clam_core.tissue.segmentation import HEATMAP_DOWNSAMPLE, Tissue, segment, segment_at_mpp
 
 __all__ = [
     "HEATMAP_DOWNSAMPLE",

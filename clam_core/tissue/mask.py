@@ -35,18 +35,21 @@ def saturation(slide: Slide, level: int, shrink: int = 1) -> NDArray[np.uint8]:
     return result
 
 
-def picture_saturation(slide: Slide, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the HSV saturation of the whole slide as a picture of the given (width, height).
+def picture_colors(slide: Slide, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return hue and saturation (HSV) of the whole slide as pictures of the given (width, height).
 
     Returns
     -------
-    numpy.ndarray
+    hue : numpy.ndarray
+        0 to 179, uint8, (height, width).
+    saturation : numpy.ndarray
         uint8, (height, width).
     """
-    result = np.empty((size[1], size[0]), dtype=np.uint8)
+    hue, saturation_ = np.empty((2, size[1], size[0]), dtype=np.uint8)
     for top, rgb in picture_strips(slide, size):
-        result[top : top + len(rgb)] = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1]
-    return result
+        hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
+        hue[top : top + len(rgb)], saturation_[top : top + len(rgb)] = hsv[..., 0], hsv[..., 1]
+    return hue, saturation_
 
 
 def tissue_mask(saturation_: NDArray[np.uint8], parameters: TissueParameters) -> NDArray[np.uint8]:

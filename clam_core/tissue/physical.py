@@ -4,12 +4,12 @@
 The reference's presets count in pixels: kernels in pixels of the level it segments, areas in squares of
 512 x 512 pixels of level 0. On a usual slide of its time these are:
 
-* the level: 0.25 um/px with levels 1, 4, 16 and 32, or 0.5 um/px with 1, 4 and 16. The coarsest level up to its
-  target of 64 has 8 um/px either way, and its kernels are so many times 8 um;
+* the level: 0.25 um/px with levels 1, 4, 16 and 32, or 0.5 um/px with 1, 4 and 16. The coarsest level up to
+  its target of 64 has 8 um/px either way, and its kernels are so many times 8 um;
 * the square: 512 pixels of 0.25 um (40x, what the presets were made for), 128 um a side.
 
-The number of holes per piece has no physical meaning, and a piece that frames the field of view has its glass in
-holes: here all that are large enough are cut out.
+The number of holes per piece has no physical meaning, and a piece that frames the field of view has its glass
+in holes: here all that are large enough are cut out.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def picture_size(base: Level, mpp: tuple[float, float], maximum_pixels: int) -> 
 
 def fit_parameters(parameters: TissueParameters, spacing: tuple[float, float]) -> TissueParameters:
     """Return parameters whose kernels cover, at a spacing in um/px, (x, y), what they do at `TISSUE_MPP`."""
-    scale = TISSUE_MPP / math.sqrt(spacing[0] * spacing[1])
+    # A picture of one pixel may be finer than that: its kernels do not grow.
+    scale = min(1.0, TISSUE_MPP / math.sqrt(spacing[0] * spacing[1]))
     return replace(
         parameters,
         median_kernel=2 * round(parameters.median_kernel // 2 * scale) + 1,

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from clam_core.slides import Slide, best_level_for_downsample, level_for_picture
 from clam_core.tissue.contours import Contour, Piece, find_pieces
-from clam_core.tissue.mask import picture_saturation, saturation, tissue_mask
+from clam_core.tissue.drawing import fill_pieces
+from clam_core.tissue.ink import without_ink
+from clam_core.tissue.mask import picture_colors, saturation, tissue_mask
 from clam_core.tissue.physical import USUAL_SQUARE_UM, fit_parameters, picture_size
 from clam_core.tissue.presets import TissueParameters
 
@@ -124,46 +124,10 @@ def segment_at_mpp(slide: Slide, parameters: TissueParameters, mpp: tuple[float,
     downsample = (base.width / size[0], base.height / size[1])
     spacing = (mpp[0] * downsample[0], mpp[1] * downsample[1])
     fitted = fit_parameters(parameters, spacing)
-    mask = tissue_mask(picture_saturation(slide, size), fitted)
+    hue, saturation_ = picture_colors(slide, size)
+    mask = tissue_mask(saturation_, fitted)
     square = USUAL_SQUARE_UM**2 / (spacing[0] * spacing[1])
     pieces = find_pieces(mask, downsample, fitted, square, center=0.5)
-    return Tissue(pieces, level_for_picture(slide, size), downsample, mask)
-
-
-def fill_pieces(
-    pieces: Sequence[Piece],
-    size: tuple[int, int],
-    downsample: tuple[float, float],
-    offset: tuple[int, int] = (0, 0),
-) -> NDArray[np.uint8]:
-    """Draw pieces of tissue as a mask.
-
-    Parameters
-    ----------
-    pieces
-        Outlines and holes, level-0 pixels.
-    size
-        (width, height) of the mask.
-    downsample
-        Level-0 pixels per pixel of the mask, (x, y).
-    offset
-        What lies at the mask's top-left corner, (x, y), in pixels of the mask.
-
-    Returns
-    -------
-    numpy.ndarray
-        1 in tissue, else 0; uint8, (height, width).
-    """
-    filled = np.zeros((size[1], size[0]), dtype=np.uint8)
-    scale = 1 / np.asarray(downsample)
-    shift = np.asarray(offset)
-
-    def scaled(contour: Contour) -> Contour:
-        return np.asarray((contour * scale).astype(np.int32) - shift, dtype=np.int32)
-
-    # Largest first: an island inside a hole is drawn after the hole was cut.
-    for piece in sorted(pieces, key=lambda piece: cv2.contourArea(piece.outline), reverse=True):
-        cv2.drawContours(filled, [scaled(piece.outline)], -1, 1, cv2.FILLED)
-        if piece.holes:
-            cv2.drawContours(filled, [scaled(hole) for hole in piece.holes], -1, 0, cv2.FILLED)
-    return filled
+    colored = saturation_ > fitted.saturation_threshold
+    kept = without_ink(pieces, hue, colored, downsample)
+    return Tissue(kept, level_for_picture(slide, size), downsample, mask)

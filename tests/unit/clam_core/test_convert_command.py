@@ -76,6 +76,17 @@ def test_one_licence_that_forbids_commerce_decides(kind: str, licence: str) -> N
     assert use_of(FREE | {kind: licence}, "resnet50-trunc") == "non-commercial"
 
 
+@pytest.mark.parametrize("kind", ["checkpoint", "data"])
+def test_a_licence_that_is_not_stated_permits_nothing(kind: str) -> None:
+    assert use_of(FREE | {kind: "not stated"}, "resnet50-trunc") == "unknown"
+    with pytest.raises(ParameterError, match=f"{kind} is not known"):
+        use_of(FREE | {kind: "unknown"}, "resnet50-trunc", "commercial")
+
+
+def test_a_licence_that_forbids_commerce_outweighs_one_that_is_not_stated() -> None:
+    assert use_of(FREE | {"data": "not stated"}, "uni", "unknown") == "non-commercial"
+
+
 def test_free_licences_permit_commercial_use() -> None:
     assert use_of(FREE, "resnet50-trunc") == "commercial"
 

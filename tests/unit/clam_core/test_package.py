@@ -211,6 +211,12 @@ def test_a_bare_checkpoint_is_no_freer_than_its_encoder(tmp_path: Path) -> None:
     assert load_package(tmp_path / "mine.safetensors", BareCheckpoint(encoder="uni")).use == "non-commercial"
 
 
+def test_what_a_bare_checkpoint_may_be_used_for_is_unknown(tmp_path: Path) -> None:
+    save_file(Clam(ClamShape(1024, 2)).state_dict(), tmp_path / "mine.safetensors")
+    bare = BareCheckpoint(encoder="resnet50-trunc")
+    assert load_package(tmp_path / "mine.safetensors", bare).use == "unknown"
+
+
 def test_a_bare_checkpoint_without_an_encoder_asks_for_it(tmp_path: Path, network: Clam) -> None:
     save_file(network.state_dict(), tmp_path / "mine.safetensors")
     with pytest.raises(PackageError, match="which encoder"):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from clam_core.errors import ClamCoreError, NoVolumeError, SlideError
 from clam_core.slides import (
+    WSIDICOM_ERRORS,
     Level,
     OpenSlideSlide,
     Slide,
@@ -232,3 +233,18 @@ def test_paths_are_accepted_as_a_list_of_files() -> None:
     files = sorted(shared_path("slides/dicom-cmu-1-small-region").iterdir())
     with WsiDicomSlide.open([Path(file) for file in files]) as slide:
         assert slide.levels[0].height == 2967
+
+
+@pytest.mark.parametrize("error", WSIDICOM_ERRORS)
+def test_whatever_wsidicom_raises_is_a_slide_error(
+    error: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Their constructors all differ; what counts is the type.
+    raised = type("Raised", (error,), {"__init__": lambda _: None, "__str__": lambda _: "broken"})
+
+    def refuse(*_: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("clam_core.slides.wsidicom_slide.WsiDicom.open", refuse)
+    with pytest.raises(SlideError):
+        WsiDicomSlide.open(tmp_path)
