@@ -107,6 +107,15 @@ class Index:
         with self.lock:
             return [self._requests[key[1]] for key in self._order]
 
+    def archived(self, state: SeriesState) -> list[AnalysisRequest]:
+        """Return the requests of a series that have left its state for the archive."""
+        kept = {request.request_id for request in state.requests}
+        return [
+            request
+            for request in self.snapshot()
+            if request.series == state.series_id and request.request_id not in kept
+        ]
+
     def known_series(self) -> set[str]:
         """Return the Orthanc ids of the series whose requests have been read."""
         with self.lock:
@@ -137,6 +146,15 @@ class Index:
         """Tell whether a DICOM series is the result of any request."""
         with self.lock:
             return series_instance_uid in self._outputs
+
+    def producer(self, series_instance_uid: str) -> AnalysisRequest | None:
+        """Return the request whose result a DICOM series is, or will be."""
+        with self.lock:
+            request = self._requests.get(self._outputs.get(series_instance_uid, ""))
+            if request is None:
+                return None
+            uids = {output.series_instance_uid for output in request.outputs}
+            return request if series_instance_uid in uids else None
 
     def replace(self, state: SeriesState, lease_for: Callable[[AnalysisRequest], Lease]) -> None:
         """Take over what was written to a series (or read from it)."""

@@ -405,8 +405,15 @@ def retried(request: AnalysisRequest, by: str, now: float) -> AnalysisRequest:
         series_changes=0,
         not_before=None,
         cancel_requested=False,
-        grants=_with_last_grant(request, outcome=values.ENDED_BY_PERSON) if request.grants else (),
+        grants=_ended_by_person(request),
     )
+
+
+def _ended_by_person(request: AnalysisRequest) -> tuple[Grant, ...]:
+    """Let the latest lease bring nothing more; what became of one that has ended before stays known."""
+    if request.grant is None or request.grant.outcome not in _DELIVERABLE:
+        return request.grants
+    return _with_last_grant(request, outcome=values.ENDED_BY_PERSON)
 
 
 def withdrawn(request: AnalysisRequest, by: str, reason: str, now: float) -> AnalysisRequest:

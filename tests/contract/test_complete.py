@@ -241,3 +241,27 @@ def test_a_token_is_wanted_for_an_artifact(queue: Queue, site: Site) -> None:
     path = f"/pathology/requests/{lease.request_id}/artifacts/heatmap.png"
     answer = site.call("PUT", path, user=WORKER, data=PNG, headers={"Content-Type": "image/png"})
     assert answer.status == 400
+
+
+def test_a_result_of_other_content_stays_refused_after_a_person_has_retried(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    for _ in range(2):  # the second time it fails
+        lease = queue.claim()
+        body = lease.body(fingerprint="0" * 64)
+        assert lease.send(body).json["code"] == "series_changed"
+    assert queue.status(request_id) == "failed"
+    assert queue.decide(request_id, "retry").status == 200
+
+    answer = lease.send(body)
+    assert (answer.status, answer.json["code"]) == (409, "series_changed")
+
+
+def test_a_dicom_series_belongs_to_one_request(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    content = tiny_result(slide.study_uid)
+    queue.submitted(slide, parameters={"n": 1})
+    assert queue.claim().put("sr.dcm", content, "application/dicom").status == 200
+    queue.submitted(slide, parameters={"n": 2})
+
+    answer = queue.claim("other").put("sr.dcm", content, "application/dicom")
+    assert (answer.status, answer.json["code"]) == (409, "artifact_mismatch")
