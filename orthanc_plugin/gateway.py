@@ -60,6 +60,12 @@ class Gateway(Protocol):
     def instance(self, instance_id: str) -> InstanceInfo | None:
         """Return one instance with the attachment it has now, or None."""
 
+    def tags(self, instance_id: str) -> Mapping[str, Any]:
+        """Return an instance's DICOM tags by keyword, sequences as lists of the same; {} where it is gone."""
+
+    def remote_aet(self, instance_id: str) -> str | None:
+        """Return the AE title that an instance came from; None where it did not come by DICOM's C-STORE."""
+
     def parent_series(self, instance_id: str) -> str | None:
         """Return the Orthanc id of an instance's series."""
 

@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from typing import Any
 
 from .errors import StorageError
@@ -59,6 +60,8 @@ class MemoryGateway:
         self._series: dict[str, _Series] = {}
         self._files: dict[str, bytes] = {}
         self._properties: dict[int, str] = {}
+        self._tags: dict[str, Mapping[str, Any]] = {}
+        self._aets: dict[str, str] = {}
         self._failures: list[_Failure] = []
         self._lock = threading.RLock()
         self._clock = 0
@@ -142,6 +145,20 @@ class MemoryGateway:
             if not held.instances:
                 del self._series[series_id]
 
+    def describe(self, series_id: str, tags: Mapping[str, Any], *, remote_aet: str | None = None) -> None:
+        """Give every instance of a series these tags, and the AE title that sent them."""
+        with self._lock:
+            self._tags[series_id] = dict(tags)
+            if remote_aet is not None:
+                self._aets[series_id] = remote_aet
+
+    def date(self, series_id: str, at: float) -> None:
+        """Set when a series was last stored to (seconds since the epoch)."""
+        stamp = datetime.fromtimestamp(at, timezone.utc).strftime("%Y%m%dT%H%M%S")
+        with self._lock:
+            held = self._held(series_id)
+            held.info = replace(held.info, last_update=stamp)
+
     def set_stable(self, series_id: str, *, is_stable: bool) -> None:
         """Make a series one that is still arriving, or one that is complete."""
         with self._lock:
@@ -193,6 +210,17 @@ class MemoryGateway:
                 if instance_id in held.instances:
                     return held.instances[instance_id]
             return None
+
+    def tags(self, instance_id: str) -> Mapping[str, Any]:
+        """Return the tags that a test gave the instance's series."""
+        with self._lock, self._failing("tags"):
+            series_id = self.parent_series(instance_id)
+            return {} if series_id is None else dict(self._tags.get(series_id, {}))
+
+    def remote_aet(self, instance_id: str) -> str | None:
+        """Return the AE title that a test gave the instance's series."""
+        with self._lock, self._failing("remote_aet"):
+            return self._aets.get(self.parent_series(instance_id) or "")
 
     def parent_series(self, instance_id: str) -> str | None:
         """Return the Orthanc id of an instance's series."""

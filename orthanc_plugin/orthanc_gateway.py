@@ -180,6 +180,16 @@ class OrthancGateway:
             found = split_values(_get(f"/instances/{instance_id}/content/0008-0008") or b"")
         return found
 
+    def tags(self, instance_id: str) -> Mapping[str, Any]:
+        """Return an instance's DICOM tags by keyword, sequences as lists of the same; {} where it is gone."""
+        value: dict[str, Any] = _get_json(f"/instances/{instance_id}/simplified-tags") or {}
+        return value
+
+    def remote_aet(self, instance_id: str) -> str | None:
+        """Return the AE title that an instance came from; None where it did not come by DICOM's C-STORE."""
+        value = _get(f"/instances/{instance_id}/metadata/RemoteAET")
+        return (value or b"").decode("utf-8", "replace").strip("\0 ") or None
+
     def parent_series(self, instance_id: str) -> str | None:
         """Return the Orthanc id of an instance's series."""
         value = _resource("instances", instance_id)

@@ -18,6 +18,7 @@ from .roles import refuse_unsafe_users
 from .service.changes import series_created, series_deleted, series_stable
 from .service.clockwork import LEFTOVERS_EVERY, TICK_S, finish_leftovers, tick
 from .service.core import Core
+from .service.rules import series_arrived, sweep
 from .service.startup import load_all, load_open, load_unread
 from .settings import read_settings
 
@@ -27,7 +28,11 @@ Filter = Callable[[str, str, str, Mapping[str, str]], bool]
 _ROUTES = r"/(?:api/)?pathology(?:/.*)?"
 _EXPLORER_SCRIPT = Path(__file__).with_name("explorer.js")
 _RETRY_START_S = 5.0
-_SERIES_CHANGES = {"DELETED": series_deleted, "NEW_SERIES": series_created, "STABLE_SERIES": series_stable}
+_SERIES_CHANGES = {
+    "DELETED": (series_deleted,),
+    "NEW_SERIES": (series_created,),
+    "STABLE_SERIES": (series_stable, series_arrived),
+}
 
 
 def register(
@@ -107,7 +112,7 @@ class _Plugin:
             self._changes.put((name, resource))
 
     def _start(self) -> None:
-        for target in (self._load, self._follow_changes, self._watch_time):
+        for target in (self._load, self._follow_changes, self._watch_time, self._watch_arrivals):
             thread = threading.Thread(target=target, name=f"pathology{target.__name__}", daemon=True)
             thread.start()
 
@@ -122,7 +127,17 @@ class _Plugin:
     def _follow_changes(self) -> None:
         while (change := self._changes.get()) is not None:
             name, series_id = change
-            self._guarded(lambda: _SERIES_CHANGES[name](self._core, series_id))  # noqa: B023 - called at once
+            for follow in _SERIES_CHANGES[name]:
+                self._guarded(lambda: follow(self._core, series_id))  # noqa: B023 - called at once
+
+    def _watch_arrivals(self) -> None:
+        while not self._core.ready.all_known.wait(TICK_S):
+            if self._core.ready.stopping.is_set():
+                return
+        pause = [0.0]
+        while not self._core.ready.stopping.wait(pause[-1]):
+            pause = [_RETRY_START_S]
+            self._guarded(lambda: pause.append(sweep(self._core)))  # noqa: B023 - called at once
 
     def _watch_time(self) -> None:
         ticks = 0

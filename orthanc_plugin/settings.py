@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .arrival import ArrivalRule
 from .errors import SettingsError
 
 _SECTION = "Pathology"
@@ -45,6 +47,10 @@ class Settings:
         Numbers of the series' metadata and attachments that the plugin keeps its state in.
     global_property
         Number of the database's global property that lists the series with open requests.
+    rules
+        What is submitted by itself when a slide arrives.
+    rules_property
+        Number of the database's global property that says up to when arrivals have been looked at.
     audit
         ``syslog``, or the path of the audit file; None puts it into Orthanc's storage folder.
     source_url
@@ -69,6 +75,8 @@ class Settings:
     max_attempts: int = 3
     claim_waiters: int = 10
     page_waiters: int = 10
+    rules: tuple[ArrivalRule, ...] = ()
+    rules_property: int = 5001
     audit: str | None = None
     source_url: str = ""
 
@@ -140,6 +148,50 @@ def _models(key: str, value: Any) -> tuple[PermittedModel, ...]:
     return models
 
 
+def _patterns(key: str, value: Any) -> tuple[str, ...]:
+    return _names(key, value) if isinstance(value, list) else (_text(key, value),)
+
+
+def _match(key: str, value: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    if not isinstance(value, dict) or not value:
+        raise SettingsError(
+            f'{key} must be an object such as {{"BodyPartExamined": "MOUTH"}}, not {value!r}.'
+        )
+    for name in value:
+        if re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", name) is None:
+            raise SettingsError(f"{key}: {name!r} is no keyword of a DICOM tag, nor Stain, nor RemoteAET.")
+    return tuple((name, _patterns(f"{key}.{name}", given)) for name, given in value.items())
+
+
+_RULE_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
+    "Name": ("name", _text),
+    "Match": ("match", _match),
+    "Model": ("model", _text),
+    "Version": ("model_version", _text),
+    "Priority": ("priority", _whole(-100, 100)),
+}
+
+
+def _rule(key: str, value: Any) -> ArrivalRule:
+    if not isinstance(value, dict) or not {"Match", "Model"} <= value.keys():
+        raise SettingsError(f'{key} must be an object with at least "Match" and "Model", not {value!r}.')
+    checked = _checked(key, value, _RULE_KEYS)
+    return ArrivalRule(**{"name": checked["model"], **checked})
+
+
+def _rules(key: str, value: Any) -> tuple[ArrivalRule, ...]:
+    if not isinstance(value, list):
+        raise SettingsError(f"{key} must be a list of rules, not {value!r}.")
+    return tuple(_rule(f"{key}[{position}]", item) for position, item in enumerate(value))
+
+
+def _runs_permitted_models(settings: Settings) -> bool:
+    if settings.models is None:
+        return True
+    names = {model.name for model in settings.models if model.enabled}
+    return all(rule.model in names for rule in settings.rules)
+
+
 _number = _whole(_FIRST_USER_NUMBER, _LAST_USER_NUMBER)
 _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "Enabled": ("enabled", _bool),
@@ -153,6 +205,8 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "DamagedMetadataNumber": ("damaged_number", _number),
     "FirstAttachment": ("first_attachment", _number),
     "GlobalProperty": ("global_property", _number),
+    "Rules": ("rules", _rules),
+    "RulesProperty": ("rules_property", _number),
     "LeaseSeconds": ("lease_s", _seconds(1, 3600)),
     "HeartbeatSeconds": ("heartbeat_s", _seconds(0.2, 1200)),
     "ConfirmSeconds": ("confirm_s", _seconds(0.5, 600)),
@@ -195,6 +249,14 @@ _RULES = (
     _Rule(
         lambda settings: len({settings.metadata_number, settings.damaged_number}) == 2,
         "Pathology.MetadataNumber and Pathology.DamagedMetadataNumber must differ.",
+    ),
+    _Rule(
+        lambda settings: settings.global_property != settings.rules_property,
+        "Pathology.GlobalProperty and Pathology.RulesProperty must differ.",
+    ),
+    _Rule(
+        _runs_permitted_models,
+        "Pathology.Rules names a model that Pathology.Models does not permit.",
     ),
     _Rule(
         lambda settings: settings.archive_number < settings.first_attachment,

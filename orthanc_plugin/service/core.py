@@ -54,6 +54,7 @@ class Core:
     warn: Callable[[str], None]
     ready: Readiness = field(default_factory=Readiness)
     tallies: Tallies = field(default_factory=Tallies)
+    ruled: dict[str, str] = field(default_factory=dict)
     publishing: set[str] = field(default_factory=set)
     replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)
 

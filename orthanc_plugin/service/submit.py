@@ -35,13 +35,18 @@ class Target:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is wanted of a slide; `parameters` is canonical JSON text."""
+    """What is wanted of a slide; `parameters` is canonical JSON text.
+
+    With `once` any earlier request for the same content and model counts, however it ended: a rule does not
+    insist where a person has cancelled or withdrawn.
+    """
 
     model: str | None = None
     model_version: str | None = None
     parameters: str = "{}"
     priority: int = 0
     force: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,8 @@ def _submit_one(core: Core, series_id: str, wish: Wish, user: str) -> Submitted:
     outcome: list[Submitted] = []
 
     def on_state(state: SeriesState) -> SeriesState:
-        changed, submission = _add(state, request, force=wish.force)
+        same = _same(core, state, request, once=wish.once)
+        changed, submission = _add(state, request, same, force=wish.force)
         outcome.append(submission)
         return changed
 
@@ -188,8 +194,23 @@ def _submit_one(core: Core, series_id: str, wish: Wish, user: str) -> Submitted:
     return submission
 
 
-def _add(state: SeriesState, request: AnalysisRequest, *, force: bool) -> tuple[SeriesState, Submitted]:
-    same = [old for old in state.requests if same_wish(old, request) and counts_as_repeat(old)]
+def _same(core: Core, state: SeriesState, request: AnalysisRequest, *, once: bool) -> list[AnalysisRequest]:
+    """Return the earlier requests that stand for a new one."""
+    if not once:
+        return [old for old in state.requests if same_wish(old, request) and counts_as_repeat(old)]
+    archived = core.index.archived(state) if state.folded else []
+    return [old for old in (*archived, *state.requests) if _same_model_and_content(old, request)]
+
+
+def _same_model_and_content(old: AnalysisRequest, request: AnalysisRequest) -> bool:
+    # An open request takes the content that it finds when it is claimed.
+    is_same_content = old.is_open or old.fingerprint == request.fingerprint
+    return request.model in {old.model, old.bound_model.name} and is_same_content
+
+
+def _add(
+    state: SeriesState, request: AnalysisRequest, same: list[AnalysisRequest], *, force: bool
+) -> tuple[SeriesState, Submitted]:
     if same and not force:
         return state, Submitted(same[-1], created=False)
     if sum(old.is_open for old in state.requests) >= MAX_OPEN:

@@ -21,7 +21,9 @@ def _file(dataset: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def tiny_slide(series_uid: str, study_uid: str, *, sop_uid: str | None = None, note: str = "") -> bytes:
+def tiny_slide(
+    series_uid: str, study_uid: str, *, sop_uid: str | None = None, note: str = "", body_part: str = ""
+) -> bytes:
     """Return a whole-slide instance without pixels; `note` changes its content and nothing else."""
     dataset = Dataset()
     dataset.PatientID = dataset.PatientName = f"TINY-{study_uid[-12:]}"
@@ -30,6 +32,7 @@ def tiny_slide(series_uid: str, study_uid: str, *, sop_uid: str | None = None, n
     dataset.Modality = "SM"
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     dataset.ImageComments = note
+    dataset.BodyPartExamined = body_part
     return _file(dataset)
 
 

@@ -60,6 +60,17 @@ def test_a_section_is_read() -> None:
         ({"Models": [{"Sha256": "a"}]}, "Pathology.Models[0]"),
         ({"Models": [{"Name": "a", "Sha256": "a"}]}, "Pathology.Models[0].Sha256"),
         ({"Models": [{"Name": "a", "Size": 1}]}, "Pathology.Models[0].Size"),
+        ({"Rules": {}}, "Pathology.Rules"),
+        ({"Rules": [{"Model": "a"}]}, "Pathology.Rules[0]"),
+        ({"Rules": [{"Match": {}, "Model": "a"}]}, "Pathology.Rules[0].Match"),
+        ({"Rules": [{"Match": {"0018,0015": "a"}, "Model": "a"}]}, "Pathology.Rules[0].Match"),
+        ({"Rules": [{"Match": {"Modality": []}, "Model": "a", "Prio": 1}]}, "Pathology.Rules[0].Prio"),
+        ({"Rules": [{"Match": {"Modality": 5}, "Model": "a"}]}, "Pathology.Rules[0].Match.Modality"),
+        (
+            {"Models": [{"Name": "b"}], "Rules": [{"Match": {"Modality": "SM"}, "Model": "a"}]},
+            "Pathology.Rules",
+        ),
+        ({"RulesProperty": 5000}, "Pathology.RulesProperty"),
         ({"Workers": ["a"], "Monitors": ["a"]}, "Pathology.Monitors"),
         ([], "Pathology"),
     ],
@@ -68,6 +79,14 @@ def test_a_mistake_is_named(section: Any, named: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read(section)
     assert named in str(caught.value)
+
+
+def test_rules_are_read() -> None:
+    match = {"BodyPartExamined": ["MOUTH", "TONGUE"], "RemoteAET": "SCANNER1"}
+    (rule,) = read({"Rules": [{"Match": match, "Model": "oral", "Priority": -5}]}).rules
+    assert rule.name == rule.model == "oral"
+    assert rule.match == (("BodyPartExamined", ("MOUTH", "TONGUE")), ("RemoteAET", ("SCANNER1",)))
+    assert rule.priority == -5
 
 
 def test_two_defaults_are_refused() -> None:

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What is submitted by itself: slides that have arrived and meet a rule, once for each content and model.
+
+STABLE_SERIES is a hint only: it never comes where Orthanc is killed before a series has settled. So series
+that changed since a stored mark are looked at again, at the start and from time to time.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from orthanc_plugin.arrival import Arrival, matches
+from orthanc_plugin.eligibility import check_eligible, is_slide_image
+from orthanc_plugin.errors import ApiError
+from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
+
+from .core import Core
+from .submit import Target, Wish, submit
+
+SWEEP_EVERY_S = 600.0
+_SOON_S = 10.0
+_DEFAULT_STABLE_AGE_S = 60.0
+_DAY = 8
+"""Length of the date in Orthanc's LastUpdate (``20261122T165403``, UTC)."""
+
+
+def series_arrived(core: Core, series_id: str) -> None:
+    """Submit what the rules want of a series, where it is a slide that is complete.
+
+    Raises
+    ------
+    StorageError, ApiError
+        Where Orthanc fails; the next sweep looks at the series again.
+    """
+    if not core.settings.rules or not _knows_results(core):
+        return
+    series = core.gateway.series(series_id)
+    if series is None or not series.is_stable:
+        return
+    instances = core.gateway.instances(series_id)
+    if _is_eligible(core, series, instances):
+        _apply(core, series_id, instances)
+    core.ruled[series_id] = series.last_update
+
+
+def _knows_results(core: Core) -> bool:
+    """Our own results are told from slides by the requests that made them, so all must be known."""
+    return core.ready.all_known.is_set() and not core.ready.unread
+
+
+def _is_eligible(core: Core, series: SeriesInfo, instances: tuple[InstanceInfo, ...]) -> bool:
+    try:
+        check_eligible(series, instances, core.index.is_output(series.series_instance_uid))
+    except ApiError:
+        return False
+    return True
+
+
+def _apply(core: Core, series_id: str, instances: tuple[InstanceInfo, ...]) -> None:
+    # What rules look at is the same in every image of a slide; the smallest file is the quickest to read.
+    smallest = min(filter(is_slide_image, instances), key=lambda instance: instance.size)
+    arrival = Arrival(
+        core.gateway.tags(smallest.instance_id), core.gateway.remote_aet(smallest.instance_id) or ""
+    )
+    for rule in core.settings.rules:
+        if matches(rule, arrival):
+            wish = Wish(model=rule.model, model_version=rule.model_version, priority=rule.priority, once=True)
+            try:
+                submit(core, Target(series=series_id), wish, f"rule {rule.name}")
+            except ApiError as error:
+                if error.status == 503:
+                    raise
+                core.warn(f"Rule {rule.name} could not submit series {series_id}: {error.message}")
+
+
+def sweep(core: Core) -> float:
+    """Look at the series that changed since the mark; return the seconds until the next look.
+
+    Without a mark (the first start with rules) what is there already is left alone: rules are for arrivals.
+
+    Raises
+    ------
+    StorageError, ApiError
+        Where Orthanc fails.
+    """
+    number = core.settings.rules_property
+    mark = core.gateway.get_global_property(number) or ""
+    if not core.settings.rules:
+        if mark:
+            core.gateway.set_global_property(number, "")
+        return SWEEP_EVERY_S
+    if not _knows_results(core):
+        return _SOON_S
+    if not mark:
+        core.gateway.set_global_property(number, _now(core))
+        return SWEEP_EVERY_S
+    newest, is_all_settled = _look(core, mark)
+    if newest > mark:
+        core.gateway.set_global_property(number, newest)
+    return SWEEP_EVERY_S if is_all_settled else _stable_age(core)
+
+
+def _look(core: Core, mark: str) -> tuple[str, bool]:
+    """Return the latest change of what was looked at, and whether nothing is still to settle.
+
+    The whole day of the mark is looked at, so that a clock set back hides nothing.
+    """
+    newest, is_all_settled = mark, True
+    settled = _stamp(core.clock.now() - _stable_age(core))
+    for series_id in core.gateway.list_series():
+        if core.ready.stopping.is_set():
+            return mark, True
+        series = core.gateway.series(series_id)
+        if series is None or series.last_update[:_DAY] < mark[:_DAY]:
+            continue
+        # After a kill a series reads as stable at once, though its sender may have more of it.
+        if series.is_stable and series.last_update <= settled:
+            if core.ruled.get(series_id) != series.last_update:
+                series_arrived(core, series_id)
+            newest = max(newest, series.last_update)
+        else:
+            is_all_settled = False
+    return newest, is_all_settled
+
+
+def _stable_age(core: Core) -> float:
+    configured = core.gateway.configuration().get("StableAge", _DEFAULT_STABLE_AGE_S)
+    return float(configured) + 1.0
+
+
+def _now(core: Core) -> str:
+    return _stamp(core.clock.now())
+
+
+def _stamp(at: float) -> str:
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y%m%dT%H%M%S")

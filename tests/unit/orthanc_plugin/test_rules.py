@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Rules on arrival: each slide once for its content and model, whatever happens in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orthanc_plugin.errors import StorageError
+from orthanc_plugin.service.rules import SWEEP_EVERY_S, series_arrived, sweep
+from orthanc_plugin.values import AnalysisRequest
+from tests.support.queue_client import Queue
+from tests.support.sites import MemorySite, Slide
+
+RULE = {"Name": "mouths", "Match": {"BodyPartExamined": "MOUTH"}, "Model": "oral", "Priority": -10}
+
+
+class Arrivals:
+    """A site with rules, on which slides arrive."""
+
+    def __init__(self, *rules: dict[str, Any]) -> None:
+        self.site = MemorySite({"Rules": list(rules or (RULE,))})
+        self.queue = Queue(self.site, "oral")
+        sweep(self.site.application.core)  # sets the mark
+
+    def slide(self, body_part: str = "MOUTH") -> Slide:
+        slide = self.site.new_slide()
+        self.site.gateway.describe(slide.series, {"BodyPartExamined": body_part})
+        self.site.gateway.date(slide.series, self.site.clock.now())
+        return slide
+
+    def arrive(self, slide: Slide) -> None:
+        series_arrived(self.site.application.core, slide.series)
+
+    def sweep(self) -> float:
+        return sweep(self.site.application.core)
+
+    def change(self, slide: Slide) -> None:
+        self.site.gateway.add_instance(slide.series, f"{slide.series_uid}.2")
+        self.site.gateway.date(slide.series, self.site.clock.now())
+
+    def requests(self) -> list[AnalysisRequest]:
+        return self.site.application.core.index.snapshot()
+
+
+def test_a_slide_that_meets_a_rule_is_submitted() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.arrive(slide)
+    (request,) = arrivals.requests()
+    assert (request.series, request.model, request.priority) == (slide.series, "oral", -10)
+    assert request.created_by == "rule mouths"
+
+
+def test_one_that_meets_none_is_not() -> None:
+    arrivals = Arrivals()
+    arrivals.arrive(arrivals.slide("SKIN"))
+    assert arrivals.requests() == []
+
+
+def test_every_rule_that_is_met_submits() -> None:
+    arrivals = Arrivals(RULE, {**RULE, "Model": "other"}, {**RULE, "Name": "again"})
+    arrivals.arrive(arrivals.slide())
+    assert sorted(str(request.model) for request in arrivals.requests()) == ["oral", "other"]
+
+
+def test_the_same_slide_is_submitted_once_however_often_it_is_announced() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.arrive(slide)
+    arrivals.site.restart(kill=True)
+    arrivals.arrive(slide)
+    arrivals.site.overwrite(slide)
+    arrivals.site.restart()
+    arrivals.arrive(slide)
+    assert len(arrivals.requests()) == 1
+
+
+@pytest.mark.parametrize("decision", ["cancel", "withdraw"])
+def test_a_rule_does_not_insist_where_a_person_has_decided(decision: str) -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.arrive(slide)
+    request_id = arrivals.requests()[0].request_id
+    if decision == "withdraw":
+        assert arrivals.queue.claim().complete().status == 200
+    assert arrivals.queue.decide(request_id, decision, reason="wrong slide").status == 200
+    arrivals.site.restart()
+    arrivals.arrive(slide)
+    assert len(arrivals.requests()) == 1
+
+
+def test_a_rule_does_not_repeat_what_a_person_has_asked_for() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.queue.submitted(slide, parameters={"a": 1})
+    arrivals.arrive(slide)
+    assert len(arrivals.requests()) == 1
+
+
+def test_new_content_of_a_slide_that_is_done_is_analysed_again() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.arrive(slide)
+    assert arrivals.queue.claim().complete().status == 200
+    arrivals.change(slide)
+    arrivals.arrive(slide)
+    assert len(arrivals.requests()) == 2
+
+
+def test_new_content_of_a_slide_that_waits_is_covered_by_its_request() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.arrive(slide)
+    arrivals.change(slide)
+    arrivals.site.clock.advance(5)
+    arrivals.arrive(slide)
+    assert len(arrivals.requests()) == 1
+
+
+def test_a_slide_that_is_still_arriving_is_left_alone() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.site.gateway.set_stable(slide.series, is_stable=False)
+    arrivals.arrive(slide)
+    assert arrivals.requests() == []
+
+
+def test_the_sweep_finds_a_slide_whose_event_was_lost() -> None:
+    arrivals = Arrivals()
+    arrivals.slide()
+    arrivals.site.restart(kill=True)
+    arrivals.site.clock.advance(100)
+    assert arrivals.sweep() == SWEEP_EVERY_S
+    assert len(arrivals.requests()) == 1
+
+
+def test_the_sweep_comes_back_for_a_slide_that_may_not_be_complete() -> None:
+    arrivals = Arrivals()
+    arrivals.slide()
+    assert arrivals.sweep() < SWEEP_EVERY_S
+    assert arrivals.requests() == []
+
+
+def test_what_was_there_before_the_first_rule_is_left_alone() -> None:
+    site = MemorySite({"Rules": [RULE]})
+    old = site.new_slide()
+    site.gateway.describe(old.series, {"BodyPartExamined": "MOUTH"})
+    site.gateway.date(old.series, site.clock.now() - 5 * 86400)
+    sweep(site.application.core)
+    site.clock.advance(100)
+    sweep(site.application.core)
+    assert site.application.core.index.snapshot() == []
+
+
+def test_nothing_is_submitted_while_our_own_results_are_not_all_known() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.site.application.core.ready.unread.add("some series")
+    arrivals.arrive(slide)
+    assert arrivals.requests() == []
+
+
+def test_a_slide_that_could_not_be_read_is_looked_at_again() -> None:
+    arrivals = Arrivals()
+    arrivals.slide()
+    arrivals.site.clock.advance(100)
+    arrivals.site.gateway.fail_next("tags")
+    with pytest.raises(StorageError):
+        arrivals.sweep()
+    arrivals.sweep()
+    assert len(arrivals.requests()) == 1
+
+
+def test_without_rules_the_mark_is_forgotten() -> None:
+    arrivals = Arrivals()
+    site = MemorySite()
+    site.gateway = arrivals.site.gateway
+    site.restart()
+    sweep(site.application.core)
+    assert site.gateway.get_global_property(5001) == ""
