@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,12 @@ from .index import Live
 from .service.claim import Claim
 from .service.complete import Named, Result
 from .service.report import LeaseProof
-from .service.submit import Target, Wish, parameters_text
+from .service.submit import MAX_SERIES_OF_COHORT, Cohort, Target, Wish, parameters_text
 from .values import Failure, Model, token_digest
 
 _MAX_WAIT_S = 30.0
 _MAX_TOP_PATCHES = 100
+_MAX_TAGS = 20
 
 
 def wait_of_query(request: Request) -> float:
@@ -46,10 +48,10 @@ def target_of(body: Mapping[str, Any]) -> Target:
     ApiError
         400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
     """
-    names = ("series", "study", "instance", "series_instance_uid")
+    names = ("series", "study", "instance", "series_instance_uid", "cohort")
     if sum(body.get(name) is not None for name in names) != 1:
         raise ApiError(
-            400, "bad_request", "Give exactly one of series, study, instance, series_instance_uid."
+            400, "bad_request", "Give exactly one of series, study, instance, series_instance_uid, cohort."
         )
     return Target(
         series=fields.optional_text(body, "series", longest=64),
@@ -57,7 +59,26 @@ def target_of(body: Mapping[str, Any]) -> Target:
         instance=fields.optional_text(body, "instance", longest=64),
         series_instance_uid=fields.optional_text(body, "series_instance_uid", longest=64),
         study_instance_uid=fields.optional_text(body, "study_instance_uid", longest=64),
+        cohort=None if body.get("cohort") is None else _cohort(fields.members(body, "cohort")),
     )
+
+
+def _cohort(cohort: Mapping[str, Any]) -> Cohort:
+    fields.known_only(cohort, {"series", "find"})
+    series, find = cohort.get("series"), cohort.get("find")
+    if (series is None) == (find is None):
+        raise fields.bad_field("cohort", "an object with either series or find")
+    if find is None:
+        if not isinstance(series, list) or not 1 <= len(series) <= MAX_SERIES_OF_COHORT:
+            raise fields.bad_field("cohort.series", f"a list of 1 to {MAX_SERIES_OF_COHORT} Orthanc ids")
+        return Cohort(series=tuple(fields.text({"series": item}, "series", longest=64) for item in series))
+    if not isinstance(find, dict) or not 1 <= len(find) <= _MAX_TAGS or not all(map(_is_tag, find)):
+        raise fields.bad_field("cohort.find", f"an object of 1 to {_MAX_TAGS} keywords of DICOM tags")
+    return Cohort(find=tuple((name, fields.text(find, name, longest=1000)) for name in find))
+
+
+def _is_tag(name: str) -> bool:
+    return re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", name) is not None
 
 
 def wish_of(body: Mapping[str, Any]) -> Wish:

@@ -75,6 +75,9 @@ class Gateway(Protocol):
     def lookup_series(self, series_instance_uid: str, study_instance_uid: str | None) -> tuple[str, ...]:
         """Return the Orthanc ids of all series with this UID (two patients may share one)."""
 
+    def find_series(self, query: Mapping[str, str], limit: int) -> tuple[str, ...]:
+        """Return the Orthanc ids of the series whose DICOM tags have these values, as `/tools/find` does."""
+
     def get_metadata(self, series_id: str, number: int) -> bytes | None:
         """Return a metadata value of a series, or None."""
 

@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any
 
 from .errors import StorageError
@@ -246,6 +248,24 @@ class MemoryGateway:
                     and study_instance_uid in {None, held.info.study_instance_uid}
                 )
             )
+
+    def find_series(self, query: Mapping[str, str], limit: int) -> tuple[str, ...]:
+        """Return the series whose UIDs, modality and given tags fit; ``*`` and ``?`` are wildcards."""
+        with self._lock, self._failing("find_series"):
+            found = (key for key, held in self._series.items() if self._fits(held.info, query))
+            return tuple(islice(found, limit))
+
+    def _fits(self, info: SeriesInfo, query: Mapping[str, str]) -> bool:
+        known = {
+            "SeriesInstanceUID": info.series_instance_uid,
+            "StudyInstanceUID": info.study_instance_uid,
+            "Modality": info.modality,
+            **self._tags.get(info.series_id, {}),
+        }
+        return all(
+            any(fnmatchcase(str(known.get(name, "")), part) for part in wanted.split("\\"))
+            for name, wanted in query.items()
+        )
 
     def get_metadata(self, series_id: str, number: int) -> bytes | None:
         """Return a metadata value of a series, or None."""

@@ -220,6 +220,11 @@ class OrthancGateway:
             )
         )
 
+    def find_series(self, query: Mapping[str, str], limit: int) -> tuple[str, ...]:
+        """Return the Orthanc ids of the series whose DICOM tags have these values, as `/tools/find` does."""
+        asked = {"Level": "Series", "Query": dict(query), "Limit": limit}
+        return tuple(str(series_id) for series_id in _post("/tools/find", json.dumps(asked).encode()))
+
     def get_metadata(self, series_id: str, number: int) -> bytes | None:
         """Return a metadata value of a series, or None."""
         return _get(f"/series/{series_id}/metadata/{number}")

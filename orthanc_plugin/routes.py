@@ -27,6 +27,7 @@ from .service import artifacts, decide, listing
 from .service.claim import Granted, claim
 from .service.complete import complete, read_result
 from .service.core import Core, require_open_known
+from .service.estimate import estimated_wait
 from .service.report import Orders, confirm_cancel, hand_back, heartbeat
 from .service.submit import (
     Submitted,
@@ -45,6 +46,7 @@ _ANALYZE_MEMBERS = {
     "instance",
     "series_instance_uid",
     "study_instance_uid",
+    "cohort",
     "model",
     "model_version",
     "parameters",
@@ -91,7 +93,7 @@ class Routes:
     # People
 
     def analyze(self, request: Request, _parts: Parts) -> Response:
-        """Submit a slide, or every slide of a study."""
+        """Submit a slide, or every slide of a study or a cohort."""
         require_open_known(self._core)
         body = parse_object(request, max_bytes=_MAX_BODY)
         fields.known_only(body, _ANALYZE_MEMBERS)
@@ -104,8 +106,15 @@ class Routes:
             "created": first.created,
             "request": self._full(first.request),
             "warnings": warnings_for(self._core, first.request),
+            # Of several, the last one tells when all have been begun.
+            "estimated_wait_s": estimated_wait(self._core, done[-1].request),
         }
-        if target.study is not None:
+        if target.is_many:
+            answer["summary"] = {
+                "created": sum(item.created for item in done),
+                "existing": sum(not item.created for item in done),
+                "skipped": len(skipped),
+            }
             answer["requests"] = [self._short(item.request) for item in done]
             answer["skipped"] = [skipped_member(item) for item in skipped]
         return json_response(_created_status(done), answer)

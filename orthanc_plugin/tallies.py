@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from .values import AnalysisRequest
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,29}")
 _MOST_STAGES = 30
 """Stages are named by workers; beyond so many names further ones are left out."""
+_DURATIONS_KEPT = 20
 _LONGEST_S = 7 * 86400.0
 _ENDED_BY_TIME = frozenset({values.EXPIRED, values.UNCONFIRMED})
 
@@ -36,6 +37,7 @@ class Tallies:
         self._transitions: Counter[str] = Counter()
         self._lost_leases: Counter[str] = Counter()
         self._stages: dict[str, Seconds] = {}
+        self._durations: dict[str, deque[float]] = {}
 
     def transition(self, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
         """Count what became of a request with one write."""
@@ -45,6 +47,9 @@ class Tallies:
         with self._lock:
             self._transitions[latest.event] += 1
             outcome = None if after.grant is None else after.grant.outcome
+            if after.status == values.COMPLETED and latest.event == values.COMPLETED and after.grants:
+                known = self._durations.setdefault(after.grants[-1].model.name, deque(maxlen=_DURATIONS_KEPT))
+                known.append(max(0.0, latest.at - after.grants[-1].granted))
             was_open = before is not None and before.grant is not None and before.grant.outcome is None
             if was_open and outcome in _ENDED_BY_TIME:
                 self._lost_leases[str(outcome)] += 1
@@ -66,6 +71,13 @@ class Tallies:
             return
         old = known or Seconds()
         self._stages[stage] = Seconds(old.count + 1, old.total + float(seconds))
+
+    def mean_duration(self, model: str | None) -> float | None:
+        """Return the mean seconds from lease to result of a model's latest requests (None: of all models)."""
+        with self._lock:
+            names = list(self._durations) if model is None else [model]
+            latest = [seconds for name in names for seconds in self._durations.get(name, ())]
+        return sum(latest) / len(latest) if latest else None
 
     def transitions(self) -> dict[str, int]:
         """Return how often each event of a history has happened."""

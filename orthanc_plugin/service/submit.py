@@ -20,17 +20,32 @@ from .core import Core, audit_change, list_series_open, unavailable
 
 _MAX_PARAMETERS = 4096
 _MAX_SERIES_OF_STUDY = 200
+MAX_SERIES_OF_COHORT = 1000
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Many slides at once: named, or found by the values of DICOM tags as Orthanc's ``/tools/find`` does."""
+
+    series: tuple[str, ...] = ()
+    find: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a person pointed at: exactly one of the first four is given."""
+    """What a person pointed at: one series, study or instance, a series by its UIDs, or a cohort."""
 
     series: str | None = None
     study: str | None = None
     instance: str | None = None
     series_instance_uid: str | None = None
     study_instance_uid: str | None = None
+    cohort: Cohort | None = None
+
+    @property
+    def is_many(self) -> bool:
+        """Whether several slides may be meant, of which some may be passed over."""
+        return self.study is not None or self.cohort is not None
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ def parameters_text(parameters: dict[str, Any]) -> str:
 
 
 def submit(core: Core, target: Target, wish: Wish, user: str) -> tuple[list[Submitted], list[Skipped]]:
-    """Record what a person wants of one slide, or of every slide of a study.
+    """Record what a person wants of one slide, or of every slide of a study or a cohort.
 
     Raises
     ------
@@ -91,7 +106,7 @@ def submit(core: Core, target: Target, wish: Wish, user: str) -> tuple[list[Subm
     wish = _permitted(core.settings, wish)
     try:
         series_ids = _resolve(core, target)
-        if target.study is None:
+        if not target.is_many:
             return [_submit_one(core, series_ids[0], wish, user)], []
         return _submit_all(core, series_ids, wish, user)
     except StorageError as error:
@@ -126,6 +141,8 @@ def _resolve(core: Core, target: Target) -> tuple[str, ...]:
         found = () if parent is None else (parent,)
     elif target.study is not None:
         found = gateway.study_series(target.study)[:_MAX_SERIES_OF_STUDY]
+    elif target.cohort is not None:
+        found = _cohort_series(core, target.cohort)
     elif target.series_instance_uid is not None:
         found = gateway.lookup_series(target.series_instance_uid, target.study_instance_uid)
         if len(found) > 1:
@@ -137,6 +154,19 @@ def _resolve(core: Core, target: Target) -> tuple[str, ...]:
             )
     if not found:
         raise ApiError(404, "unknown_resource", "Orthanc has no such resource (any more).")
+    return found
+
+
+def _cohort_series(core: Core, cohort: Cohort) -> tuple[str, ...]:
+    if not cohort.find:
+        return tuple(dict.fromkeys(cohort.series))
+    found = core.gateway.find_series(dict(cohort.find), MAX_SERIES_OF_COHORT + 1)
+    if len(found) > MAX_SERIES_OF_COHORT:
+        raise ApiError(
+            413,
+            "cohort_too_large",
+            f"This query finds more than {MAX_SERIES_OF_COHORT} series; narrow it, by dates for instance.",
+        )
     return found
 
 
@@ -155,7 +185,7 @@ def _submit_all(
         raise ApiError(
             422,
             "nothing_to_analyse",
-            "No series of this study can be analysed; `skipped` says why for each.",
+            "None of these series can be analysed; `skipped` says why for each.",
             details={"skipped": [skipped_member(item) for item in skipped]},
         )
     return done, skipped

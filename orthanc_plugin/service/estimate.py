@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""How long a request is likely to wait: from what the latest ones took, who is alive and what is ahead."""
+
+from __future__ import annotations
+
+from orthanc_plugin import values
+from orthanc_plugin.lifecycle import accepts
+from orthanc_plugin.values import AnalysisRequest
+from orthanc_plugin.workers import Worker, permits
+
+from .core import Core
+
+
+def likely_wait(ahead: int, busy: int, workers: int, mean_s: float) -> float:
+    """Return the seconds until a request is likely to be begun.
+
+    Parameters
+    ----------
+    ahead
+        Requests that have the turn before it.
+    busy
+        Workers that are at one; each is taken to be half done.
+    workers
+        Workers that could take it, at least one.
+    mean_s
+        What a request takes.
+    """
+    waves = ahead - (workers - min(busy, workers))
+    return 0.0 if waves < 0 else round((waves + 0.5) * mean_s / workers, 1)
+
+
+def estimated_wait(core: Core, request: AnalysisRequest) -> float | None:
+    """Return the seconds that a pending request is likely to wait; None where nothing tells.
+
+    Nothing tells while no worker that offers its model is alive, and until one of that model has been
+    completed since Orthanc's start.
+    """
+    if request.status != values.PENDING:
+        return 0.0
+    able = {worker.worker_id for worker in core.workers.alive() if _can_do(core, worker, request)}
+    mean_s = core.tallies.mean_duration(request.model)
+    if not able or mean_s is None:
+        return None
+    at_work = core.index.with_status(values.PROCESSING)
+    busy = sum(item.grants[-1].worker_id in able for item in at_work)
+    return likely_wait(_ahead(core, request), busy, len(able), mean_s)
+
+
+def _can_do(core: Core, worker: Worker, request: AnalysisRequest) -> bool:
+    return any(
+        accepts(request, model)
+        and permits(core.settings, model)
+        and (request.model is not None or model.name == worker.default_model)
+        for model in worker.models
+    )
+
+
+def _ahead(core: Core, request: AnalysisRequest) -> int:
+    with core.index.lock:
+        ahead = 0
+        for other in core.index.pending():
+            if other.request_id == request.request_id:
+                break
+            ahead += other.model in {None, request.model}
+        return ahead

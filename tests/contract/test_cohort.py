@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Many slides at once, one summary; and how long it is likely to take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.queue_client import Queue
+from tests.support.sites import Answer, Site
+
+
+def submit(queue: Queue, cohort: Any, **members: Any) -> Answer:
+    body = {"cohort": cohort, "model": queue.model, **members}
+    return queue.site.call("POST", "/pathology/analyze", body=body)
+
+
+def test_named_slides_are_submitted_with_one_summary(queue: Queue, site: Site) -> None:
+    slides = [site.new_slide() for _ in range(3)]
+    queue.submitted(slides[0])
+    answer = submit(queue, {"series": [*(slide.series for slide in slides), slides[2].series, "gone"]})
+
+    assert answer.status == 201
+    assert answer.json["summary"] == {"created": 2, "existing": 1, "skipped": 1}
+    assert [item["series"] for item in answer.json["requests"]] == [slide.series for slide in slides]
+    (skipped,) = answer.json["skipped"]
+    assert (skipped["series"], skipped["code"]) == ("gone", "unknown_resource")
+
+
+def test_the_same_cohort_again_makes_nothing_new(queue: Queue, site: Site) -> None:
+    cohort = {"series": [site.new_slide().series for _ in range(2)]}
+    submit(queue, cohort)
+    answer = submit(queue, cohort)
+    assert answer.status == 200
+    assert answer.json["summary"] == {"created": 0, "existing": 2, "skipped": 0}
+
+
+def test_a_query_finds_the_slides(queue: Queue, site: Site) -> None:
+    slides = [site.new_slide() for _ in range(2)]
+    answer = submit(queue, {"find": {"SeriesInstanceUID": "\\".join(slide.series_uid for slide in slides)}})
+    assert answer.status == 201
+    assert {item["series"] for item in answer.json["requests"]} == {slide.series for slide in slides}
+
+
+def test_a_query_that_finds_nothing_says_so(queue: Queue) -> None:
+    answer = submit(queue, {"find": {"SeriesInstanceUID": "9.9.9.9"}})
+    assert (answer.status, answer.json["code"]) == (404, "unknown_resource")
+
+
+def test_a_cohort_without_a_slide_says_why_for_each(queue: Queue) -> None:
+    answer = submit(queue, {"series": ["gone", "away"]})
+    assert (answer.status, answer.json["code"]) == (422, "nothing_to_analyse")
+    assert [item["series"] for item in answer.json["skipped"]] == ["gone", "away"]
+
+
+@pytest.mark.parametrize(
+    "cohort",
+    [
+        [],
+        {},
+        {"series": []},
+        {"series": [1]},
+        {"series": ["a"] * 1001},
+        {"series": ["a"], "find": {"Modality": "SM"}},
+        {"find": {}},
+        {"find": {"0008,0060": "SM"}},
+        {"find": {"Modality": 5}},
+        {"serie": ["a"]},
+    ],
+)
+def test_a_mistake_in_a_cohort_is_named(queue: Queue, cohort: Any) -> None:
+    answer = submit(queue, cohort)
+    assert (answer.status, answer.json["code"]) == (400, "bad_request")
+    assert "field" in answer.json
+
+
+def test_the_wait_is_unknown_until_a_request_of_the_model_was_completed(queue: Queue, site: Site) -> None:
+    answer = queue.submit(site.new_slide())
+    assert answer.json["estimated_wait_s"] is None
+
+
+def test_the_wait_grows_with_what_is_ahead(queue: Queue, site: Site) -> None:
+    queue.submitted()
+    lease = queue.claim()
+    site.pass_time(0.6)
+    assert lease.complete().status == 200
+
+    first = queue.submit(site.new_slide()).json["estimated_wait_s"]
+    second = queue.submit(site.new_slide()).json["estimated_wait_s"]
+    third = queue.submit(site.new_slide()).json["estimated_wait_s"]
+    assert first == 0
+    assert 0 < second < third
