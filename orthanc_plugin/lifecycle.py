@@ -73,7 +73,12 @@ def accepts(request: AnalysisRequest, model: Model) -> bool:
 
 def is_due(request: AnalysisRequest, now: float) -> bool:
     """Tell whether a pending request may be granted by now."""
-    return request.status == values.PENDING and (request.not_before is None or request.not_before <= now)
+    if request.status != values.PENDING:
+        return False
+    if request.not_before is None:
+        return True
+    # Nothing waits longer than the longest back-off: the clock has been set back since.
+    return not now < request.not_before <= now + _MAX_BACK_OFF_S * 1.5
 
 
 def granted(request: AnalysisRequest, grant: Grant, record: Artifact, now: float) -> AnalysisRequest:
@@ -438,11 +443,13 @@ def reviewed(request: AnalysisRequest, review: Review) -> AnalysisRequest:
 
 def source_replaced(request: AnalysisRequest, fingerprint: str, now: float) -> AnalysisRequest:
     """Carry a request over to a series that was deleted and stored again under the same identity."""
-    lost: dict[str, Any] = {"artifacts": (), "record": None}
+    # What a lease has reserved for its result stays reserved: a slide stored again unchanged costs no work.
+    lost: dict[str, Any] = {"artifacts": ()}
     flags = tuple(dict.fromkeys((*request.flags, values.SOURCE_REPLACED)))
     if not request.is_open:
-        return _changed(request, now, values.SOURCE_REPLACED, "", flags=flags, **lost)
+        return _changed(request, now, values.SOURCE_REPLACED, "", flags=flags, record=None, **lost)
     if request.status == values.PUBLISHING:
-        lost.update(status=values.PENDING, outputs=(), summary=None, attempts=_uncounted(request))
+        lost.update(status=values.PENDING, record=None, outputs=(), summary=None)
+        lost.update(attempts=_uncounted(request))
         lost.update(grants=_with_last_grant(request, outcome=values.SOURCE_REPLACED))
     return _changed(request, now, values.SOURCE_REPLACED, "", fingerprint=fingerprint, flags=flags, **lost)

@@ -21,7 +21,7 @@ from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .index import Index, Lease
 from .settings import Settings
-from .values import AnalysisRequest
+from .values import WITHDRAWN, AnalysisRequest
 
 MAX_OPEN = 20
 MAX_FINISHED = 50
@@ -58,10 +58,16 @@ def named_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
     return numbers | {request.record.number for request in requests if request.record is not None}
 
 
+def written_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
+    """Return the attachment numbers that should hold bytes by now; a record does once its size is known."""
+    records = {request.record.number for request in requests if request.record and request.record.size}
+    return {artifact.number for request in requests for artifact in request.artifacts} | records
+
+
 def fold(state: SeriesState) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
     """Return the state within its limits, and the oldest finished requests that had to leave it."""
     folded: list[AnalysisRequest] = []
-    while finished := [request for request in state.requests if not request.is_open]:
+    while finished := [request for request in state.requests if _is_settled(request)]:
         if len(finished) <= MAX_FINISHED and len(encode_state(state)) <= MAX_BYTES:
             break
         oldest = finished[0]
@@ -69,6 +75,11 @@ def fold(state: SeriesState) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
         kept = tuple(request for request in state.requests if request is not oldest)
         state = replace(state, requests=kept, folded=state.folded + 1)
     return state, tuple(folded)
+
+
+def _is_settled(request: AnalysisRequest) -> bool:
+    """Tell whether nothing will change a request by itself; DICOM series of a withdrawn one are to delete."""
+    return not request.is_open and not (request.status == WITHDRAWN and request.outputs)
 
 
 class Store:
@@ -147,8 +158,9 @@ class Store:
         if folded:
             self._archive(fitted.series_id, folded)
         self._put(fitted.series_id, content)
-        self._index.replace(fitted, self._fresh_lease)
-        self._index.add_archived(folded)
+        with self._index.lock:  # nobody may see what is archived as unknown
+            self._index.replace(fitted, self._fresh_lease)
+            self._index.add_archived(folded)
         return fitted
 
     def _put(self, series_id: str, content: bytes) -> None:
@@ -156,6 +168,8 @@ class Store:
             self._gateway.put_metadata(series_id, self._settings.metadata_number, content)
         except StorageError as error:
             self._settle(series_id, content, error)
+        else:
+            self._doubtful.discard(series_id)
 
     def _settle(self, series_id: str, content: bytes, error: StorageError) -> None:
         """Find out whether a write that failed took place after all."""
@@ -178,6 +192,9 @@ class Store:
             state = self._read(series_id)
         except StorageError as error:
             raise _unavailable(f"Orthanc could not read the requests. {error} Try again.") from error
+        if known is not None and state.revision == 0:
+            # Its metadata went with the series, which was deleted or stored again: memory is all there is.
+            return known
         self._doubtful.discard(series_id)
         self._index.replace(state, self._full_lease)
         return state
@@ -248,18 +265,33 @@ class Store:
             if number not in named and number < state.next_number:
                 self._gateway.delete_attachment(series_id, number)
 
-    def remember(self, state: SeriesState) -> None:
-        """Take a state into memory that was forgotten with its series."""
-        with self._lock(state.series_id):
-            if self._index.state(state.series_id) is None:
-                self._index.replace(state, self._full_lease)
-
-    def carry_over(self, series_id: str, change: Change) -> SeriesState:
-        """Write what memory holds of a series again, whatever its metadata says by now."""
+    def forget(self, series_id: str) -> SeriesState | None:
+        """Drop the requests of a deleted series from memory, after a transaction that is still on."""
         with self._lock(series_id):
-            before = self._index.state(series_id) or SeriesState(series_id, self._settings.first_attachment)
-            after = change(before)
-            return self._write(replace(after, revision=before.revision + 1), must_fit=False)
+            self._doubtful.discard(series_id)
+            return self._index.forget_series(series_id)
+
+    def carry_over(
+        self, series_id: str, lost: SeriesState, change: Callable[[AnalysisRequest], AnalysisRequest]
+    ) -> SeriesState:
+        """Write the requests of `lost`, each changed, to a series beside those that it has got since.
+
+        Raises
+        ------
+        ApiError
+            410 and 503, as `transact`.
+        """
+        with self._lock(series_id):
+            held = self._known(series_id)
+            carried = tuple(change(held.find(old.request_id) or old) for old in lost.requests)
+            since = tuple(item for item in held.requests if lost.find(item.request_id) is None)
+            state = SeriesState(
+                series_id,
+                next_number=max(lost.next_number, held.next_number),
+                revision=max(lost.revision, held.revision) + 1,
+                requests=(*carried, *since),
+            )
+            return self._write(state, must_fit=False)
 
     def _fresh_lease(self, request: AnalysisRequest) -> Lease:
         confirmed = request.grants[-1].confirmed

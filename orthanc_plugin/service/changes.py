@@ -7,13 +7,12 @@ metadata and attachments, and create it anew within a millisecond. What memory h
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orthanc_plugin import values
 from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.lifecycle import source_replaced
-from orthanc_plugin.values import Event
+from orthanc_plugin.store import written_numbers
+from orthanc_plugin.values import AnalysisRequest, Event
 
 from .core import Core, list_series_open
 
@@ -31,9 +30,10 @@ def series_deleted(core: Core, series_id: str) -> None:
         Where Orthanc fails.
     """
     if core.gateway.series(series_id) is not None:
-        _carry_over(core, series_id)
+        _carry_over(core, core.replaced_unwritten.get(series_id) or core.index.state(series_id))
         return
-    state = core.index.forget_series(series_id)
+    state = core.store.forget(series_id)
+    state = core.replaced_unwritten.pop(series_id, state)
     if state is None or not state.requests:
         return
     core.replaced[series_id] = (state, core.clock.monotonic())
@@ -54,33 +54,57 @@ def series_created(core: Core, series_id: str) -> None:
         Where Orthanc fails.
     """
     state, deleted_at = core.replaced.pop(series_id, (None, 0.0))
-    is_old = core.clock.monotonic() - deleted_at > _REPLACED_WITHIN_S
-    if state is not None and not is_old and core.gateway.series(series_id) is not None:
-        core.store.remember(state)
-        _carry_over(core, series_id)
+    if state is not None and core.clock.monotonic() - deleted_at <= _REPLACED_WITHIN_S:
+        core.replaced_unwritten[series_id] = state
+    carry_over_unwritten(core, series_id)
 
 
-def _carry_over(core: Core, series_id: str) -> None:
-    """Write what memory holds of a series that lost its metadata, once."""
-    state = core.index.state(series_id)
-    if state is None or not state.requests:
+def carry_over_unwritten(core: Core, series_id: str) -> None:
+    """Give a series that was stored again its requests back, where that has not been done or did not work.
+
+    Raises
+    ------
+    StorageError, ApiError
+        Where Orthanc fails; to be tried again.
+    """
+    if series_id in core.replaced_unwritten:
+        series_deleted(core, series_id)
+
+
+def _carry_over(core: Core, lost: SeriesState | None) -> None:
+    """Write what was known of a series that lost its metadata and attachments, once."""
+    if lost is None or not lost.requests:
         return
-    if core.gateway.get_metadata(series_id, core.settings.metadata_number) is not None:
-        return
-    if any(request.is_open for request in state.requests):
-        list_series_open(core, series_id)
-    content = fingerprint(core.gateway.instances(series_id))
-    now = core.clock.now()
+    series_id = lost.series_id
+    core.replaced_unwritten[series_id] = lost
+    if not _is_whole(core, lost):
+        if any(request.is_open for request in lost.requests):
+            list_series_open(core, series_id)
+        content = fingerprint(core.gateway.instances(series_id))
+        now = core.clock.now()
 
-    def change(before: SeriesState) -> SeriesState:
-        requests = tuple(source_replaced(request, content, now) for request in before.requests)
-        return replace(before, requests=requests, folded=0)
+        def change(request: AnalysisRequest) -> AnalysisRequest:
+            return source_replaced(request, content, now)
 
-    after = core.store.carry_over(series_id, change)
-    for request in after.requests:
-        event = Event(now, values.SOURCE_REPLACED, "", request.status)
-        core.audit.write(event, request_id=request.request_id, series=series_id)
-    core.claims.assign()
+        core.store.carry_over(series_id, lost, change)
+        for request in lost.requests:
+            event = Event(now, values.SOURCE_REPLACED, "", request.status)
+            core.audit.write(event, request_id=request.request_id, series=series_id)
+        core.claims.assign()
+    core.replaced_unwritten.pop(series_id, None)
+
+
+def _is_whole(core: Core, known: SeriesState) -> bool:
+    """Tell whether a series still holds what was known of it.
+
+    Its metadata alone does not tell: a transition between the storing and the news of it writes that again.
+    """
+    if core.gateway.get_metadata(known.series_id, core.settings.metadata_number) is None:
+        return False
+    held = core.store.load(known.series_id)
+    if any(held.find(request.request_id) is None for request in known.requests):
+        return False
+    return written_numbers(held.requests) <= set(core.gateway.list_attachments(known.series_id))
 
 
 def series_stable(core: Core, series_id: str) -> None:

@@ -19,6 +19,8 @@ from .core import Core, change_request, change_request_numbered, unavailable
 
 RECORD_TYPE = "application/json"
 _UNSTABLE_HOLD_S = 1.0
+_FAILED_HOLD_S = 2.0
+"""What Orthanc could not grant rests for so long, so that it does not keep the others from their turn."""
 _OTHER_WORKER_FIRST_S = 30.0
 
 
@@ -102,7 +104,7 @@ def _is_for_another(core: Core, ask: Claim, request: AnalysisRequest) -> bool:
     if last is None or last.worker_id != ask.worker_id or last.outcome in {None, values.HANDED_BACK}:
         return False
     since = request.not_before if request.not_before is not None else request.updated
-    if core.clock.now() > since + _OTHER_WORKER_FIRST_S:
+    if not since <= core.clock.now() <= since + _OTHER_WORKER_FIRST_S:  # the clock may have been set back
         return False
     return any(
         worker.worker_id != ask.worker_id and any(accepts(request, model) for model in worker.models)
@@ -121,7 +123,11 @@ def _turn(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:
     request_id = core.claims.wait(waiter)
     if request_id is None:
         return None
-    result = _try_grant(core, ask, request_id)
+    try:
+        result = _try_grant(core, ask, request_id)
+    except (StorageError, ApiError):
+        core.claims.refuse(waiter, _FAILED_HOLD_S)
+        raise
     if isinstance(result, Granted):
         return result
     core.claims.refuse(waiter, result)
@@ -144,7 +150,7 @@ def _try_grant(core: Core, ask: Claim, request_id: str) -> Granted | float:
         check_eligible(series, instances, core.index.is_output(series.series_instance_uid))
         return Granted(_grant(core, ask, request, series, instances), instances)
     except ApiError as error:
-        if error.status == 422:
+        if error.status in {413, 422}:  # no room for a result, or nothing to analyse
             failure = Failure(error.code, error.message, retryable=False)
             change_request(core, request_id, lambda item: refused_at_claim(item, failure, core.clock.now()))
             return 0.0

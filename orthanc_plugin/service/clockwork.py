@@ -10,6 +10,7 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.lifecycle import expired
 from orthanc_plugin.values import AnalysisRequest
 
+from .changes import carry_over_unwritten, series_deleted
 from .core import Core, change_request
 from .publish import alone, delete_outputs, publish
 
@@ -39,16 +40,25 @@ def _expire(core: Core, request: AnalysisRequest) -> None:
 
 
 def finish_leftovers(core: Core) -> None:
-    """Publish what was delivered, delete what was withdrawn, and shorten the list of open series."""
+    """Carry over, publish and delete what could not be, and shorten the list of open series."""
+    for series_id in tuple(core.replaced_unwritten):
+        _carry_over(core, series_id)
     for request in core.index.with_status(values.PUBLISHING):
         _attempt(core, request.request_id, lambda item: _publish(core, item.request_id))
     for request in core.index.with_status(values.WITHDRAWN):
         if request.outputs:
             _attempt(core, request.request_id, lambda item: delete_outputs(core, item.request_id))
     try:
-        core.listed.prune(core.index.open_series)
+        core.listed.prune(lambda: core.index.open_series() | core.ready.unread)
     except StorageError as error:
         core.warn(f"The list of open series could not be shortened: {error}")
+
+
+def _carry_over(core: Core, series_id: str) -> None:
+    try:
+        carry_over_unwritten(core, series_id)
+    except (StorageError, ApiError) as error:
+        core.warn(f"The requests of series {series_id}, stored again, are written later: {error}")
 
 
 def _publish(core: Core, request_id: str) -> None:
@@ -63,6 +73,8 @@ def _attempt(core: Core, request_id: str, action: Callable[[AnalysisRequest], No
     try:
         action(request)
     except (StorageError, ApiError) as error:
+        if isinstance(error, ApiError) and error.status == 410:
+            return _attempt(core, request_id, lambda item: series_deleted(core, item.series))
         core.warn(f"Request {request_id} ({request.status}) is tried again later: {error}")
         return False
     return True

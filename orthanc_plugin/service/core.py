@@ -57,6 +57,7 @@ class Core:
     ruled: dict[str, str] = field(default_factory=dict)
     publishing: set[str] = field(default_factory=set)
     replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)
+    replaced_unwritten: dict[str, SeriesState] = field(default_factory=dict)
 
     def stop(self) -> None:
         """Wake everybody who waits, so that Orthanc can stop."""
@@ -147,6 +148,8 @@ def _change(
     def on_state(state: SeriesState) -> SeriesState:
         before = state.find(request_id)
         if before is None:
+            if core.index.is_gone(request_id):
+                raise source_deleted()
             raise ApiError(409, "wrong_state", "This request is archived and does not change any more.")
         seen.append(before)
         return change(state, before)

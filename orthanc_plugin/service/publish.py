@@ -34,7 +34,9 @@ def publish(core: Core, request_id: str) -> None:
     request = find(core, request_id)
     if request.status == values.PUBLISHING:
         outputs = _store_outputs(core, request)
-        change_request(core, request_id, lambda item: completed(item, outputs, core.clock.now()))
+        after = change_request(core, request_id, lambda item: completed(item, outputs, core.clock.now()))
+        if after.is_open:  # stored again in the meantime, and to be analysed anew
+            _delete_stored(core, outputs)
 
 
 @contextmanager
@@ -71,20 +73,25 @@ def _store_outputs(core: Core, request: AnalysisRequest) -> tuple[Output, ...]:
             uid = read_identity(content).sop_instance_uid
             kept[uid] = replace(outputs[uid], series=_store(core, content))
     if kept and core.gateway.series(request.series) is None:
-        for output in kept.values():
-            core.gateway.delete_series(output.series)
+        _delete_stored(core, tuple(kept.values()))
         series_deleted(core, request.series)
         raise source_deleted()
     return tuple(kept.values())
 
 
+def _delete_stored(core: Core, outputs: tuple[Output, ...]) -> None:
+    for output in outputs:
+        if output.series:
+            core.gateway.delete_series(output.series)
+
+
 def _bytes_of(core: Core, request: AnalysisRequest, number: int) -> bytes:
     content = core.gateway.get_attachment(request.series, number)
     if content is None:
+        series_deleted(core, request.series)
         if core.gateway.series(request.series) is None:
-            series_deleted(core, request.series)
             raise source_deleted()
-        raise StorageError("A DICOM result that was delivered cannot be read.")
+        raise StorageError("A DICOM result that was delivered went with its slide, which was stored again.")
     return content
 
 
@@ -108,9 +115,7 @@ def delete_outputs(core: Core, request_id: str) -> None:
     request = find(core, request_id)
     if request.status != values.WITHDRAWN:
         return
-    for output in request.outputs:
-        if output.series:
-            core.gateway.delete_series(output.series)
+    _delete_stored(core, request.outputs)
     core.store.delete_orphans(request.series)
     if request.outputs:
         change_request(core, request_id, outputs_deleted)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A slide is stored again or deleted at the worst moment: no request is lost, nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orthanc_plugin.errors import PluginError
+from orthanc_plugin.service.changes import series_created, series_deleted
+from orthanc_plugin.service.publish import publish
+from tests.support.queue_client import PNG, Queue, named
+from tests.support.sites import MemorySite, Slide
+from tests.support.tiny_dicom import tiny_result
+
+
+@pytest.fixture
+def site() -> MemorySite:
+    return MemorySite()
+
+
+@pytest.fixture
+def queue(site: MemorySite) -> Queue:
+    return Queue(site)
+
+
+def store_again(site: MemorySite, slide: Slide, content: bytes = b"changed") -> None:
+    """Let Orthanc replace the slide's only instance; the plugin has not heard of it yet."""
+    site.gateway.delete_series(slide.series)
+    site.gateway.add_slide(slide.series_uid, slide.study_uid)
+    if content:
+        site.gateway.add_instance(slide.series, slide.sop_uid, content=b"\0" * 128 + b"DICM" + content)
+
+
+def hear_of_it(site: MemorySite, slide: Slide) -> None:
+    series_deleted(site.application.core, slide.series)
+    series_created(site.application.core, slide.series)
+
+
+def test_a_submit_between_deletion_and_return_keeps_the_older_requests(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    older = queue.submitted(slide)
+    site.gateway.delete_series(slide.series)
+    series_deleted(site.application.core, slide.series)
+    store_again(site, slide)
+    newer = queue.submitted(slide, parameters={"a": 1})
+    series_created(site.application.core, slide.series)
+
+    site.restart(kill=True)
+    assert queue.status(older) == "pending"
+    assert queue.status(newer) == "pending"
+
+
+def test_a_look_between_deletion_and_return_keeps_the_requests(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    site.gateway.delete_series(slide.series)
+    series_deleted(site.application.core, slide.series)
+    store_again(site, slide)
+    site.application.core.store.load(slide.series)
+    series_created(site.application.core, slide.series)
+    assert queue.status(request_id) == "pending"
+
+
+def test_a_write_that_meets_the_gap_keeps_the_requests(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    site.gateway.delete_series(slide.series)
+    assert queue.decide(request_id, "cancel").status == 410
+    store_again(site, slide)
+    site.application.core.store.load(slide.series)
+    hear_of_it(site, slide)
+
+    site.restart(kill=True)
+    assert queue.status(request_id) == "pending"
+
+
+@pytest.mark.parametrize("operation", ["get_metadata", "put_metadata", "instances", "list_attachments"])
+@pytest.mark.parametrize("seen_gone", [True, False])
+def test_requests_whose_carrying_over_failed_are_carried_over_later(
+    site: MemorySite, queue: Queue, operation: str, seen_gone: bool
+) -> None:
+    slide = site.new_slide()
+    lease = queue.completed(slide)
+    request_id = queue.submitted(slide, parameters={"a": 1})
+    site.gateway.delete_series(slide.series)
+    if seen_gone:
+        series_deleted(site.application.core, slide.series)
+    store_again(site, slide)
+    site.gateway.fail_next(operation)
+    for hears in (series_deleted, series_created):
+        _quietly(lambda hears=hears: hears(site.application.core, slide.series))  # type: ignore[misc]
+    site.pass_time(30)
+
+    site.restart(kill=True)
+    assert queue.status(request_id) == "pending"
+    assert queue.get(lease.request_id)["flags"][-1] == "source_replaced"
+
+
+def _quietly(action: Callable[[], Any]) -> None:
+    with contextlib.suppress(PluginError):
+        action()
+
+
+def test_a_transition_before_the_news_does_not_hide_that_the_files_are_gone(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    lease = queue.completed(slide)
+    store_again(site, slide)
+    assert queue.decide(lease.request_id, "review", verdict="agree").status == 200
+    hear_of_it(site, slide)
+    request = queue.get(lease.request_id)
+    assert request["flags"][-1] == "source_replaced"
+    assert request["artifacts"] == []
+
+
+def test_a_slide_stored_again_unchanged_does_not_cost_the_worker_its_work(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    lease = queue.claim()
+    lease.heartbeat()
+    lease.put("heatmap.png", PNG)
+    store_again(site, slide, content=b"")
+    hear_of_it(site, slide)
+
+    assert lease.complete(named("heatmap.png", PNG)).json["code"] == "artifact_mismatch"
+    assert lease.put("heatmap.png", PNG).status == 200
+    assert lease.complete(named("heatmap.png", PNG)).status == 200
+    assert queue.status(request_id) == "completed"
+
+
+def deliver(queue: Queue, slide: Slide) -> tuple[str, bytes]:
+    """Bring a request to `publishing`; the storing of its DICOM result fails for now."""
+    request_id = queue.submitted(slide)
+    lease = queue.claim()
+    lease.heartbeat()
+    content = tiny_result(slide.study_uid)
+    lease.put("report.dcm", content, "application/dicom")
+    assert lease.complete(named("report.dcm", content)).status == 503
+    return request_id, content
+
+
+def test_a_delivered_request_whose_files_went_unnoticed_is_analysed_again(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    site.gateway.fail_next("store_instance")
+    request_id, _ = deliver(queue, slide)
+    store_again(site, slide)
+    site.application.core.store.carry_over(  # a transition that came before the news
+        slide.series, site.application.core.store.load(slide.series), lambda request: request
+    )
+    site.pass_time(1)
+    assert queue.status(request_id) == "pending"
+
+
+def test_no_dicom_result_stays_of_a_slide_stored_again_while_it_was_published(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = site.new_slide()
+    site.gateway.fail_next("store_instance")
+    request_id, _ = deliver(queue, slide)
+    stored = site.gateway.store_instance
+
+    def stored_meanwhile(content: bytes) -> str:
+        instance = stored(content)
+        store_again(site, slide)
+        hear_of_it(site, slide)
+        return instance
+
+    monkeypatch.setattr(site.gateway, "store_instance", stored_meanwhile)
+    publish(site.application.core, request_id)
+    assert queue.status(request_id) == "pending"
+    assert site.series_ids() == {slide.series}
