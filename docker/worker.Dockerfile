@@ -6,7 +6,9 @@ FROM python:3.11-slim-bookworm
 RUN apt-get update -q \
     && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libturbojpeg0 \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 10001 worker
+    && useradd --create-home --uid 10001 worker \
+    # A volume takes its owner from the image: without this folder it would be root's, and the worker could not start.
+    && install -d -o worker -g worker -m 700 /home/worker/spool
 
 WORKDIR /opt/orthanc-pathology
 # What changes least comes first, so that a change of the code costs no new download of torch.
