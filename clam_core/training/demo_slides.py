@@ -24,6 +24,8 @@ class Known:
 
 SLIDES = (
     Known("CMU-1-Small-Region.svs", "skin, no carcinoma known"),
+    Known("dicom-cmu-1-small-region", "the same as DICOM, compressed anew"),
+    Known("composite_a.tiff", "pieces of the same, mirrored"),
     Known("TCGA-CR-7395-01A-01-TS1.svs", "squamous cell carcinoma of head and neck, frozen section", 0.5),
     Known("dicom-misc/camelyon_thumb_jpeg2000_tiledfull.dcm", "lymph node at 29 um/px"),
 )
@@ -33,7 +35,7 @@ def said_of_slides(
     folder: Path, model: LoadedModel, slides: Sequence[Known] = SLIDES
 ) -> list[dict[str, Any]]:
     """Analyse those of the slides that lie in a folder; a refusal is an answer too."""
-    return [_said(folder, known, model) for known in slides if (folder / known.file).is_file()]
+    return [_said(folder, known, model) for known in slides if (folder / known.file).exists()]
 
 
 def _said(folder: Path, known: Known, model: LoadedModel) -> dict[str, Any]:
