@@ -106,8 +106,6 @@ export const messages = {
     "use.non-commercial": "non-commercial",
     "use.commercial": "commercial",
     "use.unknown": "not known: its licence is not stated",
-    "use.commercial": "commercial",
-    "use.unknown": "not known: its licence is not stated",
     "use.research": "research",
     "use.clinical": "clinical",
     "software.worker": "Worker version",

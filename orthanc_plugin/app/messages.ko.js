@@ -106,8 +106,6 @@ export const messages = {
     "use.non-commercial": "비상업용",
     "use.commercial": "상업용",
     "use.unknown": "알 수 없음: 라이선스가 명시되지 않음",
-    "use.commercial": "상업용",
-    "use.unknown": "알 수 없음: 라이선스가 명시되지 않음",
     "use.research": "연구용",
     "use.clinical": "임상용",
     "software.worker": "작업자 버전",
