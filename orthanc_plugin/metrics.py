@@ -15,7 +15,7 @@ from .values import OPEN
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """https://prometheus.io/docs/instrumenting/exposition_formats/, text-based format."""
 
-_MOST_MODELS = 50
+_MOST_MODELS = 500
 _OTHER_MODELS = "(others)"
 """People may ask for a model of any name; a monitor must not be made to keep a series for each."""
 

@@ -20,6 +20,7 @@ from .bodies import (
 from .http import Request, Response, json_response, parse_object
 from .metrics import CONTENT_TYPE as METRICS_TYPE
 from .metrics import queue_metrics, render
+from .openapi import document
 from .pages import serve_page
 from .ranges import RangeServer
 from .router import Route
@@ -87,6 +88,7 @@ class Routes:
             Route("GET", "/instances/{instance_id}/frames", self.frames),
             Route("GET", "/health", self.health),
             Route("GET", "/metrics", self.metrics),
+            Route("GET", "/openapi.json", self.openapi),
             Route("GET", "/app/{path*}", self.page),
         )
 
@@ -313,6 +315,10 @@ class Routes:
     def metrics(self, _request: Request, _parts: Parts) -> Response:
         """Return the queue's numbers for Prometheus."""
         return Response(200, render(queue_metrics(self._core)).encode("utf-8"), METRICS_TYPE)
+
+    def openapi(self, _request: Request, _parts: Parts) -> Response:
+        """Return the OpenAPI document of these routes."""
+        return json_response(200, document(self.table()))
 
     def page(self, request: Request, parts: Parts) -> Response:
         """Return a file of the plugin's own pages."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from orthanc_plugin import values
 from orthanc_plugin.lifecycle import accepts
 from orthanc_plugin.values import AnalysisRequest
@@ -37,13 +39,14 @@ def estimated_wait(core: Core, request: AnalysisRequest) -> float | None:
     """
     if request.status != values.PENDING:
         return 0.0
-    able = {worker.worker_id for worker in core.workers.alive() if _can_do(core, worker, request)}
+    able = [worker for worker in core.workers.alive() if _can_do(core, worker, request)]
     mean_s = core.tallies.mean_duration(request.model)
     if not able or mean_s is None:
         return None
+    names = {worker.worker_id for worker in able}
     at_work = core.index.with_status(values.PROCESSING)
-    busy = sum(item.grants[-1].worker_id in able for item in at_work)
-    return likely_wait(_ahead(core, request), busy, len(able), mean_s)
+    busy = sum(item.grants[-1].worker_id in names for item in at_work)
+    return likely_wait(_ahead(core, able, request), busy, len(able), mean_s)
 
 
 def _can_do(core: Core, worker: Worker, request: AnalysisRequest) -> bool:
@@ -55,11 +58,12 @@ def _can_do(core: Core, worker: Worker, request: AnalysisRequest) -> bool:
     )
 
 
-def _ahead(core: Core, request: AnalysisRequest) -> int:
+def _ahead(core: Core, able: list[Worker], request: AnalysisRequest) -> int:
+    """Return how many requests have the turn before one with the same workers."""
+
+    def is_theirs(other: AnalysisRequest) -> bool:
+        return any(_can_do(core, worker, other) for worker in able)
+
     with core.index.lock:
-        ahead = 0
-        for other in core.index.pending():
-            if other.request_id == request.request_id:
-                break
-            ahead += other.model in {None, request.model}
-        return ahead
+        turns = core.index.pending(is_theirs)
+        return sum(1 for _ in takewhile(lambda other: other.request_id != request.request_id, turns))

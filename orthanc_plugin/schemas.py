@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The bodies of docs/rest.md as JSON Schema (draft 2020-12, as OpenAPI 3.1 has it)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .artifacts import MOST_ARTIFACTS
+from .service.submit import MAX_SERIES_OF_COHORT
+from .values import STATUSES
+
+Schema = dict[str, Any]
+
+
+def text(longest: int = 200, *, shortest: int = 1, **more: Any) -> Schema:
+    """Return the schema of a text."""
+    return {"type": "string", "minLength": shortest, "maxLength": longest, **more}
+
+
+def number(low: float, high: float, *, kind: str = "number") -> Schema:
+    """Return the schema of a number within bounds."""
+    return {"type": kind, "minimum": low, "maximum": high}
+
+
+def nullable(schema: Schema) -> Schema:
+    """Return a schema that allows null besides."""
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def record(properties: dict[str, Schema], *required: str, closed: bool = False) -> Schema:
+    """Return the schema of an object; `closed` allows no further members."""
+    schema: Schema = {"type": "object", "properties": properties}
+    if required:
+        schema["required"] = list(required)
+    if closed:
+        schema["additionalProperties"] = False
+    return schema
+
+
+def many(items: Schema, most: int | None = None) -> Schema:
+    """Return the schema of a list."""
+    return {"type": "array", "items": items, **({} if most is None else {"maxItems": most})}
+
+
+def ref(name: str) -> Schema:
+    """Return a reference to one of `SCHEMAS`."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_FLAG: Schema = {"type": "boolean"}
+_ID = text(64)
+_ANY_TEXT: Schema = {"type": "string"}
+_TIME: Schema = {"type": "string", "format": "date-time"}
+_SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}$"}
+_TOKEN: Schema = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+_PROOF = {"worker_id": _NAME, "token": _TOKEN, "fence": number(1, 2**31, kind="integer")}
+_FAILURE = record(
+    {"code": _NAME, "message": text(2000, shortest=0), "retryable": _FLAG}, "code", "message", "retryable"
+)
+_NAMED = record(
+    {"name": text(), "size": number(0, 2**31, kind="integer"), "sha256": _SHA256}, "name", "size", "sha256"
+)
+_COHORT = record(
+    {
+        "series": {**many(_ID, MAX_SERIES_OF_COHORT), "minItems": 1},
+        "find": {
+            "type": "object",
+            "additionalProperties": text(1000),
+            "minProperties": 1,
+            "maxProperties": 20,
+        },
+    },
+    closed=True,
+)
+
+SCHEMAS: dict[str, Schema] = {
+    "Error": record(
+        {"success": {"const": False}, "code": _ANY_TEXT, "error": _ANY_TEXT, "field": _ANY_TEXT},
+        "success",
+        "code",
+        "error",
+    ),
+    "Request": record(
+        {
+            "request_id": _ANY_TEXT,
+            "status": {"enum": list(STATUSES)},
+            "series": _ANY_TEXT,
+            "study": _ANY_TEXT,
+            "series_instance_uid": _ANY_TEXT,
+            "study_instance_uid": _ANY_TEXT,
+            "model": nullable(_ANY_TEXT),
+            "model_version": nullable(_ANY_TEXT),
+            "parameters": {"type": "object"},
+            "priority": {"type": "integer"},
+            "fingerprint": _SHA256,
+            "created": _TIME,
+            "updated": _TIME,
+            "created_by": _ANY_TEXT,
+            "attempts": {"type": "integer"},
+            "max_attempts": {"type": "integer"},
+            "fence": {"type": "integer"},
+            "not_before": nullable(_TIME),
+            "worker_id": nullable(_ANY_TEXT),
+            "stage": nullable(_ANY_TEXT),
+            "progress": nullable({"type": "number"}),
+            "cancel_requested": _FLAG,
+            "error": nullable(_FAILURE),
+            "summary": nullable({"type": "object"}),
+            "result": nullable({"type": "object"}),
+            "artifacts": many({"type": "object"}),
+            "dicom": many({"type": "object"}),
+            "flags": many(_ANY_TEXT),
+            "version": _ANY_TEXT,
+        },
+        "request_id",
+        "status",
+        "series",
+        "version",
+    ),
+    "Analyze": record(
+        {
+            "series": _ID,
+            "study": _ID,
+            "instance": _ID,
+            "series_instance_uid": _ID,
+            "study_instance_uid": _ID,
+            "cohort": _COHORT,
+            "model": text(100),
+            "model_version": text(100),
+            "parameters": {"type": "object"},
+            "priority": number(-100, 100, kind="integer"),
+            "force": _FLAG,
+        },
+        closed=True,
+    ),
+    "Claim": record(
+        {
+            "worker_id": _NAME,
+            "token": _TOKEN,
+            "api": {"type": "integer"},
+            "wait": number(0, 3600),
+            "models": many(
+                record(
+                    {"name": text(100), "version": nullable(text(100)), "sha256": nullable(_SHA256)}, "name"
+                ),
+                100,
+            ),
+            "default_model": nullable(text(100)),
+            "software": nullable(text()),
+            "device": nullable(text()),
+        },
+        "worker_id",
+        "token",
+    ),
+    "Report": record(
+        {
+            **_PROOF,
+            "status": {"enum": ["processing", "pending", "cancelled"]},
+            "stage": nullable(text(50)),
+            "progress": nullable(number(0, 1)),
+            "detail": nullable(text()),
+        },
+        *_PROOF,
+    ),
+    "Completion": record(
+        {
+            **_PROOF,
+            "fingerprint": _SHA256,
+            "artifacts": many(_NAMED, MOST_ARTIFACTS),
+            "result": {"type": "object"},
+            "error": _FAILURE,
+        },
+        *_PROOF,
+    ),
+    "Empty": record({}),
+    "Withdraw": record({"reason": text(500)}, "reason"),
+    "Review": record(
+        {"verdict": {"enum": ["agree", "disagree", "unusable"]}, "comment": text(2000, shortest=0)}, "verdict"
+    ),
+    "Drain": record({"drain": _FLAG}),
+    "Ranges": record(
+        {"ranges": many({**many(number(0, 2**53, kind="integer"), 2), "minItems": 2}, 512)}, "ranges"
+    ),
+    "One": record({"success": {"const": True}, "request": ref("Request")}, "success", "request"),
+    "Submitted": record(
+        {
+            "success": {"const": True},
+            "request_id": _ANY_TEXT,
+            "created": _FLAG,
+            "request": ref("Request"),
+            "warnings": many(_ANY_TEXT),
+            "estimated_wait_s": nullable({"type": "number"}),
+            "requests": many(ref("Request")),
+            "skipped": many({"type": "object"}),
+            "summary": {"type": "object"},
+        },
+        "success",
+        "request_id",
+        "request",
+    ),
+    "List": record(
+        {
+            "success": {"const": True},
+            "count": {"type": "integer"},
+            "requests": many(ref("Request")),
+            "next": nullable(_ANY_TEXT),
+        },
+        "success",
+        "count",
+        "requests",
+    ),
+    "Granted": record(
+        {
+            "success": {"const": True},
+            "request": ref("Request"),
+            "lease": {"type": "object"},
+            "instances": many({"type": "object"}),
+            "retry_after_s": {"type": "number"},
+        },
+        "success",
+        "request",
+        "lease",
+        "instances",
+    ),
+    "Done": record({"success": {"const": True}}, "success"),
+}
