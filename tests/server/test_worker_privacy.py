@@ -16,10 +16,11 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 NAME = "CANARY^PATIENT"
 BIRTH_DATE = "19010203"
+GLASS = "CANARY-GLASS"
 
 
 def slide_of_a_patient(folder: Path) -> Path:
-    path = another_slide(folder, container_id="PRIVACY")
+    path = another_slide(folder, container_id=GLASS)
     dataset = pydicom.dcmread(path)
     dataset.PatientName, dataset.PatientBirthDate = NAME, BIRTH_DATE
     dataset.save_as(path)
@@ -43,7 +44,7 @@ def test_the_log_and_the_disk_of_a_worker_know_no_patient_and_no_password(
             answer = orthanc.post("/pathology/analyze", json={"series": series}).json()
             request = wait_until_ended(orthanc.url, orthanc.person, answer["request_id"])
         assert request["status"] == "completed", worker.log()
-        secrets = (NAME, BIRTH_DATE, orthanc.worker[1], orthanc.person[1])
+        secrets = (NAME, BIRTH_DATE, GLASS, orthanc.worker[1], orthanc.person[1])
     assert answer["request_id"][:8] in worker.log()
     kept = b"".join(path.read_bytes() for path in (tmp_path / "worker").rglob("*") if path.is_file())
     for secret in secrets:
