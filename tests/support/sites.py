@@ -213,7 +213,8 @@ class ServerSite:
         self.server.start()
         self._wait_ready()
         self._slides = [self._store() for _ in range(self._wanted)]
-        time.sleep(2.0)
+        # They become stable in the order of their arrival.
+        self._wait_stable(self._slides[-1:])
 
     def stop(self) -> None:
         self.server.__exit__(None, None, None)
@@ -223,6 +224,12 @@ class ServerSite:
         answer = self.server.post("/instances", data=tiny_slide(series_uid, study_uid, sop_uid=sop_uid))
         answer.raise_for_status()
         return Slide(answer.json()["ParentSeries"], series_uid, study_uid, sop_uid)
+
+    def _wait_stable(self, slides: list[Slide]) -> None:
+        deadline = time.monotonic() + 60
+        while not all(self.server.get(f"/series/{slide.series}").json()["IsStable"] for slide in slides):
+            assert time.monotonic() < deadline, self.server.log()[-4000:]
+            time.sleep(0.05)
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + 20
