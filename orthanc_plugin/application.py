@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from .audit import Audit
 from .clock import Clock
+from .eligibility import is_volume
 from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .http import Request, Response, error_response
@@ -21,6 +23,7 @@ from .service.report import holds_lease_on
 from .settings import Settings
 from .store import LAST_NUMBER
 
+OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/.*)?")
 _AUDITED = frozenset({"forbidden_role", "forbidden_origin", "lease_lost", "already_completed"})
 
 
@@ -72,7 +75,7 @@ class Application:
         """Decide on a request to any of Orthanc's routes; our own answer with a sentence of their own."""
         if is_forged(headers, self.core.settings.trusted_user_header, peer):
             return False
-        if uri.startswith(("/pathology", "/api/pathology")):
+        if OWN_ROUTES.fullmatch(uri):
             return True
         return self._refusal(self.user_of(headers), method, uri, headers) is None
 
@@ -86,10 +89,15 @@ class Application:
             headers,
             self._policy,
             lambda orthanc_id: holds_lease_on(self.core, user, orthanc_id),
+            self._is_volume,
         )
         if refusal is not None:
             audit_refusal(self.core, user, f"{method} {uri}", refusal)
         return refusal
+
+    def _is_volume(self, instance_id: str) -> bool:
+        instance = self.core.gateway.instance(instance_id)
+        return instance is not None and is_volume(instance)
 
 
 def _policy(settings: Settings, configuration: Mapping[str, Any]) -> Policy:

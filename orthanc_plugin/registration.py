@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from . import __version__, orthanc_gateway
-from .application import Application
+from .application import OWN_ROUTES, Application
 from .audit import open_audit
 from .clock import SystemClock
 from .errors import PluginError
@@ -25,7 +25,6 @@ from .settings import read_settings
 OnChange = Callable[[str, str, str], None]
 Filter = Callable[[str, str, str, Mapping[str, str]], bool]
 
-_ROUTES = r"/(?:api/)?pathology(?:/.*)?"
 _EXPLORER_SCRIPT = Path(__file__).with_name("explorer.js")
 _RETRY_START_S = 5.0
 _SERIES_CHANGES = {
@@ -70,7 +69,7 @@ def register(
     audit = open_audit(settings.audit, gateway.storage_directory(), orthanc_gateway.log_error)
     application = Application(settings, gateway, SystemClock(), audit, orthanc_gateway.log_warning)
     plugin = _Plugin(application, on_change)
-    orthanc_gateway.serve_route(_ROUTES, application.handle, application.user_of)
+    orthanc_gateway.serve_route(OWN_ROUTES.pattern, application.handle, application.user_of)
     orthanc_gateway.filter_requests(_chained(filter, application.allows))
     orthanc_gateway.listen(plugin.on_change)
     orthanc_gateway.extend_explorer(explorer_js + "\n" + _EXPLORER_SCRIPT.read_text("utf-8"))

@@ -171,11 +171,16 @@ _UNDER_LEASE = (
     _rule("GET", f"{_ROOT}/instances/({_ORTHANC_ID})/frames"),
     _rule("GET", f"/series/({_ORTHANC_ID})(?:/instances)?"),
     _rule("GET", f"/instances/({_ORTHANC_ID})(?:/(?:simplified-tags|tags|header))?"),
-    _rule("GET", f"/instances/({_ORTHANC_ID})/attachments/dicom/(?:info|data|size|md5)"),
+    _rule("GET", f"/instances/({_ORTHANC_ID})/attachments/dicom/(?:info|size|md5)"),
+)
+"""What reading a slide needs: the plugin's ranges, and the tags by which a file in SVS_STORAGE_DIR is
+matched. No DICOMweb: its searches list every patient."""
+
+_PIXELS_UNDER_LEASE = (
+    _rule("GET", f"/instances/({_ORTHANC_ID})/attachments/dicom/data"),
     _rule("GET", f"/instances/({_ORTHANC_ID})/file"),
 )
-"""What reading a slide needs: the plugin's ranges, Orthanc's own file where the plugin's are not wanted, and
-the tags by which a file in SVS_STORAGE_DIR is matched. No DICOMweb: its searches list every patient."""
+"""Orthanc's own file, where the plugin's ranges are not wanted: of VOLUME images only, as with the ranges."""
 
 _OWN_NUMBERS = re.compile(
     r"/(?:patients|studies|series|instances)/[^/]+/(?P<kind>metadata|attachments)/(?P<name>[^/]+)(?:/.*)?",
@@ -190,6 +195,7 @@ def check(
     headers: Mapping[str, str],
     policy: Policy,
     holds_lease_on: Callable[[str], bool],
+    is_volume: Callable[[str], bool],
 ) -> ApiError | None:
     """Return why a request is refused, or None where it may go on.
 
@@ -206,6 +212,8 @@ def check(
     holds_lease_on
         Tells whether the user holds a lease on the series with this Orthanc id, or on the series of the
         instance with this Orthanc id.
+    is_volume
+        Tells whether the instance with this Orthanc id is a VOLUME image.
     """
     path = re.sub(r"/{2,}", "/", uri)
     if method != "GET":
@@ -215,7 +223,7 @@ def check(
     if role is Role.NOBODY:
         return _check_nobody(path, policy)
     if role is Role.WORKER:
-        return _check_worker(method, path, holds_lease_on)
+        return _check_worker(method, path, holds_lease_on, is_volume)
     if role is Role.MONITOR:
         return (
             None if _first(_WATCHED, method, path) else _forbidden("Monitors read health and metrics only.")
@@ -257,14 +265,19 @@ def _check_nobody(path: str, policy: Policy) -> ApiError | None:
     return _forbidden("The request names no user; sign in with a name and a password.")
 
 
-def _check_worker(method: str, path: str, holds_lease_on: Callable[[str], bool]) -> ApiError | None:
+def _check_worker(
+    method: str, path: str, holds_lease_on: Callable[[str], bool], is_volume: Callable[[str], bool]
+) -> ApiError | None:
     if _first((*_WATCHED, *_WORKERS_ONLY, *_WORKERS_TOO), method, path):
         return None
-    leased = _first(_UNDER_LEASE, method, path)
+    pixels = _first(_PIXELS_UNDER_LEASE, method, path)
+    leased = pixels or _first(_UNDER_LEASE, method, path)
     if leased is None:
         return _forbidden("A worker may not use this route; submit and ingest act as a person.")
     if not holds_lease_on(leased[1]):
         return _forbidden("A worker reads only slides whose request it has claimed; claim it first.")
+    if pixels is not None and not is_volume(pixels[1]):
+        return _forbidden("A worker reads VOLUME images only: labels carry names of patients.")
     return None
 
 

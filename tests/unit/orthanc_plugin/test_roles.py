@@ -30,6 +30,7 @@ POLICY = Policy(
     allowed_origins={"https://viewer.example"},
 )
 LEASED = "aaaaaaaa-aaaaaaaa-aaaaaaaa-aaaaaaaa-aaaaaaaa"
+LABEL = "cccccccc-cccccccc-cccccccc-cccccccc-cccccccc"
 OTHER = "bbbbbbbb-bbbbbbbb-bbbbbbbb-bbbbbbbb-bbbbbbbb"
 HOST = {"host": "pacs.example:8042"}
 BROWSER = {**HOST, "user-agent": "Mozilla/5.0", "accept-language": "ko"}
@@ -42,7 +43,10 @@ def basic(text: str) -> dict[str, str]:
 def decide(
     role: Role, method: str, uri: str, headers: Mapping[str, str] = HOST, policy: Policy = POLICY
 ) -> ApiError | None:
-    return check(role, method, uri, headers, policy, lambda resource: resource == LEASED)
+    leased = {LEASED, LABEL}
+    return check(
+        role, method, uri, headers, policy, lambda resource: resource in leased, lambda item: item == LEASED
+    )
 
 
 def code(role: Role, method: str, uri: str, headers: Mapping[str, str] = HOST) -> str:
@@ -346,3 +350,11 @@ def test_a_token_that_orthanc_accepted_reaches_orthancs_own_routes_only() -> Non
 def test_without_passwords_a_request_without_a_name_reaches_nothing() -> None:
     open_server = replace(POLICY, authentication_enabled=False)
     assert decide(Role.NOBODY, "GET", "/system", policy=open_server) is not None
+
+
+@pytest.mark.parametrize("path", ["file", "file/", "attachments/dicom/data"])
+def test_a_worker_gets_the_files_of_volumes_and_of_no_label(path: str) -> None:
+    assert code(Role.WORKER, "GET", f"/instances/{LEASED}/{path}") == "allowed"
+    assert code(Role.WORKER, "GET", f"/instances/{LABEL}/{path}") == "forbidden_role"
+    assert code(Role.WORKER, "GET", f"/instances/{LABEL}/tags") == "allowed"
+    assert code(Role.PERSON, "GET", f"/instances/{LABEL}/{path}") == "allowed"

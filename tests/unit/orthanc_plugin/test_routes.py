@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from typing import Any
@@ -273,3 +274,26 @@ def test_an_orthanc_that_fails_while_a_lease_is_looked_up_is_a_503() -> None:
     site.gateway.fail_next("parent_series")
     body = {"ranges": [[0, 4]]}
     assert site.call("POST", f"/pathology/instances/{instance}/ranges", user=WORKER, body=body).status == 503
+
+
+def test_orthancs_own_file_of_a_label_is_kept_from_a_worker_that_holds_the_slide() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    label = ("ORIGINAL", "PRIMARY", "LABEL", "NONE")
+    slide = site.new_slide()
+    site.gateway.add_instance(slide.series, "1.2.9", image_type=label)
+    queue.submitted(slide)
+    files = queue.claim().claimed["instances"]
+    credentials = {"authorization": "Basic " + base64.b64encode(f"{WORKER}:x".encode()).decode()}
+    allowed = {
+        file["image_type"][2]: site.application.allows(
+            "GET", f"/instances/{file['id']}/file", "10.0.0.1", credentials
+        )
+        for file in files
+    }
+    assert allowed == {"VOLUME": True, "LABEL": False}
+
+
+def test_a_path_that_only_begins_like_ours_is_judged_as_orthancs() -> None:
+    credentials = {"authorization": "Basic " + base64.b64encode(f"{WORKER}:x".encode()).decode()}
+    assert not MemorySite().application.allows("GET", "/pathology-other/plugin", "10.0.0.1", credentials)
