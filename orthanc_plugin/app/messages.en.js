@@ -211,6 +211,7 @@ export const messages = {
     "ohif.no_workers": "No worker is alive: an analysis waits until one connects.",
     "ohif.open": "Open the result page",
     "ohif.map": "Attention map (DICOM)",
+    "ohif.no_map": "The attention map is not stored in Orthanc any more.",
     "ohif.not_in_orthanc": "This slide is not in the Orthanc that serves this panel.",
 
     "worklist.title": "AI analyses",

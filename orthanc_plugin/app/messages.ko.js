@@ -211,6 +211,7 @@ export const messages = {
     "ohif.no_workers": "동작 중인 워커가 없습니다. 워커가 연결될 때까지 분석이 대기합니다.",
     "ohif.open": "결과 페이지 열기",
     "ohif.map": "주의 지도 (DICOM)",
+    "ohif.no_map": "주의 지도가 Orthanc에 더 이상 저장되어 있지 않습니다.",
     "ohif.not_in_orthanc": "이 패널을 제공하는 Orthanc에 이 슬라이드가 없습니다.",
 
     "worklist.title": "AI 분석 목록",

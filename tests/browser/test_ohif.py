@@ -23,6 +23,7 @@ from tests.support.browser import SELECTOR_MS, Visit, open_browser
 from tests.support.dicom_files import slide_folder
 from tests.support.fake_worker import FakeWorker
 from tests.support.orthanc_server import OrthancServer, free_port, store_slide
+from tests.support.worker_process import WorkerProcess
 
 pytestmark = [
     pytest.mark.browser,
@@ -141,6 +142,7 @@ def open_slide(visit: Visit, site: Site) -> Locator:
 
 def wait_for_overlay(page: Page) -> None:
     page.wait_for_selector("[data-pathology=overlay] canvas[style*=matrix]", state="attached")
+    assert page.locator("[data-pathology=overlay]").count() == 1
     page.wait_for_selector("#panel .patch")
     come_to_rest(page)
 
@@ -172,13 +174,13 @@ def test_the_overlay_lies_on_the_slide_at_every_zoom_and_place(shown: Visit) -> 
     assert middle is not None
     x, y = middle["x"] + middle["width"] / 2, middle["y"] + middle["height"] / 2
     seen = []
-    for wheel, drag in ((0, 0), (-300, 60), (-300, -120), (-300, 200)):
+    for wheel, drag in ((0, 0), (-40, 60), (-60, -120), (-300, 200)):
         page.mouse.move(x, y)
         page.mouse.wheel(0, wheel)
         come_to_rest(page)
-        page.mouse.down()
+        page.mouse.down(button="middle")
         page.mouse.move(x + drag, y + drag, steps=4)
-        page.mouse.up()
+        page.mouse.up(button="middle")
         come_to_rest(page)
         painted, wanted = corners(page)
         assert painted == pytest.approx(wanted, abs=2)
@@ -212,6 +214,16 @@ def test_opacity_and_switch_change_the_overlay(shown: Visit) -> None:
     assert not overlay.is_visible()
     page.locator("#heat").check()
     assert overlay.is_visible()
+
+
+def test_the_overlay_stays_while_another_tab_of_the_panel_is_looked_at(shown: Visit) -> None:
+    page = shown.page
+    page.locator("[data-cy=measure-btn]").click()
+    expect(page.locator("#panel")).to_have_count(0)
+    assert page.locator("[data-pathology=overlay]").is_visible()
+    page.locator("[data-cy=analysis-btn]").click()
+    expect(page.locator("#panel #predicted-class")).to_be_visible()
+    assert page.locator("[data-pathology=overlay]").count() == 1
 
 
 def test_a_patch_of_the_list_brings_its_place_into_view(shown: Visit) -> None:
@@ -271,3 +283,30 @@ def test_a_failure_and_an_abstention_are_said_in_words(unanalysed: Site, visit: 
     expect(panel.locator("#predicted-class")).to_have_text("The model abstains")
     expect(panel.locator("#quality")).to_contain_text("There is little tissue on the slide.")
     keep(visit.page, "ohif-abstained")
+
+
+def test_what_a_real_worker_stored_is_drawn_as_a_dicom_map(
+    unanalysed: Site, visit: Visit, tmp_path: Path
+) -> None:
+    server = unanalysed.orthanc
+    with WorkerProcess(server.url, worker=server.worker, person=server.person, folder=tmp_path / "worker"):
+        panel = open_slide(visit, unanalysed)
+        panel.locator("#analyse").click()
+        expect(panel.locator("#predicted-class")).to_be_visible(timeout=5 * SELECTOR_MS)
+    wait_for_overlay(visit.page)
+    keep(visit.page, "ohif-real")
+    page = panel.locator("#result-page").get_attribute("href")
+    assert page is not None
+    request = server.get(f"/pathology/requests/{page.partition('request=')[2]}").json()["request"]
+    map_series = next(
+        one["series_instance_uid"] for one in request["dicom"] if one["modality"] not in {"SR", "SM"}
+    )
+    with visit.page.expect_response(
+        lambda answer: map_series in answer.url and "/frames/" in answer.url
+    ) as frame:
+        panel.locator("#attention-map").check()
+    assert frame.value.status == 200
+    come_to_rest(visit.page)
+    painted, wanted = corners(visit.page)
+    assert painted == pytest.approx(wanted, abs=2)
+    keep(visit.page, "ohif-map")

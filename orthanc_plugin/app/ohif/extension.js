@@ -15,8 +15,8 @@ export const PANEL = `${EXTENSION_ID}.panelModule.analysis`;
  *
  * OHIF gives its extensions no React, so the element is written out as React 18 makes it.
  */
-function component(panel) {
-    const ref = (host) => (host ? panel.mount(host) : panel.unmount());
+function component(content) {
+    const ref = (host) => host && content.mount(host);
     const style = { height: "100%", overflow: "auto" };
     return () => ({
         $$typeof: Symbol.for("react.element"),
@@ -28,17 +28,23 @@ function component(panel) {
     });
 }
 
+let panel = null;
+
 export default {
     id: EXTENSION_ID,
     getPanelModule({ servicesManager }) {
+        panel = new AnalysisPanel(servicesManager.services);
         return [
             {
                 name: "analysis",
                 iconName: "tab-patient-info",
                 iconLabel: t("ohif.panel"),
                 label: t("ohif.panel"),
-                component: component(new AnalysisPanel(servicesManager.services)),
+                component: component(panel),
             },
         ];
+    },
+    onModeExit() {
+        panel?.close();
     },
 };

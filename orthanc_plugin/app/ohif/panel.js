@@ -12,6 +12,7 @@ import { showPatches } from "../patches.js";
 import { loadLevels } from "../pyramid.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
+import { AttentionMap } from "./attention_map.js";
 import { orthancSeries } from "./orthanc_series.js";
 import { SlideOverlay } from "./overlay.js";
 import { watchSlide } from "./viewed_slide.js";
@@ -39,8 +40,10 @@ class SlidePanel {
     #request = null;
     #shown = null;
 
-    constructor(host, slide) {
+    constructor(host, slide, microscopyService) {
         this.slide = slide;
+        this.microscopyService = microscopyService;
+        this.map = null;
         this.overlay = null;
         this.identity = part("identity");
         this.notice = element("p.notice", { role: "status", hidden: true });
@@ -56,7 +59,15 @@ class SlidePanel {
 
     close() {
         this.#closed.abort();
+        this.#uncover();
+    }
+
+    /** Take everything away from the slide. */
+    #uncover() {
         this.overlay?.remove();
+        this.map?.hide();
+        this.overlay = null;
+        this.map = null;
     }
 
     async #run() {
@@ -153,8 +164,7 @@ class SlidePanel {
         this.patches.hidden = !complete;
         this.details.hidden = !complete;
         if (!complete) {
-            this.overlay?.remove();
-            this.overlay = null;
+            this.#uncover();
             this.#shown = null;
             return;
         }
@@ -166,6 +176,7 @@ class SlidePanel {
     }
 
     #showAlarm(sentences) {
+        this.#uncover();
         this.patches.hidden = true;
         this.details.hidden = true;
         const list = element("ul", {}, sentences.map((sentence) => element("li", {}, sentence)));
@@ -199,7 +210,7 @@ class SlidePanel {
     }
 
     async #showOverlay(request, controls) {
-        this.overlay?.remove();
+        this.#uncover();
         const overlay = new SlideOverlay(this.slide);
         this.overlay = overlay;
         overlay.patches = request.result.top_patches ?? [];
@@ -209,7 +220,27 @@ class SlidePanel {
         heat.showAbove(0);
         overlay.heat = heat.canvas;
         overlay.opacity = FIRST_OPACITY;
-        fill(controls, overlayControls(overlay, heat));
+        fill(controls, overlayControls(overlay, heat), this.#mapSwitch(request));
+    }
+
+    #mapSwitch(request) {
+        if (!(request.dicom ?? []).some(({ modality }) => modality !== "SR")) return null;
+        this.map = new AttentionMap(this.slide.viewer, this.microscopyService, request);
+        const { map } = this;
+        const shown = element("input", { type: "checkbox", id: "attention-map" });
+        shown.onchange = async () => {
+            if (!shown.checked) {
+                map.hide();
+                return;
+            }
+            try {
+                if (!(await map.show(FIRST_OPACITY))) this.#tell(t("ohif.no_map"));
+            } catch (error) {
+                shown.checked = false;
+                this.#failed(error, 0);
+            }
+        };
+        return element("label", {}, shown, t("ohif.map"));
     }
 
     async #showStart() {
@@ -290,31 +321,33 @@ function overlayControls(overlay, heat) {
     ];
 }
 
-/** The panel as OHIF shows and hides it. */
+/**
+ * The panel as OHIF shows and hides it. What lies over the slide stays while the panel is folded away: a person
+ * folds it to see more of the slide.
+ */
 export class AnalysisPanel {
     constructor(services) {
         this.services = services;
         this.stop = null;
         this.current = null;
+        this.body = element("div.panel", { id: "panel" });
     }
 
     /** Fill an element of OHIF's. */
     mount(host) {
-        this.unmount();
         // OHIF's style sheet stops at a shadow root, and ours does not reach into OHIF.
         const root = host.shadowRoot ?? host.attachShadow({ mode: "open" });
         const style = element("link", { rel: "stylesheet", href: new URL("panel.css", import.meta.url).href });
-        const body = element("div.panel", { id: "panel" });
-        root.replaceChildren(style, body);
-        this.stop = watchSlide(this.services, (slide) => {
+        root.replaceChildren(style, this.body);
+        this.stop ??= watchSlide(this.services, (slide) => {
             this.current?.close();
-            this.current = slide && new SlidePanel(body, slide);
-            if (!slide) fill(body, element("p.muted", {}, t("ohif.no_slide")));
+            this.current = slide && new SlidePanel(this.body, slide, this.services.microscopyService);
+            if (!slide) fill(this.body, element("p.muted", {}, t("ohif.no_slide")));
         });
     }
 
     /** Leave nothing behind: no timer, no request, no overlay. */
-    unmount() {
+    close() {
         this.stop?.();
         this.current?.close();
         this.stop = null;
