@@ -27,6 +27,7 @@ def write_package(
     weights: Mapping[str, torch.Tensor],
     card: str,
     reference: FeatureReference | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a model package.
 
@@ -42,6 +43,8 @@ def write_package(
         Text of the model card, in Markdown.
     reference
         The patches of the training, for the rule to abstain.
+    pictures
+        Files that the card shows, by name.
 
     Raises
     ------
@@ -59,6 +62,8 @@ def write_package(
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (new / "model.json").write_text(text, encoding="utf-8", newline="\n")
         (new / CARD).write_text(card, encoding="utf-8", newline="\n")
+        for name, picture in (pictures or {}).items():
+            (new / name).write_bytes(picture)
         if folder.exists():
             shutil.rmtree(folder)
         new.replace(folder)

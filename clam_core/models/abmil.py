@@ -40,6 +40,11 @@ class Abmil(AggregatorNetwork):
         """Predict one slide."""
         return prediction_from(*self(features))
 
+    def bag_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits (C,) of one slide."""
+        logits: torch.Tensor = self(features)[0]
+        return logits
+
 
 def recognises(tensors: dict[str, torch.Tensor]) -> bool:
     """Tell whether a state dict is one of an ABMIL."""

@@ -136,6 +136,11 @@ class Clam(AggregatorNetwork):
         out = self(features)
         return prediction_from(out.logits, out.attention_raw, out.slide_vector)
 
+    def bag_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits (C,) of one slide."""
+        logits: torch.Tensor = self(features).logits
+        return logits
+
     def _logits(self, slide_vector: torch.Tensor) -> torch.Tensor:
         if isinstance(self.classifiers, nn.ModuleList):
             each = [classify(slide_vector[index]) for index, classify in enumerate(self.classifiers)]

@@ -58,3 +58,8 @@ class MilFc(AggregatorNetwork):
         """Predict one slide; its `attention_raw` are the probabilities (C, N) of the patches."""
         logits, probabilities, vector = self(features)
         return prediction_from(logits, probabilities.transpose(0, 1), vector)
+
+    def bag_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits (C,) of the deciding patch."""
+        logits: torch.Tensor = self(features)[0]
+        return logits

@@ -74,6 +74,10 @@ class AggregatorNetwork(nn.Module):
         """Predict the slide whose patches are features (N, embed_dim)."""
         raise NotImplementedError
 
+    def bag_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits (C,) of features (N, embed_dim), for training: a gradient flows back."""
+        raise NotImplementedError
+
     def packed(self) -> dict[str, torch.Tensor]:
         """Return the state dict under the names that a checkpoint of this kind has."""
         return dict(self.state_dict())

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clam_core.models.clam import Clam, ClamShape
+from clam_core.models.prediction import AggregatorNetwork
+from clam_core.models.untrained import Blueprint
 from clam_core.training.dataset import LabelledSlide, SlideBag
-from clam_core.training.engine import Epoch, TrainingSettings, bag_logits, fit
+from clam_core.training.engine import TrainingSettings, bag_logits, fit
 from clam_core.training.metrics import (
     balanced_accuracy,
     bootstrap_auc,
@@ -25,6 +26,7 @@ from clam_core.training.metrics import (
     softmax,
 )
 from clam_core.training.splits import fold_split, patient_folds
+from clam_core.training.state import Epoch
 
 
 @dataclass(frozen=True)
@@ -60,56 +62,65 @@ class Experiment:
     ----------
     slides
         What is learnt from.
-    shape
-        Which CLAM.
+    blueprint
+        What is trained.
     settings
         How it is trained.
     folds
         Their number.
+    device
+        Where it is trained.
     """
 
     slides: tuple[LabelledSlide, ...]
-    shape: ClamShape
+    blueprint: Blueprint
     settings: TrainingSettings
     folds: int
+    device: str = "cpu"
 
     @property
     def identity(self) -> str:
         """Name of the experiment: another one never resumes from its files."""
         rows = [(slide.patient, slide.slide, slide.label, slide.path.stat().st_size) for slide in self.slides]
-        said = json.dumps([rows, asdict(self.shape), asdict(self.settings), self.folds], default=str)
+        said = json.dumps([rows, asdict(self.blueprint), asdict(self.settings), self.folds], default=str)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def cross_validate(
     experiment: Experiment, folder: Path, report: Callable[[int, Epoch], None] = lambda *_: None
 ) -> list[FoldResult]:
-    """Train and test every fold; folds that an earlier run has finished are read from `folder`.
+    """Train and test every fold; what an earlier run has done is read from `folder`.
 
     Parameters
     ----------
     experiment
         What to do.
     folder
-        Keeps the result of each fold.
+        Keeps the result of each finished fold, and the state of the one in training.
     report
         Is told each fold's epochs.
     """
     labels = {slide.patient: slide.label for slide in experiment.slides}
     dealt = patient_folds(labels, experiment.folds, experiment.settings.seed)
-    kept = folder / experiment.identity
-    kept.mkdir(parents=True, exist_ok=True)
+    kept = _kept(experiment, folder)
     results = []
     for fold in range(experiment.folds):
-        path = kept / f"fold-{fold}.json"
+        path, state = kept / f"fold-{fold}.json", kept / f"fold-{fold}.safetensors"
         if not path.is_file():
-            _write_fold(_run_fold(experiment, dealt, fold, partial(report, fold)), path)
+            _write_fold(_run_fold(experiment, dealt, fold, partial(report, fold), state), path)
+        state.unlink(missing_ok=True)
         results.append(_read_fold(path))
     return results
 
 
+def _kept(experiment: Experiment, folder: Path) -> Path:
+    kept = folder / experiment.identity
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept
+
+
 def _run_fold(
-    experiment: Experiment, dealt: dict[str, int], fold: int, report: Callable[[Epoch], None]
+    experiment: Experiment, dealt: dict[str, int], fold: int, report: Callable[[Epoch], None], state: Path
 ) -> FoldResult:
     split = fold_split(dealt, [slide.patient for slide in experiment.slides], fold)
     bags = [SlideBag(slide) for slide in experiment.slides]
@@ -120,6 +131,7 @@ def _run_fold(
         [bags[index] for index in split.validation],
         experiment.settings,
         report,
+        state,
     )
     return FoldResult(
         fold=fold,
@@ -130,10 +142,10 @@ def _run_fold(
     )
 
 
-def new_network(experiment: Experiment) -> Clam:
-    """Make an untrained network, the same one for the same seed."""
+def new_network(experiment: Experiment) -> AggregatorNetwork:
+    """Make an untrained network, the same one for the same seed on every device."""
     torch.manual_seed(experiment.settings.seed)
-    return Clam(experiment.shape, dropout=experiment.settings.dropout)
+    return experiment.blueprint.network().to(experiment.device)
 
 
 def _best_epoch(epochs: Sequence[Epoch]) -> int:
@@ -160,8 +172,11 @@ def _read_fold(path: Path) -> FoldResult:
     )
 
 
-def train_final(experiment: Experiment, results: Sequence[FoldResult]) -> Clam:
-    """Train on all slides, for as many epochs as the folds' models were best after (their median)."""
+def train_final(experiment: Experiment, results: Sequence[FoldResult], folder: Path) -> AggregatorNetwork:
+    """Train on all slides, for as many epochs as the folds' models were best after (their median).
+
+    The state stays in `folder`, so that writing the package again trains nothing.
+    """
     epochs = int(np.median([result.epochs for result in results]))
     network = new_network(experiment)
     fit(
@@ -169,8 +184,9 @@ def train_final(experiment: Experiment, results: Sequence[FoldResult]) -> Clam:
         [SlideBag(slide) for slide in experiment.slides],
         [],
         replace(experiment.settings, max_epochs=epochs),
+        keep=_kept(experiment, folder) / "final.safetensors",
     )
-    return network
+    return network.cpu()
 
 
 def performance(results: Sequence[FoldResult], classes: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 """Labelled slides: a table of patients, slides and labels, and a folder with the features of each slide."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,16 +51,34 @@ class SlideBag:
         return self.vectors
 
 
-def read_table(path: Path, features: Path, classes: Sequence[str]) -> list[LabelledSlide]:
+def features_in(folder: Path) -> Callable[[str], Path]:
+    """Return what finds the features of a slide in a folder: ``.h5``, ``.pt`` or ``.safetensors``.
+
+    What it returns raises a ParameterError where there are none.
+    """
+
+    def find(slide: str) -> Path:
+        found = [folder / f"{slide}{end}" for end in (".h5", ".pt", ".safetensors")]
+        existing = [path for path in found if path.is_file()]
+        if not existing:
+            raise ParameterError(
+                f"{folder} has no features of {slide}: there is no {found[0].name}, nor .pt."
+            )
+        return existing[0]
+
+    return find
+
+
+def read_table(path: Path, find: Callable[[str], Path], classes: Sequence[str]) -> list[LabelledSlide]:
     """Read the table of labels.
 
     Parameters
     ----------
     path
         CSV with the columns patient, slide and label.
-    features
-        Folder with ``<slide>.h5`` (``features``, as CLAM and TRIDENT write it), ``.pt`` (a bare tensor) or
-        ``.safetensors``.
+    find
+        Tells the file of a slide: of its features (as CLAM and TRIDENT write them, or a bare tensor), or the
+        slide itself where they are still to be extracted.
     classes
         Names that a label may have.
 
@@ -80,20 +98,18 @@ def read_table(path: Path, features: Path, classes: Sequence[str]) -> list[Label
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ParameterError(f"{path} has no column {missing[0]!r}: it must have {', '.join(COLUMNS)}.")
-        rows = [_labelled(row, features, classes, path) for row in reader]
+        rows = [_labelled(row, find, classes, path) for row in reader]
     _check_unique(rows, path)
     return rows
 
 
-def _labelled(row: dict[str, str], features: Path, classes: Sequence[str], table: Path) -> LabelledSlide:
+def _labelled(
+    row: dict[str, str], find: Callable[[str], Path], classes: Sequence[str], table: Path
+) -> LabelledSlide:
     slide, label = row["slide"].strip(), row["label"].strip()
     if label not in classes:
         raise ParameterError(f"{table} labels {slide} {label!r}, which is none of {', '.join(classes)}.")
-    found = [features / f"{slide}{end}" for end in (".h5", ".pt", ".safetensors")]
-    existing = [path for path in found if path.is_file()]
-    if not existing:
-        raise ParameterError(f"{features} has no features of {slide}: there is no {found[0].name}, nor .pt.")
-    return LabelledSlide(row["patient"].strip(), slide, list(classes).index(label), existing[0])
+    return LabelledSlide(row["patient"].strip(), slide, list(classes).index(label), find(slide))
 
 
 def _check_unique(rows: Sequence[LabelledSlide], table: Path) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of a CLAM: one bag a step, as the reference does it."""
+"""Training of an aggregator: one bag a step, as the reference does it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from clam_core.models.clam import BagOutput, Clam
+from clam_core.models.prediction import AggregatorNetwork
 from clam_core.training.losses import LossKind, instance_branch, loss_function
+from clam_core.training.state import Epoch, TrainingState
 
 Features = NDArray[np.float32]
 
@@ -85,16 +88,6 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """Mean losses of one epoch; `validation` is None where nothing is held out."""
-
-    number: int
-    bag_loss: float
-    instance_loss: float
-    validation: float | None
-
-
-@dataclass(frozen=True)
 class StepResult:
     """What one step said before it changed the weights."""
 
@@ -103,7 +96,7 @@ class StepResult:
     logits: Features
 
 
-def make_optimiser(network: Clam, settings: TrainingSettings) -> torch.optim.Optimizer:
+def make_optimiser(network: AggregatorNetwork, settings: TrainingSettings) -> torch.optim.Optimizer:
     """Make the optimiser that the settings name."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if settings.optimiser == "sgd":
@@ -114,47 +107,67 @@ def make_optimiser(network: Clam, settings: TrainingSettings) -> torch.optim.Opt
 
 
 def train_step(
-    network: Clam,
+    network: AggregatorNetwork,
     optimiser: torch.optim.Optimizer,
     features: Features,
     label: int,
     settings: TrainingSettings,
 ) -> StepResult:
-    """Learn from one bag of features (N, D)."""
-    out: BagOutput = network(torch.from_numpy(features))
-    target = torch.tensor([label])
-    bag_loss = loss_function(settings.bag_loss)(out.logits[None], target)
-    instances = instance_branch(
+    """Learn from one bag of features (N, D); CLAM learns from single patches besides."""
+    batch = torch.from_numpy(features).to(_device(network))
+    if isinstance(network, Clam):
+        out: BagOutput = network(batch)
+        logits, instance_loss = out.logits, _instance_loss(network, out, label, settings)
+        bag_loss = _bag_loss(logits, label, settings)
+        total = settings.bag_weight * bag_loss + (1 - settings.bag_weight) * instance_loss
+    else:
+        logits, instance_loss = network.bag_logits(batch), torch.zeros(())
+        total = bag_loss = _bag_loss(logits, label, settings)
+    optimiser.zero_grad()
+    total.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return StepResult(bag_loss.item(), instance_loss.item(), logits.detach().cpu().numpy().copy())
+
+
+def _bag_loss(logits: torch.Tensor, label: int, settings: TrainingSettings) -> torch.Tensor:
+    return loss_function(settings.bag_loss)(logits[None], torch.tensor([label], device=logits.device))
+
+
+def _instance_loss(network: Clam, out: BagOutput, label: int, settings: TrainingSettings) -> torch.Tensor:
+    return instance_branch(
         network,
         out,
         label,
         settings.instance_loss,
         k_sample=settings.k_sample,
         subtyping=settings.subtyping,
-    )
-    total = settings.bag_weight * bag_loss + (1 - settings.bag_weight) * instances.loss
-    optimiser.zero_grad()
-    total.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
-    return StepResult(bag_loss.item(), instances.loss.item(), out.logits.detach().numpy().copy())
+    ).loss
 
 
-def bag_logits(network: Clam, bags: Sequence[Bag]) -> Features:
+def _device(network: AggregatorNetwork) -> torch.device:
+    return next(network.parameters()).device
+
+
+def bag_logits(network: AggregatorNetwork, bags: Sequence[Bag]) -> Features:
     """Return the logits (B, C) of bags as they are, without dropout."""
     network.eval()
+    device = _device(network)
     with torch.inference_mode():
-        rows = [network(torch.from_numpy(bag.features(None))).logits.numpy() for bag in bags]
+        rows = [
+            network.bag_logits(torch.from_numpy(bag.features(None)).to(device)).cpu().numpy() for bag in bags
+        ]
     return np.stack(rows)
 
 
 def fit(
-    network: Clam,
+    network: AggregatorNetwork,
     training: Sequence[Bag],
     validation: Sequence[Bag],
     settings: TrainingSettings,
     report: Callable[[Epoch], None] = lambda _: None,
+    keep: Path | None = None,
 ) -> list[Epoch]:
-    """Train a network in place; with validation bags it ends with the weights that did best on them.
+    """Train, and end with the weights of the epoch that had the lowest validation loss.
 
     Parameters
     ----------
@@ -166,52 +179,59 @@ def fit(
         How to train.
     report
         Is told each epoch.
+    keep
+        File that keeps the state after each epoch: where it is there already, training goes on after the
+        epoch that it holds, and ends as if it had never been stopped.
 
     Returns
     -------
     list of Epoch
         What happened.
     """
-    rng = np.random.default_rng(settings.seed)
     torch.manual_seed(settings.seed)
-    optimiser = make_optimiser(network, settings)
-    best = _Best()
-    epochs: list[Epoch] = []
-    for number in range(settings.max_epochs):
-        epoch = _run_epoch(network, optimiser, training, validation, settings, number, rng)
-        epochs.append(epoch)
+    state = TrainingState(network, make_optimiser(network, settings), np.random.default_rng(settings.seed))
+    if keep is not None and keep.is_file():
+        state.load(keep)
+    while not _finished(state, settings):
+        epoch = _run_epoch(state, training, validation, settings)
+        state.add(epoch)
         report(epoch)
-        if epoch.validation is not None:
-            best.consider(epoch.validation, network)
-            if number + 1 > settings.min_epochs and best.stale >= settings.patience:
-                break
-    best.restore(network)
-    return epochs
+        if keep is not None:
+            state.save(keep)
+    state.restore_best()
+    return state.epochs
+
+
+def _finished(state: TrainingState, settings: TrainingSettings) -> bool:
+    done = len(state.epochs)
+    stale = state.stale >= settings.patience and done > settings.min_epochs
+    return done >= settings.max_epochs or stale
 
 
 def _run_epoch(
-    network: Clam,
-    optimiser: torch.optim.Optimizer,
-    training: Sequence[Bag],
-    validation: Sequence[Bag],
-    settings: TrainingSettings,
-    number: int,
-    rng: np.random.Generator,
+    state: TrainingState, training: Sequence[Bag], validation: Sequence[Bag], settings: TrainingSettings
 ) -> Epoch:
-    network.train()
+    state.network.train()
+    order = sampling_order([bag.label for bag in training], state.rng, weighted=settings.weighted_sampling)
     steps = [
-        train_step(network, optimiser, training[index].features(rng), training[index].label, settings)
-        for index in sampling_order([bag.label for bag in training], rng, weighted=settings.weighted_sampling)
+        train_step(
+            state.network,
+            state.optimiser,
+            training[index].features(state.rng),
+            training[index].label,
+            settings,
+        )
+        for index in order
     ]
     return Epoch(
-        number=number,
+        number=len(state.epochs),
         bag_loss=float(np.mean([step.bag_loss for step in steps])),
         instance_loss=float(np.mean([step.instance_loss for step in steps])),
-        validation=_validation_loss(network, validation, settings) if validation else None,
+        validation=_validation_loss(state.network, validation, settings) if validation else None,
     )
 
 
-def _validation_loss(network: Clam, bags: Sequence[Bag], settings: TrainingSettings) -> float:
+def _validation_loss(network: AggregatorNetwork, bags: Sequence[Bag], settings: TrainingSettings) -> float:
     logits = torch.from_numpy(bag_logits(network, bags))
     labels = torch.tensor([bag.label for bag in bags])
     return loss_function(settings.bag_loss)(logits, labels).item()
@@ -227,23 +247,3 @@ def sampling_order(labels: Sequence[int], rng: np.random.Generator, *, weighted:
     counts = np.bincount(labels)
     weights = 1.0 / counts[np.asarray(labels)]
     return rng.choice(len(labels), size=len(labels), p=weights / weights.sum())
-
-
-class _Best:
-    """Remembers the weights with the lowest validation loss, and how long ago they were found."""
-
-    def __init__(self) -> None:
-        self.stale = 0
-        self._loss = float("inf")
-        self._weights: dict[str, torch.Tensor] | None = None
-
-    def consider(self, loss: float, network: Clam) -> None:
-        if loss < self._loss:
-            self.stale, self._loss = 0, loss
-            self._weights = {key: value.clone() for key, value in network.state_dict().items()}
-        else:
-            self.stale += 1
-
-    def restore(self, network: Clam) -> None:
-        if self._weights is not None:
-            network.load_state_dict(self._weights)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card of a model that ``clam-core train`` made."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from clam_core.training.crossval import Experiment
@@ -33,7 +34,7 @@ Confusion (rows: truth; columns: prediction):
 |---|{rulers}|
 {confusion}
 
-Calibration: temperature {temperature}; expected calibration error {ece_before:.3f} before,
+{pictures}Calibration: temperature {temperature}; expected calibration error {ece_before:.3f} before,
 {ece_after:.3f} with the temperature of the other folds.
 
 ## Licences
@@ -46,15 +47,15 @@ Calibration: temperature {temperature}; expected calibration error {ece_before:.
 """
 
 
-def train_card(content: Mapping[str, Any], experiment: Experiment) -> str:
-    """Write the card of a package described by its ``model.json``."""
+def train_card(content: Mapping[str, Any], experiment: Experiment, pictures: Iterable[str] = ()) -> str:
+    """Write the card of a package described by its ``model.json``; `pictures` are files beside it."""
     figures, classes = content["performance"], content["classes"]
     return TEMPLATE.format(
         name=content["name"],
         version=content["version"],
         intended_use=content["intended_use"],
         use=content["use"],
-        kind="CLAM_MB" if experiment.shape.multi_branch else "CLAM_SB",
+        kind=experiment.blueprint.kind.upper(),
         encoder=content["encoder"]["name"],
         slides=len(experiment.slides),
         patients=len({slide.patient for slide in experiment.slides}),
@@ -72,6 +73,7 @@ def train_card(content: Mapping[str, Any], experiment: Experiment) -> str:
             f"| {name} | {' | '.join(map(str, row))} |"
             for name, row in zip(classes, figures["confusion"], strict=True)
         ),
+        pictures="".join(f"![{Path(name).stem}]({name})\n\n" for name in pictures),
         temperature=content["calibration"]["temperature"],
         ece_before=figures["calibration"]["ece_before"],
         ece_after=figures["calibration"]["ece_after"],

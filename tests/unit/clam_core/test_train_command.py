@@ -85,7 +85,9 @@ def test_other_settings_never_resume_from_these_folds(cohort: Path, tmp_path: Pa
 
 
 def test_a_multi_branch_model_with_svm_losses_trains(cohort: Path, tmp_path: Path) -> None:
-    assert train(cohort, tmp_path / "model", "--multi-branch", "--bag-loss", "svm", "--subtyping") == 0
+    assert (
+        train(cohort, tmp_path / "model", "--aggregator", "clam_mb", "--bag-loss", "svm", "--subtyping") == 0
+    )
     weights = load_package(tmp_path / "model").load_aggregator()
     features = np.zeros((3, DIM), np.float32)
     assert weights.predict(features).attention_raw.shape == (2, 3)
