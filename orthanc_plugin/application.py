@@ -24,6 +24,7 @@ from .settings import Settings
 from .store import LAST_NUMBER
 
 OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/.*)?")
+_LONGEST_HOLD_S = 10.0
 _AUDITED = frozenset({"forbidden_role", "forbidden_origin", "lease_lost", "already_completed"})
 
 
@@ -49,7 +50,9 @@ class Application:
     ) -> None:
         self.core: Core = build_core(settings, gateway, clock, audit, warn)
         self.router = Router(Routes(self.core, RangeServer(gateway)).table())
-        self._policy = _policy(settings, gateway.configuration())
+        configuration = gateway.configuration()
+        self._policy = _policy(settings, configuration)
+        self._overwrites = configuration.get("OverwriteInstances") is True
 
     def handle(self, request: Request) -> Response:
         """Answer a request of a user whose password Orthanc has checked."""
@@ -72,12 +75,20 @@ class Application:
         )
 
     def allows(self, method: str, uri: str, peer: str, headers: Mapping[str, str]) -> bool:
-        """Decide on a request to any of Orthanc's routes; our own answer with a sentence of their own."""
+        """Decide on a request to any of Orthanc's routes; our own answer with a sentence of their own.
+
+        Where Orthanc overwrites instances, writes wait at a start until the requests are read (10 s at most).
+        """
         if is_forged(headers, self.core.settings.trusted_user_header, peer):
             return False
         if OWN_ROUTES.fullmatch(uri):
             return True
-        return self._refusal(self.user_of(headers), method, uri, headers) is None
+        if self._refusal(self.user_of(headers), method, uri, headers) is not None:
+            return False
+        if method != "GET" and self._overwrites:
+            # A slide overwritten before its requests are read would take them along.
+            self.core.ready.all_known.wait(_LONGEST_HOLD_S)
+        return True
 
     def _refusal(self, user: str, method: str, uri: str, headers: Mapping[str, str]) -> ApiError | None:
         settings = self.core.settings

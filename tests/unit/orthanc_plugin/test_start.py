@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""While the requests are read after a start, nothing may be stored over a slide that has some."""
+
+from __future__ import annotations
+
+import base64
+import threading
+
+import pytest
+
+from orthanc_plugin.application import Application
+from orthanc_plugin.memory_gateway import MemoryGateway
+from tests.support.fake_clock import FakeClock
+from tests.support.sites import PERSON, RecordingAudit, settings_of
+
+CREDENTIALS = {"authorization": "Basic " + base64.b64encode(f"{PERSON}:x".encode()).decode()}
+
+
+def starting(*, overwrites: bool) -> Application:
+    gateway = MemoryGateway({"AuthenticationEnabled": True, "OverwriteInstances": overwrites})
+    return Application(settings_of(), gateway, FakeClock(), RecordingAudit(), lambda _: None)
+
+
+def allowed(application: Application, method: str, path: str) -> bool:
+    return application.allows(method, path, "10.0.0.1", CREDENTIALS)
+
+
+def test_an_instance_is_stored_once_the_requests_are_read() -> None:
+    application = starting(overwrites=True)
+    answers: list[bool] = []
+    storing = threading.Thread(target=lambda: answers.append(allowed(application, "POST", "/instances")))
+    storing.start()
+    storing.join(0.2)
+    assert answers == []
+    application.core.ready.all_known.set()
+    storing.join(5)
+    assert answers == [True]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "overwrites"),
+    [("GET", "/system", True), ("POST", "/pathology/claim", True), ("POST", "/instances", False)],
+)
+def test_nothing_else_waits(
+    monkeypatch: pytest.MonkeyPatch, method: str, path: str, overwrites: bool
+) -> None:
+    application = starting(overwrites=overwrites)
+    monkeypatch.setattr(application.core.ready.all_known, "wait", lambda _: pytest.fail("it waited"))
+    assert allowed(application, method, path)
+
+
+def test_a_refusal_does_not_wait_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    application = starting(overwrites=True)
+    monkeypatch.setattr(application.core.ready.all_known, "wait", lambda _: pytest.fail("it waited"))
+    assert not allowed(application, "PUT", "/series/x/metadata/5000")
