@@ -13,7 +13,7 @@ OUT ?= .cache/oral-scc-demo
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ohif test test-ohif lint format setup system clean bench-slides bench-core test-faults
+.PHONY: help demo demo-ohif test test-ohif lint format setup system clean bench-slides bench-core bench-queue test-faults
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ format: $(VENV)/.dev-ready ## format the code
 
 bench-core: $(VENV)/.ready ## time tissue, patches, CLAM and heatmaps (last line: JSON)
 	$(RUN) bench/bench_core.py
+
+bench-queue: $(VENV)/.dev-ready ## time the queue of a real Orthanc (last line: JSON)
+	$(RUN) bench/bench_queue.py
 
 bench-slides: $(VENV)/.dev-ready ## time tiles out of Orthanc beside local files (last line: JSON)
 	$(RUN) bench/bench_slides.py

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""How fast the queue of a real Orthanc is: cycles, click to claim, start-up, memory.
+
+``python bench/bench_queue.py [--series 10000] [--seconds 10]``: prints a table and one line of JSON. The
+clients are processes that speak through `http.client` over kept connections. They share the machine with the
+server, so the share of the bare route's rate, measured in the same run, says more than the rate itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import json
+import multiprocessing
+import resource
+import secrets
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from orthanc_plugin.application import Application
+from orthanc_plugin.audit import FileAudit
+from orthanc_plugin.clock import SystemClock
+from orthanc_plugin.codec import SeriesState, encode_state
+from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.service.startup import load_all
+from orthanc_plugin.settings import Settings
+from orthanc_plugin.values import COMPLETED, AnalysisRequest, Event, Grant, Model
+from tests.support.orthanc_server import ROOT, OrthancServer
+from tests.support.tiny_dicom import tiny_slide
+
+PROCESSES = 4
+SLIDES = 1500
+"""Three requests each: a slide with many requests takes longer to write than most are."""
+MODEL = "bench"
+REMEMBERED = 100_000
+SITE_SCRIPT = """
+import sys
+import orthanc
+sys.path.insert(0, {root!r})
+def bare(output, uri, **request):
+    output.AnswerBuffer('{{}}', 'application/json')
+orthanc.RegisterRestCallback('/bare', bare)
+from orthanc_plugin.registration import register
+register()
+"""
+
+
+class Client:
+    """One kept connection; connects again where Orthanc has closed it."""
+
+    def __init__(self, port: int, user: tuple[str, str]) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        secret = base64.b64encode(":".join(user).encode()).decode()
+        self._headers = {"Authorization": f"Basic {secret}", "Content-Type": "application/json"}
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Return the status and the JSON of an answer."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        for attempt in (1, 2):
+            try:
+                self._connection.request(method, path, data, self._headers)
+                answer = self._connection.getresponse()
+                content = answer.read()
+                return answer.status, json.loads(content) if content else {}
+            except (ConnectionError, http.client.HTTPException):
+                self._connection.close()
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    def must(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the JSON of an answer that has to be a success."""
+        status, value = self.ask(method, path, body)
+        assert status < 300, (status, value)
+        return value
+
+
+def claim_body(worker_id: str, wait: float, model: str = MODEL) -> dict[str, Any]:
+    token = secrets.token_hex(16)
+    return {"worker_id": worker_id, "token": token, "api": 1, "wait": wait, "models": [{"name": model}]}
+
+
+def cycle(client: Client, worker_id: str) -> bool:
+    """Claim, report once, complete; False where there is nothing left."""
+    body = claim_body(worker_id, 0)
+    status, claimed = client.ask("POST", "/pathology/claim", body)
+    if status != 200:
+        return False
+    request = claimed["request"]
+    fence = claimed["lease"]["fence"]
+    proof = {"worker_id": worker_id, "token": body["token"], "fence": fence}
+    path = request["request_id"]
+    client.must("POST", f"/pathology/update-status/{path}/", {**proof, "status": "processing"})
+    result = {"predicted_class": "a", "probabilities": {"a": 1.0}}
+    client.must(
+        "POST",
+        f"/pathology/complete-request/{path}/",
+        {**proof, "fingerprint": request["fingerprint"], "artifacts": [], "result": result},
+    )
+    return True
+
+
+def _run_cycles(port: int, user: tuple[str, str], number: int, seconds: float) -> tuple[int, float]:
+    client = Client(port, user)
+    started = time.monotonic()
+    done = 0
+    while time.monotonic() < started + seconds and cycle(client, f"bench-{number}"):
+        done += 1
+    return done, time.monotonic() - started
+
+
+def _run_bare(port: int, user: tuple[str, str], _number: int, seconds: float) -> tuple[int, float]:
+    client = Client(port, user)
+    started = time.monotonic()
+    done = 0
+    while time.monotonic() < started + seconds:
+        client.must("GET", "/bare")
+        done += 1
+    return done, time.monotonic() - started
+
+
+def rate(
+    work: Callable[..., tuple[int, float]], server: OrthancServer, user: tuple[str, str], seconds: float
+) -> float:
+    """Return how often several processes together get something done in a second."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
+        runs = [pool.submit(work, server.port, user, number, seconds) for number in range(PROCESSES)]
+        return sum(done / elapsed for done, elapsed in (run.result() for run in runs))
+
+
+def store_slides(server: OrthancServer, number: int) -> list[str]:
+    """Store tiny slides; return the ids of their series."""
+    root = "1.2.826.0.1.3680043.8.498"
+    template = tiny_slide(f"{root}.10000000", f"{root}.20000000", sop_uid=f"{root}.30000000")
+
+    def store(numbers: range) -> list[str]:
+        client = Client(server.port, server.person)
+        found = []
+        for n in numbers:
+            content = template
+            for kind in (b"1", b"2", b"3"):
+                content = content.replace(kind + b"0000000", kind + b"%07d" % (n + 1))
+            found.append(str(client.must("POST", "/instances", content)["ParentSeries"]))
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        parts = pool.map(store, [range(start, number, 8) for start in range(8)])
+        return sorted(series for part in parts for series in part)
+
+
+def submit_cohorts(server: OrthancServer, series: list[str], repeats: int, model: str = MODEL) -> None:
+    client = Client(server.port, server.person)
+    for repeat in range(repeats):
+        for start in range(0, len(series), 1000):
+            cohort = {"series": series[start : start + 1000]}
+            client.must(
+                "POST", "/pathology/analyze", {"cohort": cohort, "model": model, "parameters": {"n": repeat}}
+            )
+
+
+def click_to_claim(server: OrthancServer, series: list[str], waiters: int, samples: int) -> list[float]:
+    """Return the seconds from a submit to its claim's answer, with so many workers waiting."""
+    model = f"click-{waiters}"
+    claimed: dict[str, float] = {}
+    stopped = threading.Event()
+
+    def wait(number: int) -> None:
+        client = Client(server.port, server.worker)
+        worker_id = f"{model}-{number}"
+        while not stopped.is_set():
+            status, answer = client.ask("POST", "/pathology/claim", claim_body(worker_id, 5, model))
+            if status != 200:
+                stopped.wait(1.0)  # what the pool has no room for is told to come again
+                continue
+            claimed[answer["request"]["request_id"]] = time.monotonic()
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(waiters)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.0)
+    clicks = {}
+    person = Client(server.port, server.person)
+    for number in range(samples):
+        at = time.monotonic()
+        body = {"series": series[number % len(series)], "model": model, "parameters": {"n": number}}
+        clicks[person.must("POST", "/pathology/analyze", body)["request_id"]] = at
+        time.sleep(0.05)
+    deadline = time.monotonic() + 15
+    while len(claimed) < samples and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    return sorted(claimed.get(request_id, deadline) - at for request_id, at in clicks.items())
+
+
+def start_up(server: OrthancServer) -> tuple[float, float]:
+    """Restart; return the seconds from the first answer until open requests are known, and until all are."""
+    server.stop()
+    server.start(wait=False)
+    client = Client(server.port, server.person)
+    while True:
+        try:
+            client.ask("GET", "/system")
+            break
+        except OSError:
+            time.sleep(0.002)
+    answered = time.monotonic()
+    open_at = None
+    while True:
+        _, health = client.ask("GET", "/pathology/health")
+        if open_at is None and health.get("status") == "ok":
+            open_at = time.monotonic() - answered
+        if health.get("complete"):
+            assert open_at is not None
+            return open_at, time.monotonic() - answered
+        time.sleep(0.002)
+
+
+class _Remembered(MemoryGateway):
+    """Series with ten finished requests each, made when they are read, so that only the plugin keeps them."""
+
+    def list_series(self) -> tuple[str, ...]:
+        return tuple(f"series-{number}" for number in range(REMEMBERED // 10))
+
+    def get_metadata(self, series_id: str, number: int) -> bytes | None:  # noqa: ARG002 - a protocol's
+        return encode_state(
+            SeriesState(series_id, 5200, 1, tuple(_finished(series_id, n) for n in range(10)))
+        )
+
+
+def _finished(series_id: str, number: int) -> AnalysisRequest:
+    names = ("submitted", "claimed", "confirmed", "delivered", "completed")
+    grant = Grant(1, "lab-1", "worker", "0" * 64, Model(MODEL, "1", "0" * 64), "0" * 64, 1.0, confirmed=True)
+    return AnalysisRequest(
+        request_id=f"{series_id}-{number:020d}",
+        series=series_id,
+        study="study",
+        series_instance_uid="1.2.3",
+        study_instance_uid="1.2",
+        model=MODEL,
+        model_version=None,
+        parameters="{}",
+        priority=0,
+        fingerprint="0" * 64,
+        created=float(number),
+        created_by="alice",
+        updated=2.0,
+        max_attempts=3,
+        status=COMPLETED,
+        fence=1,
+        attempts=1,
+        grants=(grant,),
+        summary='{"predicted_class":"oscc","probabilities":{"normal":0.08,"oscc":0.92}}',
+        history=tuple(Event(1.0, name, "alice") for name in names),
+    )
+
+
+def _memory() -> float:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    audit = FileAudit(Path("/dev/null"), print)
+    application = Application(Settings(), _Remembered(), SystemClock(), audit, print)
+    load_all(application.core)
+    assert len(application.core.index.snapshot()) == REMEMBERED
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def memory_mb() -> float:
+    """Return what the plugin's Python takes for 100,000 requests, measured in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_memory).result()
+
+
+def quantile(values: list[float], share: float) -> float:
+    return values[min(len(values) - 1, int(share * len(values)))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--series", type=int, default=10_000, help="series in Orthanc at the start-up")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each rate's measurement")
+    parser.add_argument("--samples", type=int, default=100, help="clicks for each number of waiting workers")
+    options = parser.parse_args()
+    figures: dict[str, float] = {}
+    script = ROOT / ".cache" / "bench_queue_site.py"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(SITE_SCRIPT.format(root=str(ROOT)))
+    with OrthancServer(script=script) as server:
+        some = store_slides(server, SLIDES)
+        time.sleep(2.5)  # until they are stable
+        bare = rate(_run_bare, server, server.person, options.seconds / 2)
+        submit_cohorts(server, some, 3)
+        figures["cycles_per_s"] = rate(_run_cycles, server, server.worker, options.seconds)
+        bare = (bare + rate(_run_bare, server, server.person, options.seconds / 2)) / 2
+        figures["share_of_ceiling"] = 3 * figures["cycles_per_s"] / bare
+        print(f"bare route        {bare:8.0f} requests/s with {PROCESSES} clients")
+        print(f"cycles            {figures['cycles_per_s']:8.0f} a second (claim, heartbeat, complete)")
+        fresh = sorted(set(store_slides(server, SLIDES + 300)) - set(some))
+        time.sleep(2.5)
+        for waiters in (10, 50, 100):
+            taken = click_to_claim(server, fresh, waiters, options.samples)
+            p50, p99 = statistics.median(taken), quantile(taken, 0.99)
+            print(f"click to claim    p50 {p50 * 1000:6.1f} ms, p99 {p99 * 1000:7.1f} ms, {waiters} workers")
+            if waiters == 10:
+                figures["claim_p99_s"] = p99
+        series = store_slides(server, options.series)
+        submit_cohorts(server, series[-1000:], 1, "nobody")
+        figures["open_requests_ready_s"], figures["index_ready_s"] = start_up(server)
+        print(
+            f"start-up          open requests {figures['open_requests_ready_s']:.2f} s, all "
+            f"{figures['index_ready_s']:.2f} s after the first answer, {len(series)} series"
+        )
+    figures["memory_mb"] = memory_mb()
+    print(f"memory            {figures['memory_mb']:8.0f} MB for {REMEMBERED} requests")
+    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
