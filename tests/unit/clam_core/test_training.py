@@ -182,7 +182,7 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best() 
     torch.manual_seed(0)
     network = Clam(ClamShape(16, 2), dropout=0.25)
     contradicting = [FixedBag(1 - bag.label, bag.vectors) for bag in toy_bags(0)]
-    settings = TrainingSettings(max_epochs=40, min_epochs=3, patience=2)
+    settings = TrainingSettings(learning_rate=1e-3, max_epochs=40, min_epochs=3, patience=2)
     epochs = fit(network, toy_bags(0), contradicting, settings)
     losses = [epoch.validation for epoch in epochs]
     assert len(epochs) < 40
