@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The analysis in OHIF: the pinned viewer in a real Chromium, nginx in front of a real Orthanc.
 
-About 30 s a test and 330 MB from npm: `make test-ohif` runs them, a plain `make test` does not.
+A minute to a minute and a half for each version of OHIF, and 50 MB from npm for each the first time: `make
+test-ohif` runs them, a plain `make test` does not.
 """
 
 from __future__ import annotations
