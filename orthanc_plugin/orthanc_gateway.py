@@ -28,7 +28,7 @@ _FIRST_USER_NUMBER = 1024
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
 _ABSENT = "orthanc-pathology: no such property"
-_CACHED_IMAGE_TYPES = 16384
+_CACHED_KINDS = 16384
 _DICOM_ATTACHMENT = "/attachments/dicom/info"
 
 
@@ -96,7 +96,7 @@ class OrthancGateway:
 
     def __init__(self) -> None:
         # An attachment never changes under its uuid, so what was read of it stays true.
-        self._image_type = lru_cache(_CACHED_IMAGE_TYPES)(self._read_image_type)
+        self._kind = lru_cache(_CACHED_KINDS)(self._read_kind)
         self._storage_directory = _storage_directory()
 
     def configuration(self) -> Mapping[str, Any]:
@@ -154,15 +154,19 @@ class OrthancGateway:
         if attachment is None:
             return None
         size = int(attachment["UncompressedSize"])
+        sop_class, kind = self._kind(instance_id, attachment["Uuid"], size)
         return InstanceInfo(
             instance_id=instance_id,
             sop_instance_uid=value["MainDicomTags"]["SOPInstanceUID"],
-            sop_class_uid=self._sop_class(instance_id),
-            image_type=self._image_type(instance_id, attachment["Uuid"], size),
+            sop_class_uid=sop_class,
+            image_type=kind,
             uuid=attachment["Uuid"],
             size=size,
             md5=attachment.get("UncompressedMD5", ""),
         )
+
+    def _read_kind(self, instance_id: str, uuid: str, size: int) -> tuple[str, tuple[str, ...]]:
+        return self._sop_class(instance_id), self._read_image_type(instance_id, uuid, size)
 
     @staticmethod
     def _sop_class(instance_id: str) -> str:

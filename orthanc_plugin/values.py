@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -36,8 +37,19 @@ DELIVERED = "delivered"
 ENDED_BY_PERSON = "ended_by_person"
 
 
+class Stored:
+    """A value that is stored as a JSON object; members that have their default are left out."""
+
+    @cached_property
+    def json_text(self) -> str:
+        """The value as it is stored; kept, since a transition changes few of the values within a state."""
+        found = ((name, getattr(self, name), default) for name, default in _MEMBERS[type(self)])
+        texts = (f'"{name}":{_json_text(member)}' for name, member, default in found if member != default)
+        return "{" + ",".join(texts) + "}"
+
+
 @dataclass(frozen=True)
-class Model:
+class Model(Stored):
     """A model as a worker offers it."""
 
     name: str
@@ -46,7 +58,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Stored):
     """Why an attempt brought no result; `retryable` means that another attempt may."""
 
     code: str
@@ -55,7 +67,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Stored):
     """Bytes of a result, in the attachment `number` of the series; `size` in bytes."""
 
     name: str
@@ -66,7 +78,7 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Output:
+class Output(Stored):
     """A DICOM series that belongs to a result; `series` is Orthanc's id once it is stored, else ``""``."""
 
     modality: str
@@ -76,7 +88,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Event:
+class Event(Stored):
     """One line of a request's history."""
 
     at: float
@@ -86,7 +98,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Grant:
+class Grant(Stored):
     """One lease that was given: to whom, on what, and what became of it.
 
     `outcome` is None while the lease may still bring a result. Only the token's SHA-256 is kept;
@@ -107,7 +119,7 @@ class Grant:
 
 
 @dataclass(frozen=True)
-class Review:
+class Review(Stored):
     """What a person thinks of a result."""
 
     verdict: str
@@ -117,7 +129,7 @@ class Review:
 
 
 @dataclass(frozen=True)
-class AnalysisRequest:
+class AnalysisRequest(Stored):
     """One request for the analysis of one series.
 
     Attributes
@@ -181,11 +193,6 @@ class AnalysisRequest:
         """The latest grant, or None before the first."""
         return self.grants[-1] if self.grants else None
 
-    @cached_property
-    def json_text(self) -> str:
-        """The request as it is stored; kept, since a write of its series seldom changes this request."""
-        return json.dumps(plain(self), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
     @property
     def bound_model(self) -> Model:
         """The model that runs or ran, else the one asked for (`name` is ``""`` where none was)."""
@@ -194,21 +201,21 @@ class AnalysisRequest:
         return Model(self.model or "", self.model_version)
 
 
-_MEMBERS = {
+_MEMBERS: Mapping[type, tuple[tuple[str, Any], ...]] = {
     kind: tuple((field.name, field.default) for field in fields(kind))
     for kind in (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
 }
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON types; members that have their default are left out."""
-    members = _MEMBERS.get(type(value))
-    if members is not None:
-        found = ((name, getattr(value, name), default) for name, default in members)
-        return {name: plain(member) for name, member, default in found if member != default}
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+def _json_text(value: Any) -> str:
+    if isinstance(value, Stored):
+        return value.json_text
     if isinstance(value, tuple):
-        return [plain(item) for item in value]
-    return value
+        return "[" + ",".join(map(_json_text, value)) + "]"
+    return _encode(value)
 
 
 def canonical(value: Any) -> str:
