@@ -12,7 +12,7 @@ import torch
 
 from clam_core.cli import main
 from clam_core.package import load_package
-from clam_core.training import crossval
+from clam_core.training import crossval, plots
 
 DIM = 1024
 
@@ -112,6 +112,24 @@ def test_a_table_that_cannot_be_learnt_from_is_refused(
     table.write_text(rows)
     assert train(cohort, tmp_path / "model", "--labels", str(table)) == 2
     assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_plots_lie_beside_the_card_that_shows_them(cohort: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[train]'")
+    assert train(cohort, tmp_path / "model", "--max-epochs", "1") == 0
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text()
+    for name in ("roc.png", "confusion.png"):
+        assert f"({name})" in card
+        assert (tmp_path / "model" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_a_sentence_says_how_to_get_plots(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plots, "find_spec", lambda _: None)
+    assert train(cohort, tmp_path / "model", "--max-epochs", "1") == 0
+    assert "pip install 'orthanc-pathology[train]'" in capsys.readouterr().out
+    assert not (tmp_path / "model" / "roc.png").exists()
 
 
 def test_a_licence_that_nobody_states_is_asked_for(
