@@ -226,10 +226,11 @@ def _submit_one(core: Core, series_id: str, wish: Wish, user: str) -> Submitted:
 
 def _same(core: Core, state: SeriesState, request: AnalysisRequest, *, once: bool) -> list[AnalysisRequest]:
     """Return the earlier requests that stand for a new one."""
-    if not once:
-        return [old for old in state.requests if same_wish(old, request) and counts_as_repeat(old)]
     archived = core.index.archived(state) if state.folded else []
-    return [old for old in (*archived, *state.requests) if _same_model_and_content(old, request)]
+    earlier = (*archived, *state.requests)
+    if once:
+        return [old for old in earlier if _same_model_and_content(old, request)]
+    return [old for old in earlier if same_wish(old, request) and counts_as_repeat(old)]
 
 
 def _same_model_and_content(old: AnalysisRequest, request: AnalysisRequest) -> bool:

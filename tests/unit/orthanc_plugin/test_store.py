@@ -195,6 +195,17 @@ def test_archived_requests_are_still_found_after_a_restart(site: MemorySite, que
     assert [queue.status(request_id) for request_id in ids] == ["cancelled"] * len(ids)
 
 
+def test_a_result_in_the_archive_still_answers_the_same_wish(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    done = queue.completed(slide).request_id
+    for number in range(MAX_FINISHED):
+        queue.decide(queue.submitted(slide, parameters={"n": number}), "cancel")
+    assert done not in stored(site, slide).decode()
+
+    again = queue.submit(slide)
+    assert (again.status, again.json["request_id"]) == (200, done)
+
+
 def test_numbers_run_out_with_a_sentence() -> None:
     with pytest.raises(ApiError) as caught:
         take_number(SeriesState("s", 65536))
