@@ -169,8 +169,8 @@ def test_a_newer_kind_of_package_asks_for_an_update(folder: Path) -> None:
 
 
 def test_an_unknown_encoder_is_named(folder: Path) -> None:
-    edit(folder, lambda content: content.update(encoder={"name": "gigapath", "sha256": ""}))
-    with pytest.raises(PackageError, match="gigapath"):
+    edit(folder, lambda content: content.update(encoder={"name": "kimia-net-9", "sha256": ""}))
+    with pytest.raises(PackageError, match="kimia-net-9"):
         load_package(folder)
 
 
