@@ -8,9 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from .values import STATUSES, AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review
+from .values import (
+    PROCESSING,
+    PUBLISHING,
+    STATUSES,
+    AnalysisRequest,
+    Artifact,
+    Event,
+    Failure,
+    Grant,
+    Model,
+    Output,
+    Review,
+)
 
 SCHEMA = 1
+_YEAR_10000 = 253_402_300_800.0
 
 Value = TypeVar("Value")
 
@@ -123,7 +136,21 @@ def _request(value: Any) -> AnalysisRequest:
         raise DamagedError("a number is missing in a request")
     if request.status not in STATUSES:
         raise DamagedError(f"{request.status!r} is no status")
+    _check_shown(request)
     return request
+
+
+def _check_shown(request: AnalysisRequest) -> None:
+    """Refuse what every list would stumble over: one damaged series must not take all others along."""
+    if request.status in {PROCESSING, PUBLISHING} and not request.grants:
+        raise DamagedError("nobody works on a request that is being worked on")
+    for text in filter(None, (request.parameters, request.summary)):
+        _json_object(text.encode("utf-8", "replace"))
+    moments: list[Any] = [request.created, request.updated, *(event.at for event in request.history)]
+    moments += [grant.granted for grant in request.grants]
+    moments += [] if request.not_before is None else [request.not_before]
+    if not all(isinstance(at, (int, float)) and 0 <= at < _YEAR_10000 for at in moments):
+        raise DamagedError("a time is none")
 
 
 def decode_archive(content: bytes) -> tuple[AnalysisRequest, ...]:

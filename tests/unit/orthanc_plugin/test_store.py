@@ -206,6 +206,32 @@ def test_a_result_in_the_archive_still_answers_the_same_wish(site: MemorySite, q
     assert (again.status, again.json["request_id"]) == (200, done)
 
 
+@pytest.mark.parametrize(
+    ("whole", "damaged"),
+    [
+        (b'"parameters":"{}"', b'"parameters":"{:"'),
+        (b'"created":', b'"created":999'),
+        (b'"grants":', b'"grant_":'),
+        (b'"at":', b'"at":-'),
+    ],
+)
+def test_a_damaged_byte_takes_no_other_series_along(
+    site: MemorySite, queue: Queue, whole: bytes, damaged: bytes
+) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    queue.claim()
+    other = queue.submitted()
+    content = stored(site, slide)
+    assert whole in content
+    site.gateway.put_metadata(slide.series, 5000, content.replace(whole, damaged, 1))
+    site.restart(kill=True)
+
+    listed = site.call("GET", "/pathology/requests", query={"full": "1"})
+    assert [request["request_id"] for request in listed.json["requests"]] == [other]
+    assert site.gateway.get_metadata(slide.series, 5002) is not None
+
+
 def test_numbers_run_out_with_a_sentence() -> None:
     with pytest.raises(ApiError) as caught:
         take_number(SeriesState("s", 65536))
