@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import openslide
 import pytest
+from PIL import Image
 from wsidicom import WsiDicom
 
 from clam_core.slides import WsiDicomSlide
@@ -75,6 +76,19 @@ def difference(files: list[Path], slide: Path, place: tuple[int, int]) -> float:
     return float(np.abs(ours - theirs).mean())
 
 
+def differences_by_level(files: list[Path], slide: Path) -> list[float]:
+    """Return, for each level as a whole, the mean difference from what OpenSlide's picture shrinks to."""
+    with WsiDicomSlide.open(files) as stored, openslide.OpenSlide(slide) as original:
+        picture = original.read_region((0, 0), 0, original.dimensions).convert("RGB")
+        found = []
+        for index, level in enumerate(stored.levels):
+            size = (level.width, level.height)
+            theirs = np.asarray(picture.resize(size, Image.Resampling.BOX), np.int16)
+            ours = stored.read_region((0, 0), index, size).astype(np.int16)
+            found.append(float(np.abs(ours - theirs).mean()))
+        return found
+
+
 def validator_errors(files: list[Path]) -> list[str]:
     """Return what an independent validator calls an error."""
     if shutil.which("dciodvfy") is None:
@@ -94,6 +108,8 @@ def test_an_svs_keeps_its_pixels_and_gets_a_pyramid(
     assert (series.already_there, series.instances) == (False, 5)
     files = files_of(server, series, tmp_path)
     assert difference(files, slide, (700, 900)) == 0
+    # Added levels are another kind of JPEG than the scanner's; under the wrong header they look salmon.
+    assert max(differences_by_level(files, slide)) < 10
     with WsiDicomSlide.open(files) as stored:
         assert [level.width for level in stored.levels] == [2220, 1110, 555, 278, 139]
         assert stored.mpp == (0.499, 0.499)

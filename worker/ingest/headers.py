@@ -18,6 +18,7 @@ from pydicom.uid import UID
 
 from worker.ingest.errors import IngestError
 from worker.ingest.identity import DicomIdentity
+from worker.ingest.jpeg_colours import photometric_interpretation
 
 _PIXEL_DATA = bytes.fromhex("e07f1000")
 """Tag (7FE0,0010) as it stands in a little-endian file."""
@@ -70,6 +71,9 @@ def write_headers(
         role = roles[path]
         _identify(header, identity, role, today)
         header.InstanceNumber = number
+        header.PhotometricInterpretation = (
+            photometric_interpretation(path) or header.PhotometricInterpretation
+        )
         target = out / f"{role}.dcm"
         _write(path, header, target)
         named.append(NamedFile(target, role))

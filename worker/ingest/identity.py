@@ -13,7 +13,7 @@ from pathlib import Path
 from worker.ingest.errors import IngestError
 
 _NAMESPACE = uuid.UUID("7a1f4b8e-3f53-5c0b-9a55-6d2d0d1c52f5")
-_SCHEME = 1
+_SCHEME = 2
 """Raised when the same file and options would be turned into different DICOM."""
 
 _UID = re.compile(r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
