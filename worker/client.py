@@ -226,10 +226,6 @@ class PluginClient:
         """Return a page of the list of requests."""
         return _document(self._send("GET", "/requests/", params=filters))
 
-    def artifact_address(self, request_id: str, name: str) -> str:
-        """Return the address under which a person finds an artifact."""
-        return f"{self._settings.api_url}/requests/{request_id}/artifacts/{name}"
-
     def health(self) -> dict[str, Any]:
         """Return what the plugin says about itself."""
         return _document(self._send("GET", "/health"))

@@ -3,24 +3,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _TOP = 5
 _BAR = 30
 
 
-def describe(request: Mapping[str, Any], artifact_address: Callable[[str], str], explorer: str) -> str:
+@dataclass(frozen=True)
+class Addresses:
+    """Where a person finds what belongs to a request.
+
+    Attributes
+    ----------
+    orthanc_url, api_url
+        Addresses of Orthanc and of the plugin's routes, without a trailing slash.
+    """
+
+    orthanc_url: str
+    api_url: str
+
+    def artifact(self, request: Mapping[str, Any], name: str) -> str:
+        """Return the address of an artifact."""
+        return f"{self.api_url}/requests/{request['request_id']}/artifacts/{name}"
+
+    def page(self, request: Mapping[str, Any]) -> str:
+        """Return the address of the plugin's result page."""
+        return f"{self.api_url}/app/result.html?request={request['request_id']}"
+
+    def explorer(self, request: Mapping[str, Any]) -> str:
+        """Return the address of the series in Orthanc Explorer."""
+        return f"{self.orthanc_url}/app/explorer.html#series?uuid={request['series']}"
+
+
+def describe(request: Mapping[str, Any], addresses: Addresses) -> str:
     """Return the end of a request as text.
 
     Parameters
     ----------
     request
         The request with its result or error.
-    artifact_address
-        From an artifact's name to its address.
-    explorer
-        Address of the series in Orthanc Explorer.
+    addresses
+        Where its artifacts and pages are.
     """
     result = request.get("result")
     if request.get("status") != "completed" or not isinstance(result, Mapping):
@@ -31,7 +56,7 @@ def describe(request: Mapping[str, Any], artifact_address: Callable[[str], str],
         _facts(result),
         _top_patches(result),
         _timings(result),
-        _addresses(request, artifact_address, explorer),
+        _where(request, addresses),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -117,8 +142,9 @@ def _timings(result: Mapping[str, Any]) -> str:
     return "\n".join(["Time per stage", *rows])
 
 
-def _addresses(request: Mapping[str, Any], artifact_address: Callable[[str], str], explorer: str) -> str:
+def _where(request: Mapping[str, Any], addresses: Addresses) -> str:
     names = [str(item["name"]) for item in request.get("artifacts") or []]
     shown = [name for name in ("heatmap.png", "overlay.png") if name in names]
-    lines = [f"{name.removesuffix('.png').capitalize():<9}{artifact_address(name)}" for name in shown]
-    return "\n".join([*lines, f"Explorer {explorer}"])
+    rows = {name.removesuffix(".png").capitalize(): addresses.artifact(request, name) for name in shown}
+    rows |= {"Page": addresses.page(request), "Explorer": addresses.explorer(request)}
+    return "\n".join(f"{what:<9}{address}" for what, address in rows.items())

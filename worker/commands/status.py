@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.client import PluginClient
-from worker.report import describe
+from worker.report import Addresses, describe
 from worker.settings import Settings
 from worker.stages import words
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     client = PluginClient(settings, settings.person or settings.require_worker())
     if arguments.request_id:
         request = client.get_request(arguments.request_id)
-        _say(json.dumps(request, indent=1) if arguments.json else _one(client, request, settings))
+        _say(json.dumps(request, indent=1) if arguments.json else _one(request, settings))
         return 0
     filters = {"limit": str(arguments.limit), **({"status": arguments.status} if arguments.status else {})}
     page = client.list_requests(filters)
@@ -53,12 +53,10 @@ def row(request: Mapping[str, Any]) -> str:
     return f"{text}  {error['message']}" if error else text
 
 
-def _one(client: PluginClient, request: Mapping[str, Any], settings: Settings) -> str:
+def _one(request: Mapping[str, Any], settings: Settings) -> str:
     if request["status"] in {"pending", "processing", "publishing"}:
         return row(request)
-    request_id = str(request["request_id"])
-    explorer = f"{settings.orthanc_url}/app/explorer.html#series?uuid={request.get('series')}"
-    return describe(request, lambda name: client.artifact_address(request_id, name), explorer)
+    return describe(request, Addresses(settings.orthanc_url, settings.api_url))
 
 
 def _say(text: str) -> None:

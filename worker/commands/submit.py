@@ -10,7 +10,7 @@ from typing import Any
 
 from worker.client import PluginClient
 from worker.progress import make_view
-from worker.report import describe
+from worker.report import Addresses, describe
 from worker.settings import LogFormat, Settings
 from worker.submission import Submission, Target, follow, parse_parameters, submitted_requests
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         _say(json.dumps(requests[0] if len(requests) == 1 else requests, indent=1))
     elif arguments.wait:
         for request in requests:
-            _say("\n" + _described(client, request, settings))
+            _say("\n" + describe(request, Addresses(settings.orthanc_url, settings.api_url)))
     succeeded = all(request["status"] == "completed" for request in requests)
     return 0 if succeeded or not arguments.wait else 1
 
@@ -90,12 +90,6 @@ def _followed(
         return follow(client, request, view, timeout_s=arguments.timeout)
     finally:
         view.close()
-
-
-def _described(client: PluginClient, request: dict[str, Any], settings: Settings) -> str:
-    request_id = str(request["request_id"])
-    explorer = f"{settings.orthanc_url}/app/explorer.html#series?uuid={request.get('series')}"
-    return describe(request, lambda name: client.artifact_address(request_id, name), explorer)
 
 
 def _say(text: str) -> None:

@@ -14,7 +14,7 @@ from responses import matchers
 from worker import cli
 from worker.client import PluginClient
 from worker.errors import SubmitError
-from worker.report import describe
+from worker.report import Addresses, describe
 from worker.settings_reading import load_settings
 from worker.stages import Position
 from worker.submission import (
@@ -158,10 +158,11 @@ def test_a_request_that_is_being_published_is_nearly_done() -> None:
     assert position_of(request("publishing", "v1")).progress == pytest.approx(1.0)
 
 
+ADDRESSES = Addresses("http://o", "http://o/pathology")
+
+
 def described(**fields: Any) -> str:
-    return describe(
-        request("completed", "v1", **fields), lambda name: f"http://o/{name}", "http://o/explorer"
-    )
+    return describe(request("completed", "v1", **fields), ADDRESSES)
 
 
 def test_a_result_shows_probabilities_patches_timings_and_addresses() -> None:
@@ -169,8 +170,10 @@ def test_a_result_shows_probabilities_patches_timings_and_addresses() -> None:
     assert "oscc     92.0%  ############################" in text
     assert "1.  x   10240  y   20992  512 x 512  attention 0.0041" in text
     assert "encode      41.00 s" in text
-    assert "Heatmap  http://o/heatmap.png" in text
-    assert "Explorer http://o/explorer" in text
+    identifier = request("completed", "v1")["request_id"]
+    assert f"Heatmap  http://o/pathology/requests/{identifier}/artifacts/heatmap.png" in text
+    assert f"Page     http://o/pathology/app/result.html?request={identifier}" in text
+    assert "Explorer http://o/app/explorer.html#series?uuid=" in text
 
 
 def test_a_result_shows_what_its_model_may_not_be_used_for() -> None:
@@ -189,7 +192,7 @@ def test_a_result_that_the_model_stands_for_names_its_class() -> None:
 
 def test_a_failed_request_shows_code_and_reason() -> None:
     error = {"code": "no_tissue", "message": "No tissue was found.", "retryable": False}
-    text = describe(request("failed", "v1", error=error), str, "")
+    text = describe(request("failed", "v1", error=error), ADDRESSES)
     assert "failed (no_tissue): No tissue was found." in text
 
 
