@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from . import __version__
+from . import __version__, source
 from .metrics import CONTENT_TYPE as METRICS_TYPE
-from .router import Route
+from .router import ROOT, Route
 from .schemas import SCHEMAS, ref
 from .values import STATUSES
 
-_ROOT = "/pathology"
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
 _ERRORS = ("400", "401", "403", "404", "409", "410", "413", "415", "422", "429", "503")
@@ -92,6 +91,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/health"): Operation(_MONITOR),
     ("GET", "/metrics"): Operation(_MONITOR, answer=None, answer_type=METRICS_TYPE),
     ("GET", "/openapi.json"): Operation(_ALL, answer=None),
+    ("GET", source.PATH): Operation(_PERSON, answer=None, answer_type=source.ARCHIVE_TYPE),
     ("GET", "/app/{path*}"): Operation(_PERSON, answer=None, answer_type="*/*", statuses=("200", "304")),
 }
 
@@ -100,7 +100,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a table of routes."""
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        path = _ROOT + route.path.replace("*}", "}")
+        path = ROOT + route.path.replace("*}", "}")
         paths.setdefault(path, {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from .errors import ApiError
 from .http import Request, Response
 
+ROOT = "/pathology"
+"""Where every route lies; the older server's paths lie under ``/api`` besides."""
 _ROOT = re.compile(r"(?:/api)?/pathology(?=/|$)")
 
 Handler = Callable[[Request, Mapping[str, str]], Response]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import API_VERSION, __version__, fields, values, views
+from . import API_VERSION, __version__, fields, source, values, views
 from .bodies import (
     claim_of,
     live_of,
@@ -23,7 +23,7 @@ from .metrics import queue_metrics, render
 from .openapi import document
 from .pages import serve_page
 from .ranges import RangeServer
-from .router import Route
+from .router import ROOT, Route
 from .service import artifacts, decide, listing
 from .service.claim import Granted, claim
 from .service.complete import complete, read_result
@@ -89,6 +89,7 @@ class Routes:
             Route("GET", "/health", self.health),
             Route("GET", "/metrics", self.metrics),
             Route("GET", "/openapi.json", self.openapi),
+            Route("GET", source.PATH, self.source),
             Route("GET", "/app/{path*}", self.page),
         )
 
@@ -304,7 +305,7 @@ class Routes:
                 "complete": core.ready.all_known.is_set(),
                 "api": API_VERSION,
                 "version": __version__,
-                "source": core.settings.source_url,
+                "source": core.settings.source_url or ROOT + source.PATH,
                 "orthanc": core.gateway.orthanc_version(),
                 "requests": core.index.counts(),
                 "waiting": {"claims": core.claims.waiting, "pages": core.pages.waiting},
@@ -319,6 +320,10 @@ class Routes:
     def openapi(self, _request: Request, _parts: Parts) -> Response:
         """Return the OpenAPI document of these routes."""
         return json_response(200, document(self.table()))
+
+    def source(self, _request: Request, _parts: Parts) -> Response:
+        """Return the plugin's source as it runs."""
+        return source.serve_source()
 
     def page(self, request: Request, parts: Parts) -> Response:
         """Return a file of the plugin's own pages."""

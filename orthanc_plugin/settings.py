@@ -54,7 +54,7 @@ class Settings:
     audit
         ``syslog``, or the path of the audit file; None puts it into Orthanc's storage folder.
     source_url
-        Where the source of the running plugin is offered (AGPL, section 13).
+        Where the source of the running plugin is offered (AGPL, section 13); empty: by the plugin itself.
     """
 
     enabled: bool = True
