@@ -20,6 +20,7 @@ from types import FrameType
 import requests
 
 from worker.demo_slide import DemoSlide, demo_slide
+from worker.errors import WorkerError
 
 from .errors import DemoError
 from .ohif import VERSION as OHIF
@@ -41,7 +42,7 @@ def main() -> int:
     _reach_this_machine_directly()
     try:
         return _run(arguments)
-    except DemoError as error:
+    except (DemoError, WorkerError) as error:
         sys.stderr.write(f"\nThe demo stopped: {error}\n")
         return 2
     except KeyboardInterrupt:
@@ -200,7 +201,7 @@ def _print_addresses(orthanc: RunningOrthanc, series: str, viewer: str | None, s
         _say(f"\nOHIF     {viewer}")
     _say(f"""
 Open     {orthanc.url}/app/explorer.html#series?uuid={series}
-         user {user}, password {password}; press "AI analysis" there
+         user {user}, password {password}; the panel "AI analysis" there shows it, and analyses again
          ({seconds:.0f} s from the command to here)""")
 
 

@@ -416,15 +416,23 @@ def _send_text(output: orthanc.RestOutput, status: int, body: bytes) -> None:
         output.SendHttpStatus(status, text)
 
 
-def filter_requests(allows: Callable[[str, str, str, Mapping[str, str]], bool]) -> None:
+def filter_requests(
+    allows: Callable[[str, str, str, Mapping[str, str]], bool] | None,
+    before: Callable[..., bool] | None = None,
+) -> None:
     """Let `allows` (method, path, address of the peer, headers) decide on every request; False is a 403.
 
     Orthanc asks after it has checked the password, with the path decoded and normalised and the method that
     counts: a GET with ``?_method=delete`` arrives here as DELETE, because Orthanc treats it as one.
+    `before` is a site's own filter, called first with Orthanc's own arguments.
     """
 
     def callback(uri: str, **request: Any) -> bool:
         try:
+            if before is not None and not before(uri, **request):
+                return False
+            if allows is None:
+                return True
             method = _METHODS.get(request["method"], "")
             return allows(method, uri, request.get("ip", ""), request.get("headers", {}))
         except Exception:  # noqa: BLE001 - the callback's boundary: what cannot be judged is refused
@@ -434,20 +442,28 @@ def filter_requests(allows: Callable[[str, str, str, Mapping[str, str]], bool]) 
     orthanc.RegisterIncomingHttpRequestFilter(callback)
 
 
-def listen(on_change: Callable[[str, str, str], None]) -> None:
+def listen(
+    on_change: Callable[[str, str, str], None] | None,
+    before: Callable[[int, int, str], None] | None = None,
+) -> None:
     """Call `on_change` with the change's name, the resource's level and its Orthanc id.
 
     Only deleted, new and stable resources and the server's start and stop are passed on: every metadata write
-    emits a change as well.
+    emits a change as well. `before` is a site's own callback; it gets every change, with Orthanc's own
+    arguments, and what it raises is logged and keeps nothing from the plugin.
     """
 
     def callback(change: int, level: int, resource: str) -> None:
+        if before is not None:
+            _guarded(lambda: before(change, level, resource), "the site's own callback")
         name = _CHANGES.get(change)
-        if name is None:
-            return
+        if name is not None and on_change is not None:
+            _guarded(lambda: on_change(name, _LEVELS.get(level, ""), resource), f"{name} of {resource}")
+
+    def _guarded(call: Callable[[], None], what: str) -> None:
         try:
-            on_change(name, _LEVELS.get(level, ""), resource)
+            call()
         except Exception:  # noqa: BLE001 - the callback's boundary: Orthanc would only say that it failed
-            orthanc.LogError(f"Pathology: handling {name} of {resource} failed:\n{traceback.format_exc()}")
+            orthanc.LogError(f"Pathology: handling {what} failed:\n{traceback.format_exc()}")
 
     orthanc.RegisterOnChangeCallback(callback)

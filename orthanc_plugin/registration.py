@@ -6,7 +6,7 @@ from __future__ import annotations
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from . import __version__, orthanc_gateway
@@ -20,10 +20,10 @@ from .service.clockwork import LEFTOVERS_EVERY, TICK_S, finish_leftovers, tick
 from .service.core import Core
 from .service.rules import series_arrived, sweep
 from .service.startup import load_all, load_open, load_unread
-from .settings import read_settings
+from .settings import doubts, read_settings
 
-OnChange = Callable[[str, str, str], None]
-Filter = Callable[[str, str, str, Mapping[str, str]], bool]
+OnChange = Callable[[int, int, str], None]
+Filter = Callable[..., bool]
 
 _EXPLORER_SCRIPT = Path(__file__).with_name("explorer.js")
 _RETRY_START_S = 5.0
@@ -42,14 +42,15 @@ def register(
     """Register everything with Orthanc. Called once, while Orthanc reads its Python script.
 
     Orthanc takes one script, one change callback, one filter and one Explorer script; a site that has its own
-    calls this from its own script and hands them in, to be chained.
+    calls this from its own script and hands them in as it would hand them to Orthanc; they are chained, also
+    where `Pathology.Enabled` is false.
 
     Parameters
     ----------
     on_change
-        Called with the change's name, the resource's level and its Orthanc id, before the plugin looks at it.
+        What the site would give to ``orthanc.RegisterOnChangeCallback``.
     filter
-        Called with method, path, the peer's address and headers; where it returns False, that is the answer.
+        What it would give to ``orthanc.RegisterIncomingHttpRequestFilter``; its False is the answer.
     explorer_js
         Put before the plugin's own script for Orthanc Explorer.
 
@@ -63,28 +64,30 @@ def register(
     settings = read_settings(configuration)
     if not settings.enabled:
         orthanc_gateway.log_warning("Pathology.Enabled is false: the pathology plugin stays out of the way.")
+        _register_site_only(on_change, filter, explorer_js)
         return
     if configuration.get("AuthenticationEnabled") is True:
         refuse_unsafe_users(configuration)
     audit = open_audit(settings.audit, gateway.storage_directory(), orthanc_gateway.log_error)
     application = Application(settings, gateway, SystemClock(), audit, orthanc_gateway.log_warning)
-    plugin = _Plugin(application, on_change)
+    plugin = _Plugin(application)
     orthanc_gateway.serve_route(OWN_ROUTES.pattern, application.handle, application.user_of)
-    orthanc_gateway.filter_requests(_chained(filter, application.allows))
-    orthanc_gateway.listen(plugin.on_change)
+    orthanc_gateway.filter_requests(application.allows, before=filter)
+    orthanc_gateway.listen(plugin.on_change, before=on_change)
     orthanc_gateway.extend_explorer(explorer_js + "\n" + _EXPLORER_SCRIPT.read_text("utf-8"))
+    for doubt in doubts(configuration, settings):
+        orthanc_gateway.log_warning(f"Pathology: {doubt}")
     orthanc_gateway.log_warning(f"The pathology plugin {__version__} is registered.")
 
 
-def _chained(first: Filter | None, second: Filter) -> Filter:
-    if first is None:
-        return second
-    before = first
-
-    def allows(method: str, uri: str, peer: str, headers: Mapping[str, str]) -> bool:
-        return before(method, uri, peer, headers) and second(method, uri, peer, headers)
-
-    return allows
+def _register_site_only(on_change: OnChange | None, filter_: Filter | None, explorer_js: str) -> None:
+    """Register what the site handed in: its own rules must hold whether the plugin is enabled or not."""
+    if on_change is not None:
+        orthanc_gateway.listen(None, before=on_change)
+    if filter_ is not None:
+        orthanc_gateway.filter_requests(None, before=filter_)
+    if explorer_js:
+        orthanc_gateway.extend_explorer(explorer_js)
 
 
 class _Plugin:
@@ -93,15 +96,12 @@ class _Plugin:
     Orthanc's change thread only hands over: what is done about a change may take a while.
     """
 
-    def __init__(self, application: Application, on_change: OnChange | None) -> None:
+    def __init__(self, application: Application) -> None:
         self._core: Core = application.core
-        self._site_on_change = on_change
         self._changes: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
 
     def on_change(self, name: str, level: str, resource: str) -> None:
         """Take a change from Orthanc."""
-        if self._site_on_change is not None:
-            self._site_on_change(name, level, resource)
         if name == "ORTHANC_STARTED":
             self._start()
         elif name == "ORTHANC_STOPPED":

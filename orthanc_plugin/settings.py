@@ -300,3 +300,17 @@ def _check_orthanc(configuration: Mapping[str, Any], settings: Settings) -> None
 def _has_foreign_index(configuration: Mapping[str, Any]) -> bool:
     sections = (configuration.get(name) for name in ("PostgreSQL", "MySQL", "Odbc"))
     return any(isinstance(section, dict) and section.get("EnableIndex") is True for section in sections)
+
+
+def doubts(configuration: Mapping[str, Any], settings: Settings) -> tuple[str, ...]:
+    """Return sentences about settings that are allowed and hardly meant."""
+    found = []
+    if not settings.workers:
+        found.append("Pathology.Workers names nobody, so no request will ever be analysed.")
+    registered = configuration.get("RegisteredUsers")
+    if settings.trusted_user_header is None and isinstance(registered, dict):
+        unknown = sorted({*settings.workers, *settings.monitors} - registered.keys())
+        found += [
+            f"Pathology names the user {name!r}, who does not stand in RegisteredUsers." for name in unknown
+        ]
+    return tuple(found)

@@ -4,6 +4,8 @@
 import { orthanc, orthancUrl } from "./api.js";
 
 const ROUNDING_PX = 2;
+// Orthanc's whole-slide plugin 1.1 shows JPEG 2000 with a colour transform in false colours (magenta glass).
+const FALSE_COLOURS = /^YBR_(ICT|RCT)$/;
 const NOT_THE_SLIDE = /LABEL|OVERVIEW|LOCALIZER/;
 
 /**
@@ -52,8 +54,9 @@ export function tileUrl(seriesId, level, column, row) {
     return orthancUrl(`wsi/tiles/${encodeURIComponent(seriesId)}/${level.z}/${column}/${row}`);
 }
 
-/** Return the slide's levels, or null where Orthanc has no tiles of it. */
+/** Return the slide's levels, or null where Orthanc has no tiles of it, or none in the right colours. */
 export async function loadLevels(seriesId, tags) {
+    if (tags.some((one) => FALSE_COLOURS.test(one.PhotometricInterpretation ?? ""))) return null;
     try {
         const pyramid = await orthanc(`wsi/pyramids/${encodeURIComponent(seriesId)}`);
         return slideLevels(pyramid, otherPictures(tags));

@@ -143,23 +143,28 @@ def test_a_disabled_plugin_registers_nothing() -> None:
         assert server.get("/pathology/health").status_code == 404
 
 
-def test_a_sites_own_script_is_chained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_sites_own_script_is_chained_as_orthanc_would_call_it(tmp_path: Path, enabled: bool) -> None:
     script = tmp_path / "site_script.py"  # not site.py: Python has a module of that name
     script.write_text(
         "import sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "import orthanc\n"
         "from orthanc_plugin.registration import register\n"
-        "def on_change(name, level, resource):\n"
-        "    orthanc.LogWarning(f'site saw {name}')\n"
-        "def allows(method, uri, peer, headers):\n"
-        "    return uri != '/statistics'\n"
+        "def on_change(change, level, resource):\n"
+        "    if change == orthanc.ChangeType.ORTHANC_STARTED:\n"
+        "        orthanc.LogWarning('site saw the start')\n"
+        "        raise ValueError('site stumbles')\n"
+        "def allows(uri, **request):\n"
+        "    return not (uri == '/statistics' and request['method'] == orthanc.HttpMethod.GET)\n"
         "register(on_change=on_change, filter=allows, explorer_js='/* site */')\n",
         "utf-8",
     )
-    with OrthancServer(script=script) as server:
-        wait_until_read(server)
-        assert "site saw ORTHANC_STARTED" in server.log()
+    with OrthancServer(script=script, overrides={"Pathology": {"Enabled": enabled}}) as server:
+        if enabled:
+            wait_until_read(server)
+        assert "site saw the start" in server.log()
         assert server.get("/statistics").status_code == 403
         assert server.get("/system").ok
         assert "/* site */" in server.get("/plugins/explorer.js").text
+        assert server.get("/pathology/health").status_code == (200 if enabled else 404)

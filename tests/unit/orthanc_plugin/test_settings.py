@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.errors import SettingsError
-from orthanc_plugin.settings import PermittedModel, Settings, read_settings
+from orthanc_plugin.settings import PermittedModel, Settings, doubts, read_settings
 
 
 def read(section: Any = None, **configuration: Any) -> Settings:
@@ -115,3 +115,12 @@ def test_two_coordinators_on_one_database_are_refused() -> None:
 
 def test_a_disabled_plugin_asks_for_nothing() -> None:
     assert not read_settings({"Pathology": {"Enabled": False}}).enabled
+
+
+def test_what_is_hardly_meant_is_said() -> None:
+    configuration = {"AuthenticationEnabled": True, "RegisteredUsers": {"alice": "x"}}
+    assert "names nobody" in doubts(configuration, read_settings(configuration))[0]
+    configuration["Pathology"] = {"Workers": ["lab"]}
+    assert "'lab'" in doubts(configuration, read_settings(configuration))[0]
+    configuration["Pathology"] = {"Workers": ["alice"]}
+    assert doubts(configuration, read_settings(configuration)) == ()
