@@ -16,8 +16,9 @@
 
   const WORDS = {
     stages: {
-      start: 'starting', open: 'opening the slide', tissue: 'finding tissue', encode: 'reading the tissue',
-      predict: 'predicting', heatmap: 'drawing the heatmap', publish: 'sending the result',
+      start: 'starting', open: 'opening the slide', model: 'loading the model', tissue: 'finding tissue',
+      patches: 'laying patches', encode: 'reading the tissue', predict: 'predicting', heatmap: 'drawing the heatmap',
+      dicom: 'writing DICOM results', publish: 'sending the result',
     },
     states: {
       pending: 'Waiting for a worker', processing: 'Running', publishing: 'Storing the result',

@@ -138,7 +138,10 @@ def _summary_lines(analysis: Analysis, opened: float, written: list[Path]) -> It
     yield f"slide      {analysis.slide.identity.label}"
     yield f"model      {analysis.model.name} {analysis.model.version} ({analysis.model.use})"
     yield f"patches    {len(analysis.coordinates)} of {analysis.plan.patch_px} px{tissue}"
-    yield f"prediction {analysis.predicted_class}"
+    if analysis.quality.status == "abstained":
+        yield f"prediction none: the model abstains (it leans to {analysis.predicted_class})"
+    else:
+        yield f"prediction {analysis.predicted_class}"
     for name, value in zip(analysis.model.classes, analysis.prediction.probabilities, strict=True):
         yield f"  {name:<24} {value:6.1%}  {'#' * round(float(value) * 30)}"
     yield f"quality    {analysis.quality.status} {analysis.quality.reason}".rstrip()
