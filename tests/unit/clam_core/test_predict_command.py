@@ -176,4 +176,7 @@ def test_demonstration_model_on_a_real_slide_says_that_it_is_one(
     result = json.loads((tmp_path / "result.json").read_text())
     assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert result["model"]["use"] == "demonstration"
-    assert "not for clinical use" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "not for clinical use" in printed
+    assert result["quality"]["status"] == "abstained"
+    assert "prediction none: the model abstains" in printed
