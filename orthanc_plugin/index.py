@@ -41,7 +41,6 @@ class Live:
 
 Wanted = tuple[Optional[str], Optional[str]]
 PendingKey = tuple[int, float, str]
-OrderKey = tuple[float, str]
 
 
 def _wanted(request: AnalysisRequest) -> Wanted:

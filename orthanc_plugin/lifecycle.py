@@ -334,7 +334,7 @@ def publishing(request: AnalysisRequest, delivery: Delivery, now: float) -> Anal
     return _changed(
         request,
         now,
-        "delivered",
+        values.DELIVERED,
         request.grants[-1].worker_id,
         detail,
         status=values.PUBLISHING,
@@ -348,7 +348,7 @@ def publishing(request: AnalysisRequest, delivery: Delivery, now: float) -> Anal
         summary=delivery.summary,
         flags=tuple(dict.fromkeys((*request.flags, *delivery.flags))),
         grants=_with_last_grant(
-            request, confirmed=True, outcome="delivered", body_sha256=delivery.body_sha256
+            request, confirmed=True, outcome=values.DELIVERED, body_sha256=delivery.body_sha256
         ),
     )
 

@@ -320,7 +320,6 @@ def _attachment_number(name: str, names: Mapping[str, Any]) -> int:
 
 # What follows are Orthanc's callbacks, wrapped so that no other module has to know them.
 
-log_info = orthanc.LogInfo
 log_warning = orthanc.LogWarning
 log_error = orthanc.LogError
 extend_explorer = orthanc.ExtendOrthancExplorer
