@@ -211,6 +211,7 @@ def load_package(path: Path, bare: BareCheckpoint | None = None) -> ModelPackage
     if not path.is_file():
         raise PackageError(f"There is no model at {path}: name a model package or a checkpoint.")
     if bare is None:
+        read_tensors(path)  # What is no checkpoint at all is called so first.
         raise PackageError(
             f"{path} is a checkpoint without a package: say which encoder made its features, or turn it into "
             "a package with clam-core convert."

@@ -18,6 +18,9 @@ from safetensors.torch import load_file
 
 from clam_core.errors import CheckpointError, UnsupportedCheckpointError
 
+PICKLE_PROTOCOL = b"\x80"
+"""First byte of every binary pickle (the opcode PROTO, PEP 307)."""
+
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Names under which training programs put the tensors inside a larger checkpoint."""
 
@@ -52,13 +55,28 @@ def read_tensors(path: Path, bare_as: str | None = None) -> dict[str, torch.Tens
     """
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}: name the checkpoint that you want to use.")
-    loaded = _load_safetensors(path) if _is_safetensors(path) else _load_torch(path)
+    loaded = _load(path)
     if bare_as is not None and isinstance(loaded, torch.Tensor):
         return {bare_as: loaded}
     tensors = _unwrapped(loaded, path)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors: name a checkpoint that was saved as a state dict.")
     return tensors
+
+
+def _load(path: Path) -> object:
+    if _is_safetensors(path):
+        return _load_safetensors(path)
+    if _is_torch(path):
+        return _load_torch(path)
+    raise CheckpointError(f"{path} is no checkpoint, or a damaged one: name a torch or safetensors file.")
+
+
+def _is_torch(path: Path) -> bool:
+    """Tell a torch file: a zip, or before torch 1.6 a pickle that begins with its protocol."""
+    with path.open("rb") as stream:
+        head = stream.read(1)
+    return head == PICKLE_PROTOCOL or zipfile.is_zipfile(path)
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -19,6 +19,7 @@ from types import FrameType
 
 import requests
 
+from clam_core.arguments import micrometres
 from worker.demo_slide import DemoSlide, demo_slide
 from worker.errors import WorkerError
 
@@ -53,7 +54,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--slide", type=Path, help="your own slide (SVS, NDPI, TIFF, DICOM); else the demo's")
     parser.add_argument(
-        "--mpp", type=float, help="micrometres per pixel, where the slide's file does not say"
+        "--mpp", type=micrometres, help="micrometres per pixel, where the slide's file does not say"
     )
     parser.add_argument("--force", action="store_true", help="analyse again although there is a result")
     parser.add_argument(

@@ -29,6 +29,7 @@ from clam_core.package import (
 )
 from clam_core.pipeline import analyze_slide
 from clam_core.slides import Slide, thumbnail
+from clam_core.tensors import read_tensors
 from worker.contract import ModelOffer
 from worker.dicom_results import Attention
 from worker.errors import ModelError
@@ -155,6 +156,7 @@ def _bare(path: Path, said: CheckpointSettings | None) -> BareCheckpoint | None:
     if said is not None:
         return BareCheckpoint(said.encoder, said.patch_px, said.mpp, said.classes, said.tissue_preset)
     if path.is_file():
+        read_tensors(path)  # What is no checkpoint at all is called so first.
         raise ModelError(
             f"{path} is a checkpoint without a model package: say in MODEL_ENCODER which encoder made the "
             "features it was trained on (and MODEL_MPP, MODEL_PATCH_PX, MODEL_CLASSES where they differ)."

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from clam_core.arguments import micrometres
 from clam_core.encoders import ENCODERS
 from clam_core.licences import asked_licences, use_of
 from clam_core.models.loading import network_from
@@ -55,7 +56,7 @@ def add_package_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", choices=sorted(ENCODERS), required=True, help="that made the features")
     parser.add_argument("--encoder-weights", type=Path, help="weights file: binds the package to it")
     parser.add_argument("--patch-px", type=int, required=True, help="side of a patch, in pixels")
-    parser.add_argument("--mpp", type=float, required=True, help="micrometres per pixel of the patches")
+    parser.add_argument("--mpp", type=micrometres, required=True, help="micrometres per pixel of the patches")
     parser.add_argument("--tissue-preset", choices=list(PRESETS), default="default")
     parser.add_argument("--intended-use", required=True, help="a sentence that every result shows")
     parser.add_argument("--use", choices=list(USES), help="(default: what the licences permit)")

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from clam_core.arguments import micrometres
 from clam_core.encoders import ENCODERS
 from clam_core.model import load_model
 from clam_core.options import AnalysisOptions, Reference
@@ -36,7 +37,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--model", type=Path, required=True, help="model package, or a bare CLAM checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
-    parser.add_argument("--mpp", type=float, help="micrometres per pixel of the slide's full resolution")
+    parser.add_argument(
+        "--mpp", type=micrometres, help="micrometres per pixel of the slide's full resolution"
+    )
     parser.add_argument("--tissue-preset", choices=list(PRESETS), help="instead of the model's own")
     parser.add_argument("--overlap", type=float, default=0.0, help="of patches in the heatmap, 0 to 0.9")
     parser.add_argument("--batch-size", type=int, default=AnalysisOptions.batch_size)
@@ -53,7 +56,9 @@ def add_parser(subparsers: Any) -> None:
     bare.add_argument("--encoder", choices=sorted(ENCODERS), help="encoder it was trained with")
     bare.add_argument("--classes", help="names of the classes, separated by commas")
     bare.add_argument("--patch-px", type=int, default=256, help="side of a patch (default: 256)")
-    bare.add_argument("--model-mpp", type=float, default=0.5, help="spacing of its training (default: 0.5)")
+    bare.add_argument(
+        "--model-mpp", type=micrometres, default=0.5, help="spacing of its training (default: 0.5)"
+    )
     parser.set_defaults(run=run)
 
 

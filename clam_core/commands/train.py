@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from clam_core.arguments import micrometres
 from clam_core.commands.convert import add_package_arguments, package_description
 from clam_core.device import select_device
 from clam_core.errors import ParameterError
@@ -62,7 +63,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--folds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument(
-        "--slide-mpp", type=float, help="micrometres per pixel of all slides' full resolution"
+        "--slide-mpp", type=micrometres, help="micrometres per pixel of all slides' full resolution"
     )
     parser.add_argument("--aggregator", choices=list(UNTRAINED), default="clam_sb", help="(default: clam_sb)")
     parser.add_argument("--size", choices=list(ATTENTION_WIDTH), default="small")

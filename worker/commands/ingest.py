@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
 
+from clam_core.arguments import micrometres
 from worker.ingest.environment import converter_python
 from worker.ingest.errors import IngestError
 from worker.ingest.identity import SlideOptions
@@ -36,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "Acts as SUBMIT_USER, else as ORTHANC_USER.",
     )
     parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE", help="a slide file or DICOM folder")
-    parser.add_argument("--mpp", type=float, help="micrometres per pixel of the largest level")
+    parser.add_argument("--mpp", type=micrometres, help="micrometres per pixel of the largest level")
     parser.add_argument("--patient-id", help="default: made from the file's content")
     parser.add_argument("--patient-name", help="default: the patient id")
     parser.add_argument("--accession-number")

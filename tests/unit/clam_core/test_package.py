@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from clam_core.encoders import ENCODERS
-from clam_core.errors import PackageError
+from clam_core.errors import CheckpointError, PackageError
 from clam_core.models.clam import Clam, ClamShape
 from clam_core.package import (
     BareCheckpoint,
@@ -221,6 +221,12 @@ def test_a_bare_checkpoint_without_an_encoder_asks_for_it(tmp_path: Path, networ
     save_file(network.state_dict(), tmp_path / "mine.safetensors")
     with pytest.raises(PackageError, match="which encoder"):
         load_package(tmp_path / "mine.safetensors")
+
+
+def test_a_text_file_is_not_called_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a model")
+    with pytest.raises(CheckpointError, match=r"notes\.txt is no checkpoint"):
+        load_package(tmp_path / "notes.txt")
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from clam_core.errors import EncoderWeightsError, ParameterError
 from clam_core.options import AnalysisOptions
@@ -44,8 +45,15 @@ def test_a_missing_model_is_named_by_its_path(tmp_path: Path) -> None:
 
 def test_a_bare_checkpoint_wants_to_know_its_encoder(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    path.touch()
+    torch.save({"weight": torch.zeros(1)}, path)
     with pytest.raises(ModelError, match=r"model\.pt is a checkpoint.*MODEL_ENCODER"):
+        ClamAnalyzer.load(settings(MODEL_PATH=str(path)))
+
+
+def test_a_text_file_is_not_called_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    path.write_text('{"name": "mine"}')
+    with pytest.raises(ModelError, match=r"model\.json is no checkpoint"):
         ClamAnalyzer.load(settings(MODEL_PATH=str(path)))
 
 
