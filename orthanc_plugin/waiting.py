@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .clock import Clock
 from .index import Index
-from .lifecycle import is_due
+from .leases import is_due
 from .values import AnalysisRequest
 
 _LONGEST_SLEEP_S = 5.0

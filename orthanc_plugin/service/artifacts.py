@@ -8,9 +8,10 @@ from dataclasses import replace
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE, MOST_ARTIFACTS, check_content, kind_of
 from orthanc_plugin.codec import SeriesState
+from orthanc_plugin.delivery import with_artifact
 from orthanc_plugin.dicom_identity import UnreadableDicomError, read_identity
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.lifecycle import authorised, require_deliverable, with_artifact
+from orthanc_plugin.leases import authorised, require_deliverable
 from orthanc_plugin.store import take_number, with_request
 from orthanc_plugin.values import AnalysisRequest, Artifact, Output, sha256_hex
 

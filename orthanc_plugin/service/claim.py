@@ -9,7 +9,8 @@ from orthanc_plugin import values
 from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
-from orthanc_plugin.lifecycle import accepts, granted, refused_at_claim
+from orthanc_plugin.leases import granted, refused_at_claim
+from orthanc_plugin.lifecycle import accepts
 from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model
 from orthanc_plugin.waiting import ClaimWaiter, Taker
 from orthanc_plugin.workers import Worker, permits

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from orthanc_plugin import values
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.lifecycle import expired
+from orthanc_plugin.leases import expired
 from orthanc_plugin.values import AnalysisRequest
 
 from .changes import carry_over_unwritten, series_deleted

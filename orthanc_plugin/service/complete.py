@@ -10,17 +10,10 @@ from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE
+from orthanc_plugin.delivery import Delivery, failed, publishing, series_changed
 from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.lifecycle import (
-    Delivery,
-    authorised,
-    failed,
-    find_grant,
-    publishing,
-    require_deliverable,
-    series_changed,
-)
+from orthanc_plugin.leases import authorised, find_grant, require_deliverable
 from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, canonical, sha256_hex
 

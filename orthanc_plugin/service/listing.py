@@ -13,7 +13,7 @@ from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.fields import bad_field
-from orthanc_plugin.lifecycle import is_due
+from orthanc_plugin.leases import is_due
 from orthanc_plugin.values import AnalysisRequest
 from orthanc_plugin.views import worker_member
 from orthanc_plugin.workers import permits

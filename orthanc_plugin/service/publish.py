@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE
+from orthanc_plugin.delivery import completed
 from orthanc_plugin.dicom_identity import read_identity
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.lifecycle import completed, outputs_deleted
+from orthanc_plugin.lifecycle import outputs_deleted
 from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Output
 

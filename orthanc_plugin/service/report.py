@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orthanc_plugin import values
 from orthanc_plugin.index import Live
-from orthanc_plugin.lifecycle import authorised, cancel_confirmed, handed_back, heard
+from orthanc_plugin.leases import authorised, cancel_confirmed, handed_back, heard
 from orthanc_plugin.values import AnalysisRequest
 
 from .core import Core, change_request, find

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin import lifecycle, values
+from orthanc_plugin import delivery, leases, lifecycle, transition, values
 from orthanc_plugin.errors import ApiError
 from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model
 
@@ -50,15 +50,15 @@ def claimed(
         fingerprint=fingerprint,
         granted=NOW,
     )
-    return lifecycle.granted(request, grant, RECORD, NOW)
+    return leases.granted(request, grant, RECORD, NOW)
 
 
 def working(request: AnalysisRequest | None = None) -> AnalysisRequest:
-    return lifecycle.heard(claimed(request), NOW)
+    return leases.heard(claimed(request), NOW)
 
 
-def delivery(body: str = "b") -> lifecycle.Delivery:
-    return lifecycle.Delivery(body, (), RECORD, (), "{}", ())
+def a_delivery(body: str = "b") -> delivery.Delivery:
+    return delivery.Delivery(body, (), RECORD, (), "{}", ())
 
 
 def code_of(caught: pytest.ExceptionInfo[ApiError]) -> str:
@@ -80,103 +80,103 @@ def test_only_what_is_pending_is_granted() -> None:
 def test_a_second_heartbeat_changes_nothing() -> None:
     request = working()
     assert request.attempts == 1
-    assert lifecycle.heard(request, NOW + 5) is request
+    assert leases.heard(request, NOW + 5) is request
 
 
 def test_back_off_doubles_and_is_bounded() -> None:
-    waits = [lifecycle.back_off(attempts, retry_s=30, jitter=0) for attempts in (1, 2, 3, 20)]
+    waits = [transition.back_off(attempts, retry_s=30, jitter=0) for attempts in (1, 2, 3, 20)]
     assert waits == [30, 60, 120, 3600]
-    assert lifecycle.back_off(1, retry_s=30, jitter=1) == 45
+    assert transition.back_off(1, retry_s=30, jitter=1) == 45
 
 
 def test_expiry_of_a_confirmed_lease_waits_and_counts() -> None:
-    request = lifecycle.expired(working(), NOW, **RETRY)
+    request = leases.expired(working(), NOW, **RETRY)
     assert (request.status, request.attempts, request.not_before) == ("pending", 1, NOW + 30)
 
 
 def test_expiry_of_an_unconfirmed_lease_is_free_at_once() -> None:
-    request = lifecycle.expired(claimed(), NOW, **RETRY)
+    request = leases.expired(claimed(), NOW, **RETRY)
     assert (request.status, request.attempts, request.not_before) == ("pending", 0, None)
 
 
 def test_the_last_attempt_that_expires_fails_the_request() -> None:
     request = a_request(max_attempts=1)
-    assert lifecycle.expired(working(request), NOW, **RETRY).status == "failed"
+    assert leases.expired(working(request), NOW, **RETRY).status == "failed"
 
 
 def test_a_lease_taken_up_again_is_counted_once() -> None:
-    request = lifecycle.expired(working(), NOW, **RETRY)
-    again = lifecycle.heard(request, NOW)
+    request = leases.expired(working(), NOW, **RETRY)
+    again = leases.heard(request, NOW)
     assert (again.status, again.attempts, again.not_before) == ("processing", 1, None)
 
 
 def test_a_lease_handed_back_is_not_taken_up_again() -> None:
-    request = lifecycle.handed_back(working(), NOW)
+    request = leases.handed_back(working(), NOW)
     assert (request.status, request.attempts) == ("pending", 0)
     with pytest.raises(ApiError) as caught:
-        lifecycle.heard(request, NOW)
+        leases.heard(request, NOW)
     assert code_of(caught) == "lease_lost"
 
 
 def test_a_result_counts_after_expiry() -> None:
-    request = lifecycle.expired(working(), NOW, **RETRY)
-    assert lifecycle.publishing(request, delivery(), NOW).status == "publishing"
+    request = leases.expired(working(), NOW, **RETRY)
+    assert delivery.publishing(request, a_delivery(), NOW).status == "publishing"
 
 
 @pytest.mark.parametrize("status", ["publishing", "completed", "failed", "cancelled", "withdrawn"])
 def test_a_result_does_not_count_once_the_request_has_ended(status: str) -> None:
     with pytest.raises(ApiError) as caught:
-        lifecycle.publishing(replace(working(), status=status), delivery(), NOW)
+        delivery.publishing(replace(working(), status=status), a_delivery(), NOW)
     assert code_of(caught) == "lease_lost"
 
 
 def test_a_fence_and_its_token_belong_together() -> None:
     request = working()
-    assert lifecycle.authorised(request, 1, "t" * 64) is request.grants[-1]
+    assert leases.authorised(request, 1, "t" * 64) is request.grants[-1]
     for fence, token in ((2, "t" * 64), (1, "x" * 64)):
         with pytest.raises(ApiError) as caught:
-            lifecycle.authorised(request, fence, token)
+            leases.authorised(request, fence, token)
         assert code_of(caught) == "lease_lost"
 
 
 def test_a_failure_that_may_pass_is_tried_again_others_are_not() -> None:
     passing, lasting = Failure("gpu_lost", "", True), Failure("no_tissue", "", False)
-    assert lifecycle.failed(working(), passing, NOW, body_sha256="b", **RETRY).status == "pending"
-    assert lifecycle.failed(working(), lasting, NOW, body_sha256="b", **RETRY).status == "failed"
+    assert delivery.failed(working(), passing, NOW, body_sha256="b", **RETRY).status == "pending"
+    assert delivery.failed(working(), lasting, NOW, body_sha256="b", **RETRY).status == "failed"
 
 
 def test_a_failure_without_a_heartbeat_counts_as_an_attempt() -> None:
-    request = lifecycle.failed(claimed(), Failure("x", "", True), NOW, body_sha256="b", **RETRY)
+    request = delivery.failed(claimed(), Failure("x", "", True), NOW, body_sha256="b", **RETRY)
     assert request.attempts == 1
 
 
 def test_after_its_failure_a_lease_brings_nothing_more() -> None:
-    request = lifecycle.failed(working(), Failure("x", "", True), NOW, body_sha256="b", **RETRY)
-    assert not lifecycle.may_still_deliver(request)
+    request = delivery.failed(working(), Failure("x", "", True), NOW, body_sha256="b", **RETRY)
+    assert not leases.may_still_deliver(request)
 
 
 def test_a_changed_slide_is_queued_again_once() -> None:
-    once = lifecycle.series_changed(working(), "g", NOW, body_sha256="b")
+    once = delivery.series_changed(working(), "g", NOW, body_sha256="b")
     assert (once.status, once.attempts, once.fingerprint) == ("pending", 0, "g")
-    twice = lifecycle.series_changed(working(once), "h", NOW, body_sha256="b")
+    twice = delivery.series_changed(working(once), "h", NOW, body_sha256="b")
     assert (twice.status, twice.error and twice.error.code) == ("failed", "series_changed")
 
 
 def test_a_retry_starts_afresh_and_ends_the_old_lease() -> None:
-    failed = lifecycle.expired(working(a_request(max_attempts=1)), NOW, **RETRY)
+    failed = leases.expired(working(a_request(max_attempts=1)), NOW, **RETRY)
     request = lifecycle.retried(failed, "alice", NOW)
     assert (request.status, request.attempts) == ("pending", 0)
-    assert not lifecycle.may_still_deliver(request)
+    assert not leases.may_still_deliver(request)
 
 
 def test_a_retry_makes_a_waiting_request_due() -> None:
-    waiting = lifecycle.expired(working(), NOW, **RETRY)
-    assert not lifecycle.is_due(waiting, NOW)
-    assert lifecycle.is_due(lifecycle.retried(waiting, "alice", NOW), NOW)
+    waiting = leases.expired(working(), NOW, **RETRY)
+    assert not leases.is_due(waiting, NOW)
+    assert leases.is_due(lifecycle.retried(waiting, "alice", NOW), NOW)
 
 
 def test_a_cancel_during_publishing_is_refused() -> None:
-    request = lifecycle.publishing(working(), delivery(), NOW)
+    request = delivery.publishing(working(), a_delivery(), NOW)
     with pytest.raises(ApiError) as caught:
         lifecycle.cancelled(request, "alice", NOW)
     assert code_of(caught) == "wrong_state"
@@ -190,11 +190,11 @@ def test_a_cancel_twice_is_no_error() -> None:
 @pytest.mark.parametrize(
     "ending",
     [
-        lambda request: lifecycle.expired(request, NOW, **RETRY),
-        lambda request: lifecycle.handed_back(request, NOW),
-        lambda request: lifecycle.cancel_confirmed(request, NOW),
-        lambda request: lifecycle.series_changed(request, "g", NOW, body_sha256="b"),
-        lambda request: lifecycle.failed(request, Failure("x", "", True), NOW, body_sha256="b", **RETRY),
+        lambda request: leases.expired(request, NOW, **RETRY),
+        lambda request: leases.handed_back(request, NOW),
+        lambda request: leases.cancel_confirmed(request, NOW),
+        lambda request: delivery.series_changed(request, "g", NOW, body_sha256="b"),
+        lambda request: delivery.failed(request, Failure("x", "", True), NOW, body_sha256="b", **RETRY),
     ],
 )
 def test_whatever_ends_a_cancelled_lease_ends_it_cancelled(ending: Any) -> None:
@@ -203,11 +203,11 @@ def test_whatever_ends_a_cancelled_lease_ends_it_cancelled(ending: Any) -> None:
 
 def test_a_worker_cancels_only_what_a_person_cancelled() -> None:
     with pytest.raises(ApiError):
-        lifecycle.cancel_confirmed(working(), NOW)
+        leases.cancel_confirmed(working(), NOW)
 
 
 def test_publishing_of_a_replaced_slide_begins_again_uncounted() -> None:
-    request = lifecycle.publishing(working(), delivery(), NOW)
+    request = delivery.publishing(working(), a_delivery(), NOW)
     replaced = lifecycle.source_replaced(request, "g", NOW)
     assert (replaced.status, replaced.attempts, replaced.record) == ("pending", 0, None)
     assert replaced.flags == (values.SOURCE_REPLACED,)

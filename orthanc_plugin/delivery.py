@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a worker delivers, as transitions: files, a result, an error, or a slide that has changed since."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from . import values
+from .leases import require_deliverable
+from .transition import (
+    again_or_failed,
+    attempts_counted,
+    attempts_uncounted,
+    changed,
+    ended_cancelled,
+    with_last_grant,
+)
+from .values import AnalysisRequest, Artifact, Failure, Output
+
+
+def failed(
+    request: AnalysisRequest,
+    failure: Failure,
+    now: float,
+    *,
+    body_sha256: str,
+    retry_s: float,
+    jitter: float,
+) -> AnalysisRequest:
+    """Take a worker's error; requeued where another attempt may help, else failed."""
+    require_deliverable(request)
+    grant = request.grants[-1]
+    counted = replace(
+        request,
+        attempts=attempts_counted(request),
+        grants=with_last_grant(
+            request, confirmed=True, outcome=failure.code, error=failure, body_sha256=body_sha256
+        ),
+    )
+    if request.cancel_requested:
+        return ended_cancelled(counted, now, grant.worker_id, failure.code)
+    return again_or_failed(counted, failure, now, grant.worker_id, retry_s=retry_s, jitter=jitter)
+
+
+def with_artifact(request: AnalysisRequest, artifact: Artifact, output: Output | None) -> AnalysisRequest:
+    """Reserve an attachment under the latest grant; an artifact of the same name is replaced."""
+    require_deliverable(request)
+    old = next((item for item in request.artifacts if item.name == artifact.name), None)
+    kept = tuple(item for item in request.artifacts if item is not old)
+    outputs = request.outputs
+    if output is not None:
+        outputs = (*(item for item in outputs if item.sop_instance_uid != output.sop_instance_uid), output)
+    return replace(request, artifacts=(*kept, artifact), outputs=outputs)
+
+
+def series_changed(
+    request: AnalysisRequest, fingerprint: str, now: float, *, body_sha256: str
+) -> AnalysisRequest:
+    """Give a request again, once and uncounted, whose slide differs from the one that was analysed."""
+    require_deliverable(request)
+    grant = request.grants[-1]
+    ended = replace(
+        request,
+        fingerprint=fingerprint,
+        series_changes=request.series_changes + 1,
+        attempts=attempts_uncounted(request),
+        grants=with_last_grant(request, outcome=values.SERIES_CHANGED, body_sha256=body_sha256),
+    )
+    if request.cancel_requested:
+        return ended_cancelled(ended, now, grant.worker_id, values.SERIES_CHANGED)
+    if request.series_changes >= 1:
+        failure = Failure(
+            values.SERIES_CHANGED, "The slide kept changing while it was analysed.", retryable=False
+        )
+        return changed(
+            ended, now, "failed", grant.worker_id, failure.message, status=values.FAILED, error=failure
+        )
+    return changed(
+        ended,
+        now,
+        values.SERIES_CHANGED,
+        grant.worker_id,
+        status=values.PENDING,
+        not_before=None,
+        error=None,
+    )
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a completion brings: the files and DICOM series to keep, and the result's summary."""
+
+    body_sha256: str
+    artifacts: tuple[Artifact, ...]
+    record: Artifact
+    outputs: tuple[Output, ...]
+    summary: str
+    flags: tuple[str, ...]
+
+
+def publishing(request: AnalysisRequest, delivery: Delivery, now: float) -> AnalysisRequest:
+    """Accept a result. From here on the request can only become completed (or its series be deleted)."""
+    require_deliverable(request)
+    detail = "a cancel came too late" if request.cancel_requested else ""
+    return changed(
+        request,
+        now,
+        values.DELIVERED,
+        request.grants[-1].worker_id,
+        detail,
+        status=values.PUBLISHING,
+        attempts=attempts_counted(request),
+        not_before=None,
+        cancel_requested=False,
+        error=None,
+        artifacts=delivery.artifacts,
+        record=delivery.record,
+        outputs=delivery.outputs,
+        summary=delivery.summary,
+        flags=tuple(dict.fromkeys((*request.flags, *delivery.flags))),
+        grants=with_last_grant(
+            request, confirmed=True, outcome=values.DELIVERED, body_sha256=delivery.body_sha256
+        ),
+    )
+
+
+def completed(request: AnalysisRequest, outputs: tuple[Output, ...], now: float) -> AnalysisRequest:
+    """Finish a request whose DICOM results are stored."""
+    if request.status != values.PUBLISHING:
+        return request
+    return changed(request, now, "completed", "", status=values.COMPLETED, outputs=outputs)

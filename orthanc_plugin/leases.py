@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The lease of a request: who gets it, how long it lasts, what it still allows once it has run out.
+
+A worker holds one lease on the slide that it analyses and at most one more on the next slide, marked as
+prefetch: an idle worker may take that one over until its holder has begun.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import replace
+
+from . import values
+from .errors import ApiError
+from .transition import (
+    MAX_BACK_OFF_S,
+    again_or_failed,
+    attempts_counted,
+    attempts_uncounted,
+    changed,
+    ended_cancelled,
+    with_last_grant,
+    wrong_state,
+)
+from .values import AnalysisRequest, Artifact, Failure, Grant
+
+_GRANTS_KEPT = 8
+DELIVERABLE = frozenset({None, values.EXPIRED, values.UNCONFIRMED, values.HANDED_BACK})
+"""Outcomes of a grant that may bring a result all the same, while nobody claimed since."""
+
+
+def is_due(request: AnalysisRequest, now: float) -> bool:
+    """Tell whether a pending request may be granted by now."""
+    if request.status != values.PENDING:
+        return False
+    if request.not_before is None:
+        return True
+    # Nothing waits longer than the longest back-off: the clock has been set back since.
+    return not now < request.not_before <= now + MAX_BACK_OFF_S * 1.5
+
+
+def granted(request: AnalysisRequest, grant: Grant, record: Artifact, now: float) -> AnalysisRequest:
+    """Give the lease to a worker; what the previous grant left behind is dropped.
+
+    `record` is the attachment reserved for the full result, still without bytes.
+    """
+    if request.status != values.PENDING:
+        raise wrong_state(request, "claimed")
+    detail = grant.model.name
+    if grant.fingerprint != request.fingerprint:
+        detail += "; the slide has changed since it was submitted"
+    return changed(
+        request,
+        now,
+        "claimed",
+        grant.worker_id,
+        detail,
+        status=values.PROCESSING,
+        fence=grant.fence,
+        fingerprint=grant.fingerprint,
+        not_before=None,
+        grants=(*request.grants, grant)[-_GRANTS_KEPT:],
+        artifacts=(),
+        record=record,
+        outputs=(),
+    )
+
+
+def authorised(request: AnalysisRequest, fence: int, token_sha256: str) -> Grant:
+    """Return the grant that a worker speaks under.
+
+    Raises
+    ------
+    ApiError
+        409 ``lease_lost`` where there is no such grant, or it has been superseded.
+    """
+    grant = find_grant(request, fence, token_sha256)
+    if grant is None:
+        raise _lease_lost("This token and fence hold no lease on the request. Drop the work.")
+    if grant.fence != request.fence:
+        raise _lease_lost("Another worker holds this request now. Drop the work.")
+    return grant
+
+
+def find_grant(request: AnalysisRequest, fence: int, token_sha256: str) -> Grant | None:
+    """Return the grant, latest or not, with this fence and token."""
+    for grant in request.grants:
+        if grant.fence == fence and hmac.compare_digest(grant.token_sha256, token_sha256):
+            return grant
+    return None
+
+
+def may_still_deliver(request: AnalysisRequest) -> bool:
+    """Tell whether the latest grant may bring a result: also after expiry, while nobody claimed since."""
+    if request.grant is None or request.status not in {values.PENDING, values.PROCESSING}:
+        return False
+    return request.grant.outcome in DELIVERABLE
+
+
+def require_deliverable(request: AnalysisRequest) -> None:
+    """Raise 409 ``lease_lost`` unless the latest grant may still bring a result."""
+    if not may_still_deliver(request):
+        raise _lease_lost(f"The request is {request.status} and this lease has ended. Drop the work.")
+
+
+def heard(request: AnalysisRequest, now: float) -> AnalysisRequest:
+    """Note a sign of life of the latest grant: the first one confirms it, one after expiry takes it up again.
+
+    Returns the same request where nothing changes, which is what every other heartbeat does.
+    """
+    require_deliverable(request)
+    grant = request.grants[-1]
+    if request.status == values.PROCESSING and grant.confirmed:
+        return request
+    if grant.outcome == values.HANDED_BACK:  # its worker said that it would not go on
+        raise _lease_lost("The lease was handed back. Claim again.")
+    return changed(
+        request,
+        now,
+        "confirmed" if request.status == values.PROCESSING else "resumed",
+        grant.worker_id,
+        status=values.PROCESSING,
+        not_before=None,
+        attempts=attempts_counted(request),
+        grants=with_last_grant(request, confirmed=True, outcome=None),
+    )
+
+
+def handed_back(request: AnalysisRequest, now: float) -> AnalysisRequest:
+    """Return a lease that its worker no longer wants; it is not counted."""
+    if request.status != values.PROCESSING:
+        return request
+    grant = request.grants[-1]
+    if request.cancel_requested:
+        return ended_cancelled(request, now, grant.worker_id, values.HANDED_BACK)
+    return changed(
+        request,
+        now,
+        values.HANDED_BACK,
+        grant.worker_id,
+        status=values.PENDING,
+        attempts=attempts_uncounted(request),
+        grants=with_last_grant(request, outcome=values.HANDED_BACK),
+    )
+
+
+def expired(request: AnalysisRequest, now: float, *, retry_s: float, jitter: float) -> AnalysisRequest:
+    """End a lease whose time has run out; `jitter` lies in 0 to 1."""
+    if request.status != values.PROCESSING:
+        return request
+    grant = request.grants[-1]
+    outcome = values.EXPIRED if grant.confirmed else values.UNCONFIRMED
+    if request.cancel_requested:
+        return ended_cancelled(request, now, grant.worker_id, outcome)
+    ended = replace(request, grants=with_last_grant(request, outcome=outcome))
+    if not grant.confirmed:
+        return changed(ended, now, outcome, grant.worker_id, status=values.PENDING)
+    lost = Failure("lease_expired", f"Worker {grant.worker_id} was not heard of any more.", retryable=True)
+    return again_or_failed(ended, lost, now, grant.worker_id, retry_s=retry_s, jitter=jitter)
+
+
+def _lease_lost(sentence: str) -> ApiError:
+    return ApiError(409, "lease_lost", sentence)
+
+
+def cancel_confirmed(request: AnalysisRequest, now: float) -> AnalysisRequest:
+    """End a cancelled request that its worker has let go of."""
+    if request.status == values.CANCELLED:
+        return request
+    require_deliverable(request)
+    if not request.cancel_requested:
+        raise wrong_state(request, "cancelled by its worker, because nobody asked for it")
+    return ended_cancelled(request, now, request.grants[-1].worker_id, "")
+
+
+def refused_at_claim(request: AnalysisRequest, failure: Failure, now: float) -> AnalysisRequest:
+    """End a pending request whose series can no longer be analysed."""
+    return changed(
+        request,
+        now,
+        "failed",
+        "",
+        f"{failure.code}: {failure.message}",
+        status=values.FAILED,
+        error=failure,
+        not_before=None,
+    )
