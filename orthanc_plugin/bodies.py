@@ -123,6 +123,7 @@ def claim_of(body: Mapping[str, Any], user: str) -> Claim:
         software=fields.optional_text(body, "software") or "",
         device=fields.optional_text(body, "device") or "",
         wait_s=min(fields.number(body, "wait", low=0, high=3600, default=0), _MAX_WAIT_S),
+        prefetch=fields.flag(body, "prefetch"),
     )
 
 
@@ -179,6 +180,7 @@ def live_of(body: Mapping[str, Any]) -> Live:
         stage=fields.optional_text(body, "stage", longest=50),
         progress=progress,
         detail=fields.optional_text(body, "detail"),
+        prefetch=fields.flag(body, "prefetch"),
     )
 
 

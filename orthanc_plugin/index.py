@@ -17,6 +17,7 @@ from typing import Optional
 
 from . import values
 from .codec import SeriesState
+from .leases import is_prefetched
 from .values import AnalysisRequest
 
 _GONE_KEPT = 1000
@@ -32,11 +33,12 @@ class Lease:
 
 @dataclass(frozen=True)
 class Live:
-    """What the last heartbeat said; `progress` in 0 to 1."""
+    """What the last heartbeat said; `progress` in 0 to 1; `prefetch` where the slide has not been begun."""
 
     stage: str | None = None
     progress: float | None = None
     detail: str | None = None
+    prefetch: bool = False
 
 
 Wanted = tuple[Optional[str], Optional[str]]
@@ -80,6 +82,7 @@ class Index:
         self._versions: dict[str, int] = {}
         self._order = _Sorted()
         self._pending: dict[Wanted, _Sorted] = {}
+        self._prefetched: dict[str, AnalysisRequest] = {}
         self._leases: dict[str, Lease] = {}
         self._live: dict[str, Live] = {}
         self._tokens: dict[str, str] = {}
@@ -205,6 +208,8 @@ class Index:
         request_id = request.request_id
         if request.status == values.PENDING:
             self._pending.setdefault(_wanted(request), _Sorted()).add(_pending_key(request))
+        if is_prefetched(request):
+            self._prefetched[request_id] = request
         if request.status != values.PROCESSING:
             self._end_lease(request_id)
             return
@@ -215,6 +220,7 @@ class Index:
             self._tokens[request.grants[-1].token_sha256] = request_id
 
     def _leave_turn(self, request: AnalysisRequest) -> None:
+        self._prefetched.pop(request.request_id, None)
         queue = self._pending.get(_wanted(request))
         if queue is not None:
             queue.discard(_pending_key(request))
@@ -285,6 +291,16 @@ class Index:
         ]
         for key in heapq.merge(*queues):
             yield self._requests[key[2]]
+
+    def prefetched(self) -> list[AnalysisRequest]:
+        """Return the requests whose workers have not begun, in their turn."""
+        with self.lock:
+            return sorted(self._prefetched.values(), key=_pending_key)
+
+    def holds_prefetch(self, worker_id: str) -> bool:
+        """Tell whether a worker has a slide fetched ahead already."""
+        with self.lock:
+            return any(request.grants[-1].worker_id == worker_id for request in self._prefetched.values())
 
 
 def _no_lease(request: AnalysisRequest) -> Lease:

@@ -44,9 +44,12 @@ def granted(request: AnalysisRequest, grant: Grant, record: Artifact, now: float
 
     `record` is the attachment reserved for the full result, still without bytes.
     """
-    if request.status != values.PENDING:
-        raise wrong_state(request, "claimed")
     detail = grant.model.name
+    if may_be_taken_over(request, grant.worker_id):
+        detail += f"; taken over from {request.grants[-1].worker_id}, which had not begun"
+        request = _taken_over(request)
+    elif request.status != values.PENDING:
+        raise wrong_state(request, "claimed")
     if grant.fingerprint != request.fingerprint:
         detail += "; the slide has changed since it was submitted"
     return changed(
@@ -63,6 +66,27 @@ def granted(request: AnalysisRequest, grant: Grant, record: Artifact, now: float
         artifacts=(),
         record=record,
         outputs=(),
+    )
+
+
+def is_prefetched(request: AnalysisRequest) -> bool:
+    """Tell whether the lease is one on a slide that its worker has not begun."""
+    return request.status == values.PROCESSING and request.grants[-1].prefetch
+
+
+def may_be_taken_over(request: AnalysisRequest, worker_id: str) -> bool:
+    """Tell whether an idle worker may have a request that another one has only fetched ahead."""
+    if request.cancel_requested or not is_prefetched(request):
+        return False
+    return request.grants[-1].worker_id != worker_id
+
+
+def _taken_over(request: AnalysisRequest) -> AnalysisRequest:
+    """End a lease whose worker had not begun; that was no attempt of it."""
+    return replace(
+        request,
+        attempts=attempts_uncounted(request),
+        grants=with_last_grant(request, outcome=values.TAKEN_OVER),
     )
 
 
@@ -103,27 +127,44 @@ def require_deliverable(request: AnalysisRequest) -> None:
         raise _lease_lost(f"The request is {request.status} and this lease has ended. Drop the work.")
 
 
-def heard(request: AnalysisRequest, now: float) -> AnalysisRequest:
+def is_news(request: AnalysisRequest, *, prefetch: bool) -> bool:
+    """Tell whether a heartbeat changes the request; all but a lease's first few do not."""
+    if request.status != values.PROCESSING or not request.grants[-1].confirmed:
+        return True
+    return request.grants[-1].prefetch and not prefetch
+
+
+def heard(request: AnalysisRequest, now: float, *, prefetch: bool = False) -> AnalysisRequest:
     """Note a sign of life of the latest grant: the first one confirms it, one after expiry takes it up again.
 
-    Returns the same request where nothing changes, which is what every other heartbeat does.
+    `prefetch` says that the worker has not begun; the first heartbeat without it makes the lease an ordinary
+    one, for good. A lease that ran out is taken up by a worker that has begun, not by one that has not.
+    Returns the same request where nothing changes.
     """
     require_deliverable(request)
     grant = request.grants[-1]
-    if request.status == values.PROCESSING and grant.confirmed:
+    if not is_news(request, prefetch=prefetch):
         return request
     if grant.outcome == values.HANDED_BACK:  # its worker said that it would not go on
         raise _lease_lost("The lease was handed back. Claim again.")
+    if request.status == values.PENDING and prefetch:  # its worker may have fetched another one ahead since
+        raise _lease_lost("The lease ran out before the slide was begun. Claim again.")
     return changed(
         request,
         now,
-        "confirmed" if request.status == values.PROCESSING else "resumed",
+        _event_of_heartbeat(request),
         grant.worker_id,
         status=values.PROCESSING,
         not_before=None,
         attempts=attempts_counted(request),
-        grants=with_last_grant(request, confirmed=True, outcome=None),
+        grants=with_last_grant(request, confirmed=True, outcome=None, prefetch=grant.prefetch and prefetch),
     )
+
+
+def _event_of_heartbeat(request: AnalysisRequest) -> str:
+    if request.status != values.PROCESSING:
+        return "resumed"
+    return "begun" if request.grants[-1].confirmed else "confirmed"
 
 
 def handed_back(request: AnalysisRequest, now: float) -> AnalysisRequest:
@@ -174,7 +215,9 @@ def cancel_confirmed(request: AnalysisRequest, now: float) -> AnalysisRequest:
 
 
 def refused_at_claim(request: AnalysisRequest, failure: Failure, now: float) -> AnalysisRequest:
-    """End a pending request whose series can no longer be analysed."""
+    """End a pending request whose series can no longer be analysed; one that has moved on is left alone."""
+    if request.status != values.PENDING:
+        return request
     return changed(
         request,
         now,

@@ -217,7 +217,7 @@ class Routes:
         return {
             "success": True,
             "request": self._full(given.request),
-            "lease": views.lease_member(self._core.settings, given.request.fence),
+            "lease": views.lease_member(self._core.settings, given.request),
             "instances": views.instance_members(given.instances),
             "retry_after_s": 1,
         }
@@ -234,7 +234,7 @@ class Routes:
                 "status": orders.request.status,
                 "cancel": orders.cancel,
                 "drain": orders.drain,
-                "lease": views.lease_member(self._core.settings, orders.request.fence),
+                "lease": views.lease_member(self._core.settings, orders.request),
             },
         )
 

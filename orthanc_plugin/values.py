@@ -35,6 +35,7 @@ HANDED_BACK = "handed_back"
 SERIES_CHANGED = "series_changed"
 DELIVERED = "delivered"
 ENDED_BY_PERSON = "ended_by_person"
+TAKEN_OVER = "taken_over"
 
 
 class Stored:
@@ -102,7 +103,8 @@ class Grant(Stored):
     """One lease that was given: to whom, on what, and what became of it.
 
     `outcome` is None while the lease may still bring a result. Only the token's SHA-256 is kept;
-    `body_sha256` is that of the completion that ended this grant.
+    `body_sha256` is that of the completion that ended this grant. With `prefetch` its worker is still at
+    another slide: an idle worker may take the request over.
     """
 
     fence: int
@@ -113,6 +115,7 @@ class Grant(Stored):
     fingerprint: str
     granted: float
     confirmed: bool = False
+    prefetch: bool = False
     outcome: str | None = None
     body_sha256: str | None = None
     error: Failure | None = None

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .clock import Clock
 from .index import Index
-from .leases import is_due
+from .leases import is_due, may_be_taken_over
 from .values import AnalysisRequest
 
 _LONGEST_SLEEP_S = 5.0
@@ -25,10 +25,13 @@ class Taker:
         Whether it can run what a request asks for; depends on the wanted model and version alone.
     takes
         Whether it is this worker's turn, of those that can.
+    prefetch
+        It still works on another slide: it comes after those that are idle, and takes from nobody.
     """
 
     runs: Callable[[AnalysisRequest], bool]
     takes: Callable[[AnalysisRequest], bool]
+    prefetch: bool = False
 
 
 @dataclass(eq=False)
@@ -149,23 +152,39 @@ class ClaimPool:
         monotonic = self._clock.monotonic()
         self._held = {held: until for held, until in self._held.items() if until > monotonic}
         taken = {waiter.assigned for waiter in self._waiters} | self._held.keys()
-        for waiter in idle:
-            free = (
-                request
-                for request in self._index.pending(waiter.taker.runs)
-                if request.request_id not in taken and is_due(request, now)
-            )
+        for waiter in sorted(idle, key=lambda waiter: waiter.taker.prefetch):
+            free = (item for item in self._open_to(waiter, now) if item.request_id not in taken)
             self._assign_one(waiter, free)
             taken.add(waiter.assigned)
 
+    def _open_to(self, waiter: ClaimWaiter, now: float) -> Iterator[AnalysisRequest]:
+        """Yield what a worker could be given: what waits, then what another has only fetched ahead."""
+        for request in self._index.pending(waiter.taker.runs):
+            if is_due(request, now):
+                yield request
+        if not waiter.taker.prefetch:
+            for request in self._index.prefetched():
+                if may_be_taken_over(request, waiter.worker_id) and waiter.taker.runs(request):
+                    yield request
+
     def _assign_one(self, waiter: ClaimWaiter, free: Iterable[AnalysisRequest]) -> None:
-        # A claim repeated while its first is being granted must find that lease, not get a second one.
-        if any(other.assigned and other.token_sha256 == waiter.token_sha256 for other in self._waiters):
+        if any(other.assigned and _are_one(other, waiter) for other in self._waiters):
             return
         request = next((request for request in free if waiter.taker.takes(request)), None)
         if request is not None:
             waiter.assigned = request.request_id
             waiter.woken.set()
+
+
+def _are_one(granted: ClaimWaiter, waiter: ClaimWaiter) -> bool:
+    """Tell whether what is being granted to one claim settles another one too.
+
+    A repeated claim must find the lease of its first, not get a second one; a worker holds one lease ahead.
+    """
+    if granted.token_sha256 == waiter.token_sha256:
+        return True
+    is_ahead = granted.taker.prefetch and waiter.taker.prefetch
+    return is_ahead and granted.worker_id == waiter.worker_id
 
 
 class PagePool:

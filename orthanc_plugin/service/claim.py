@@ -9,7 +9,7 @@ from orthanc_plugin import values
 from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
-from orthanc_plugin.leases import granted, refused_at_claim
+from orthanc_plugin.leases import granted, is_prefetched, refused_at_claim
 from orthanc_plugin.lifecycle import accepts
 from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model
 from orthanc_plugin.waiting import ClaimWaiter, Taker
@@ -27,7 +27,10 @@ _OTHER_WORKER_FIRST_S = 30.0
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker offers; `token_sha256` stands for the token that it made."""
+    """What a worker offers; `token_sha256` stands for the token that it made.
+
+    With `prefetch` it still works on another slide, and asks for the next one ahead.
+    """
 
     worker_id: str
     user: str
@@ -37,6 +40,7 @@ class Claim:
     software: str
     device: str
     wait_s: float
+    prefetch: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def claim(core: Core, ask: Claim) -> Granted | None:
         return _repeated(core, ask)
     taker = Taker(
         runs=lambda item: offered(core, ask, item) is not None,
-        takes=lambda item: not _is_for_another(core, ask, item),
+        takes=lambda item: not _is_for_another(core, ask, item) and not _has_one_ahead(core, ask),
+        prefetch=ask.prefetch,
     )
     waiter = core.claims.enter(ask.worker_id, ask.token_sha256, taker, ask.wait_s)
     try:
@@ -101,7 +106,7 @@ def offered(core: Core, ask: Claim, request: AnalysisRequest) -> Model | None:
 
 def _is_for_another(core: Core, ask: Claim, request: AnalysisRequest) -> bool:
     """After a failed attempt another living worker that offers the model has the first turn, for a while."""
-    last = request.grant
+    last = _last_ended(request)
     if last is None or last.worker_id != ask.worker_id or last.outcome in {None, values.HANDED_BACK}:
         return False
     since = request.not_before if request.not_before is not None else request.updated
@@ -111,6 +116,17 @@ def _is_for_another(core: Core, ask: Claim, request: AnalysisRequest) -> bool:
         worker.worker_id != ask.worker_id and any(accepts(request, model) for model in worker.models)
         for worker in core.workers.alive()
     )
+
+
+def _last_ended(request: AnalysisRequest) -> Grant | None:
+    """Return the latest grant, past one whose worker has not begun."""
+    grants = request.grants[:-1] if is_prefetched(request) else request.grants
+    return grants[-1] if grants else None
+
+
+def _has_one_ahead(core: Core, ask: Claim) -> bool:
+    """Tell whether a worker asks for a second slide ahead."""
+    return ask.prefetch and core.index.holds_prefetch(ask.worker_id)
 
 
 def _repeated(core: Core, ask: Claim) -> Granted | None:
@@ -175,6 +191,7 @@ def _grant(
             model=offered(core, ask, current) or current.bound_model,
             fingerprint=content,
             granted=now,
+            prefetch=ask.prefetch,
         )
         record = Artifact("record", number, 0, "", RECORD_TYPE)
         return granted(replace(current, study=series.study_id), grant, record, now)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from itertools import takewhile
 
 from orthanc_plugin import values
+from orthanc_plugin.leases import is_prefetched
 from orthanc_plugin.lifecycle import accepts
 from orthanc_plugin.values import AnalysisRequest
 from orthanc_plugin.workers import Worker, permits
@@ -44,8 +45,8 @@ def estimated_wait(core: Core, request: AnalysisRequest) -> float | None:
     if not able or mean_s is None:
         return None
     names = {worker.worker_id for worker in able}
-    at_work = core.index.with_status(values.PROCESSING)
-    busy = sum(item.grants[-1].worker_id in names for item in at_work)
+    held = core.index.with_status(values.PROCESSING)
+    busy = len({item.grants[-1].worker_id for item in held if not is_prefetched(item)} & names)
     return likely_wait(_ahead(core, able, request), busy, len(able), mean_s)
 
 
@@ -66,4 +67,5 @@ def _ahead(core: Core, able: list[Worker], request: AnalysisRequest) -> int:
 
     with core.index.lock:
         turns = core.index.pending(is_theirs)
-        return sum(1 for _ in takewhile(lambda other: other.request_id != request.request_id, turns))
+        waiting = sum(1 for _ in takewhile(lambda other: other.request_id != request.request_id, turns))
+        return waiting + sum(map(is_theirs, core.index.prefetched()))

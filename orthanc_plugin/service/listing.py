@@ -13,7 +13,7 @@ from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.fields import bad_field
-from orthanc_plugin.leases import is_due
+from orthanc_plugin.leases import is_due, is_prefetched
 from orthanc_plugin.values import AnalysisRequest
 from orthanc_plugin.views import worker_member
 from orthanc_plugin.workers import permits
@@ -181,10 +181,11 @@ def wait_for_pending(core: Core, wait_s: float) -> bool:
 
 
 def requests_of_workers(core: Core) -> dict[str, str]:
-    """Return the request that each busy worker holds."""
+    """Return the request that each busy worker is at; what it has fetched ahead is not begun."""
     return {
         request.grants[-1].worker_id: request.request_id
         for request in core.index.with_status(values.PROCESSING)
+        if not is_prefetched(request)
     }
 
 

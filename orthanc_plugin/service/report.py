@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orthanc_plugin import values
 from orthanc_plugin.index import Live
-from orthanc_plugin.leases import authorised, cancel_confirmed, handed_back, heard
+from orthanc_plugin.leases import authorised, cancel_confirmed, handed_back, heard, is_news
 from orthanc_plugin.values import AnalysisRequest
 
 from .core import Core, change_request, find
@@ -32,7 +32,7 @@ class Orders:
 
 
 def heartbeat(core: Core, request_id: str, proof: LeaseProof, live: Live) -> Orders:
-    """Give the lease more time. Only the first heartbeat of a lease is written: it confirms the attempt.
+    """Give the lease more time. Only a heartbeat that is news is written: the first one confirms the attempt.
 
     Raises
     ------
@@ -40,17 +40,17 @@ def heartbeat(core: Core, request_id: str, proof: LeaseProof, live: Live) -> Ord
         409 ``lease_lost`` where the worker should drop the work.
     """
     request = find(core, request_id)
-    grant = authorised(request, proof.fence, proof.token_sha256)
-    if request.status != values.PROCESSING or not grant.confirmed:
-        request = change_request(core, request_id, lambda item: _heard(core, item, proof))
+    authorised(request, proof.fence, proof.token_sha256)
+    if is_news(request, prefetch=live.prefetch):
+        request = change_request(core, request_id, lambda item: _heard(core, item, proof, live))
     core.index.renew(request_id, proof.fence, core.clock.monotonic() + core.settings.lease_s, live)
     core.workers.heard(proof.worker_id)
     return Orders(request, request.cancel_requested, core.workers.drains(proof.worker_id))
 
 
-def _heard(core: Core, request: AnalysisRequest, proof: LeaseProof) -> AnalysisRequest:
+def _heard(core: Core, request: AnalysisRequest, proof: LeaseProof, live: Live) -> AnalysisRequest:
     authorised(request, proof.fence, proof.token_sha256)
-    return heard(request, core.clock.now())
+    return heard(request, core.clock.now(), prefetch=live.prefetch)
 
 
 def hand_back(core: Core, request_id: str, proof: LeaseProof) -> Orders:

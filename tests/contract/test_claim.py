@@ -20,7 +20,13 @@ def test_a_claim_gives_a_request_its_lease_and_its_files(queue: Queue, site: Sit
 
     assert claimed["request"]["request_id"] == request_id
     assert claimed["request"]["status"] == "processing"
-    assert claimed["lease"] == {"fence": 1, "duration_s": 2.0, "heartbeat_s": 0.5, "confirm_s": 1.0}
+    assert claimed["lease"] == {
+        "fence": 1,
+        "prefetch": False,
+        "duration_s": 2.0,
+        "heartbeat_s": 0.5,
+        "confirm_s": 1.0,
+    }
     assert [item["sop_instance_uid"] for item in claimed["instances"]] == [slide.sop_uid]
     assert claimed["instances"][0]["image_type"][2] == "VOLUME"
 

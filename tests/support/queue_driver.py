@@ -195,7 +195,7 @@ class QueueDriver:
         if answer is not None and answer.status in {200, 201}:
             self.promises.accepted.add(answer.json["request_id"])
 
-    def claim(self, worker: int, *, repeat: bool) -> None:
+    def claim(self, worker: int, *, repeat: bool, prefetch: bool = False) -> None:
         worker_id = f"w{worker}"
         mine = [held for held in self.held if held.worker_id == worker_id]
         if repeat and mine:
@@ -208,6 +208,7 @@ class QueueDriver:
             "token": token,
             "api": 1,
             "models": [{"name": MODEL, "version": "1"}],
+            "prefetch": prefetch,
         }
         answer = self._call("POST", "/pathology/claim", user=WORKER, body=body)
         if answer is None:  # the answer is lost; the worker will repeat its claim with this token
@@ -231,10 +232,10 @@ class QueueDriver:
     def _proof(self, held: Held) -> dict[str, Any]:
         return {"worker_id": held.worker_id, "token": held.token, "fence": held.fence}
 
-    def report(self, which: int, status: str) -> None:
+    def report(self, which: int, status: str, *, prefetch: bool = False) -> None:
         held = self._pick(which)
         if held is not None:
-            body = {**self._proof(held), "status": status}
+            body = {**self._proof(held), "status": status, "prefetch": prefetch}
             self._call("POST", f"/pathology/update-status/{held.request_id}/", user=WORKER, body=body)
 
     def put(self, which: int) -> None:
@@ -356,6 +357,8 @@ class QueueDriver:
             require(0 <= request.attempts <= request.fence, "other", "attempts and fence do not fit")
             is_leased = request.status != "processing" or index.lease(request.request_id) is not None
             require(is_leased, "other", "a request is in work without a lease")
+        ahead = [request.grants[-1].worker_id for request in index.prefetched()]
+        require(len(ahead) == len(set(ahead)), "other", "a worker holds two slides ahead")
 
     def check_settled(self) -> None:
         """Stop all disturbances, start once more, let every lease run out, and check what is left."""
@@ -425,10 +428,11 @@ def step(driver: QueueDriver, chance: random.Random) -> None:
 def _actions(driver: QueueDriver, chance: random.Random) -> tuple[tuple[int, Callable[[], None]], ...]:
     which = min(chance.randrange(12), chance.randrange(12))  # the latest leases are the lively ones
     coin = chance.random() < 0.5
+    ahead = chance.random() < 0.4
     return (
         (8, lambda: driver.submit(which % SLIDES, chance.randrange(3), force=chance.random() < 0.2)),
-        (14, lambda: driver.claim(which % WORKERS, repeat=chance.random() < 0.2)),
-        (10, lambda: driver.report(which, "processing")),
+        (14, lambda: driver.claim(which % WORKERS, repeat=chance.random() < 0.2, prefetch=ahead)),
+        (10, lambda: driver.report(which, "processing", prefetch=ahead)),
         (3, lambda: driver.report(which, chance.choice(REPORTS))),
         (10, lambda: driver.put(which)),
         (12, lambda: driver.complete(which, picture=coin, again=chance.random() < 0.3)),

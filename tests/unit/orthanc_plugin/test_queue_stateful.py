@@ -37,13 +37,13 @@ class QueueMachine(RuleBasedStateMachine):
     def submit(self, slide: int, parameter: int, force: bool) -> None:
         self.driver.submit(slide, parameter, force=force)
 
-    @rule(worker=WHO, repeat=BOOL)
-    def claim(self, worker: int, repeat: bool) -> None:
-        self.driver.claim(worker, repeat=repeat)
+    @rule(worker=WHO, repeat=BOOL, prefetch=BOOL)
+    def claim(self, worker: int, repeat: bool, prefetch: bool) -> None:
+        self.driver.claim(worker, repeat=repeat, prefetch=prefetch)
 
-    @rule(which=WHICH, status=st.sampled_from(REPORTS))
-    def report(self, which: int, status: str) -> None:
-        self.driver.report(which, status)
+    @rule(which=WHICH, status=st.sampled_from(REPORTS), prefetch=BOOL)
+    def report(self, which: int, status: str, prefetch: bool) -> None:
+        self.driver.report(which, status, prefetch=prefetch)
 
     @rule(which=WHICH)
     def put(self, which: int) -> None:

@@ -157,3 +157,18 @@ def test_a_page_waits_until_it_holds(index: Index) -> None:
     add(index, "r1")
     waiting.join(1)
     assert seen == [True]
+
+
+def test_an_idle_worker_is_served_before_one_that_asks_ahead(index: Index, pool: ClaimPool) -> None:
+    ahead = pool.enter("busy", "token", Taker(anything, anything, prefetch=True), 5)
+    idle = enter(pool, "idle")
+    add(index, "r1")
+    pool.assign()
+    assert (ahead.assigned, idle.assigned) == (None, "r1")
+
+
+def test_two_claims_ahead_at_once_get_one_request(index: Index, pool: ClaimPool) -> None:
+    add(index, "r1", "r2")
+    taker = Taker(anything, anything, prefetch=True)
+    first, second = pool.enter("busy", "one", taker, 5), pool.enter("busy", "two", taker, 5)
+    assert (first.assigned, second.assigned) == ("r1", None)
