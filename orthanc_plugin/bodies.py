@@ -15,11 +15,13 @@ from .service.claim import Claim
 from .service.complete import Named, Result
 from .service.report import LeaseProof
 from .service.submit import MAX_SERIES_OF_COHORT, Cohort, Target, Wish, parameters_text
+from .service.tokenless import Older
 from .values import Failure, Model, token_digest
 
 _MAX_WAIT_S = 30.0
 _MAX_TOP_PATCHES = 100
 _MAX_TAGS = 20
+_MAX_MESSAGE = 500
 
 
 def wait_of_query(request: Request) -> float:
@@ -184,6 +186,34 @@ def live_of(body: Mapping[str, Any]) -> Live:
     )
 
 
+def older_of(body: Mapping[str, Any], user: str) -> Older:
+    """Return who an older worker is: the name that it sends, else its user.
+
+    Raises
+    ------
+    ApiError
+        400 where the name is bad.
+    """
+    is_named = body.get("worker_id") is not None
+    return Older(fields.name_of(body, "worker_id") if is_named else user, user, is_named)
+
+
+def older_outcome_of(body: Mapping[str, Any]) -> Mapping[str, Any] | Failure:
+    """Return an older worker's result, or why there is none (a text; a person decides whether to try again).
+
+    Raises
+    ------
+    ApiError
+        400 naming the member.
+    """
+    if ("result" in body) == ("error" in body):
+        raise ApiError(400, "bad_request", "Give either result or error.")
+    if "result" in body:
+        return _result(fields.members(body, "result"))
+    message = fields.free_text(body, "error")[:_MAX_MESSAGE]
+    return Failure("worker_failed", message or "The worker gave no reason.", retryable=False)
+
+
 def outcome_of(body: Mapping[str, Any]) -> Result | Failure:
     """Return a completion's result, or why there is none.
 
@@ -198,7 +228,7 @@ def outcome_of(body: Mapping[str, Any]) -> Result | Failure:
         error = fields.members(body, "error")
         return Failure(
             code=fields.name_of(error, "code"),
-            message=fields.free_text(error, "message")[:500],
+            message=fields.free_text(error, "message")[:_MAX_MESSAGE],
             retryable=fields.flag(error, "retryable"),
         )
     named = tuple(

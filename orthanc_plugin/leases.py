@@ -25,8 +25,15 @@ from .transition import (
 from .values import AnalysisRequest, Artifact, Failure, Grant
 
 _GRANTS_KEPT = 8
+TOKENLESS_LEASE_S = 1800.0
+"""Older workers send no heartbeats: a slide must be done within this time."""
 DELIVERABLE = frozenset({None, values.EXPIRED, values.UNCONFIRMED, values.HANDED_BACK})
 """Outcomes of a grant that may bring a result all the same, while nobody claimed since."""
+
+
+def duration_of(grant: Grant, lease_s: float) -> float:
+    """Return the seconds that a lease lasts after a sign of life; `lease_s` is the site's setting."""
+    return TOKENLESS_LEASE_S if grant.tokenless else lease_s
 
 
 def is_due(request: AnalysisRequest, now: float) -> bool:
@@ -100,9 +107,9 @@ def authorised(request: AnalysisRequest, fence: int, token_sha256: str) -> Grant
     """
     grant = find_grant(request, fence, token_sha256)
     if grant is None:
-        raise _lease_lost("This token and fence hold no lease on the request. Drop the work.")
+        raise lease_lost("This token and fence hold no lease on the request. Drop the work.")
     if grant.fence != request.fence:
-        raise _lease_lost("Another worker holds this request now. Drop the work.")
+        raise lease_lost("Another worker holds this request now. Drop the work.")
     return grant
 
 
@@ -124,7 +131,7 @@ def may_still_deliver(request: AnalysisRequest) -> bool:
 def require_deliverable(request: AnalysisRequest) -> None:
     """Raise 409 ``lease_lost`` unless the latest grant may still bring a result."""
     if not may_still_deliver(request):
-        raise _lease_lost(f"The request is {request.status} and this lease has ended. Drop the work.")
+        raise lease_lost(f"The request is {request.status} and this lease has ended. Drop the work.")
 
 
 def is_news(request: AnalysisRequest, *, prefetch: bool) -> bool:
@@ -146,9 +153,9 @@ def heard(request: AnalysisRequest, now: float, *, prefetch: bool = False) -> An
     if not is_news(request, prefetch=prefetch):
         return request
     if grant.outcome == values.HANDED_BACK:  # its worker said that it would not go on
-        raise _lease_lost("The lease was handed back. Claim again.")
+        raise lease_lost("The lease was handed back. Claim again.")
     if request.status == values.PENDING and prefetch:  # its worker may have fetched another one ahead since
-        raise _lease_lost("The lease ran out before the slide was begun. Claim again.")
+        raise lease_lost("The lease ran out before the slide was begun. Claim again.")
     return changed(
         request,
         now,
@@ -200,7 +207,8 @@ def expired(request: AnalysisRequest, now: float, *, retry_s: float, jitter: flo
     return again_or_failed(ended, lost, now, grant.worker_id, retry_s=retry_s, jitter=jitter)
 
 
-def _lease_lost(sentence: str) -> ApiError:
+def lease_lost(sentence: str) -> ApiError:
+    """Return the 409 that lets a worker drop its work."""
     return ApiError(409, "lease_lost", sentence)
 
 

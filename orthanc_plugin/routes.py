@@ -10,6 +10,8 @@ from . import API_VERSION, __version__, fields, source, values, views
 from .bodies import (
     claim_of,
     live_of,
+    older_of,
+    older_outcome_of,
     outcome_of,
     proof_of,
     proof_of_headers,
@@ -24,7 +26,7 @@ from .openapi import document
 from .pages import serve_page
 from .ranges import RangeServer
 from .router import ROOT, Route
-from .service import artifacts, decide, listing
+from .service import artifacts, decide, listing, tokenless
 from .service.claim import Granted, claim
 from .service.complete import complete, read_result
 from .service.core import Core, require_open_known
@@ -40,6 +42,7 @@ from .values import AnalysisRequest, canonical, sha256_hex
 
 _MAX_BODY = 64 * 1024
 _MAX_COMPLETION = 2 * 1024 * 1024
+_REPORTED = (values.PROCESSING, values.PENDING, values.CANCELLED)
 _VERDICTS = ("agree", "disagree", "unusable")
 _ANALYZE_MEMBERS = {
     "series",
@@ -226,7 +229,7 @@ class Routes:
         """Take a heartbeat, a lease handed back, or a confirmed cancel."""
         require_open_known(self._core)
         body = parse_object(request, max_bytes=_MAX_BODY)
-        orders = self._reported(parts["request_id"], body)
+        orders = self._reported(parts["request_id"], body, request.user)
         return json_response(
             200,
             {
@@ -238,16 +241,19 @@ class Routes:
             },
         )
 
-    def _reported(self, request_id: str, body: Mapping[str, Any]) -> Orders:
-        proof = proof_of(body)
+    def _reported(self, request_id: str, body: Mapping[str, Any], user: str) -> Orders:
         status = body.get("status", values.PROCESSING)
+        if status not in _REPORTED:
+            raise fields.bad_field("status", "processing, pending (hands the lease back) or cancelled")
+        if "token" not in body:
+            tokenless.require_allowed(self._core)
+            return tokenless.report(self._core, request_id, older_of(body, user), status, live_of(body))
+        proof = proof_of(body)
         if status == values.PROCESSING:
             return heartbeat(self._core, request_id, proof, live_of(body))
         if status == values.PENDING:
             return hand_back(self._core, request_id, proof)
-        if status == values.CANCELLED:
-            return confirm_cancel(self._core, request_id, proof)
-        raise fields.bad_field("status", "processing, pending (hands the lease back) or cancelled")
+        return confirm_cancel(self._core, request_id, proof)
 
     def put_artifact(self, request: Request, parts: Parts) -> Response:
         """Keep a file of a result."""
@@ -267,8 +273,13 @@ class Routes:
         require_open_known(self._core)
         body = parse_object(request, max_bytes=_MAX_COMPLETION)
         digest = sha256_hex(canonical(body).encode("utf-8"))
-        outcome = outcome_of(body)
-        done = complete(self._core, parts["request_id"], proof_of(body), digest, outcome)
+        request_id = parts["request_id"]
+        if "token" not in body:
+            tokenless.require_allowed(self._core)
+            who = older_of(body, request.user)
+            done = tokenless.deliver(self._core, request_id, who, digest, older_outcome_of(body))
+        else:
+            done = complete(self._core, request_id, proof_of(body), digest, outcome_of(body))
         return json_response(200, {"success": True, "request": self._short(done)})
 
     def ranges(self, request: Request, parts: Parts) -> Response:

@@ -41,6 +41,8 @@ class Settings:
         Origins besides Orthanc's own whose pages may change state.
     trusted_user_header
         Header in which a proxy on the same machine names the user, or None.
+    allow_tokenless
+        Whether older workers, which know no token, may take requests.
     models
         Permitted models, or None where any model may run.
     metadata_number, damaged_number, archive_number, first_attachment
@@ -73,6 +75,7 @@ class Settings:
     confirm_s: float = 15.0
     retry_s: float = 30.0
     max_attempts: int = 3
+    allow_tokenless: bool = False
     claim_waiters: int = 10
     page_waiters: int = 10
     rules: tuple[ArrivalRule, ...] = ()
@@ -211,6 +214,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "HeartbeatSeconds": ("heartbeat_s", _seconds(0.2, 1200)),
     "ConfirmSeconds": ("confirm_s", _seconds(0.5, 600)),
     "RetrySeconds": ("retry_s", _seconds(0, 3600)),
+    "AllowTokenless": ("allow_tokenless", _bool),
     "MaxAttempts": ("max_attempts", _whole(1, 20)),
     "ClaimWaiters": ("claim_waiters", _whole(0, 200)),
     "PageWaiters": ("page_waiters", _whole(0, 200)),

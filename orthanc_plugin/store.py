@@ -20,6 +20,7 @@ from .codec import (
 from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .index import Index, Lease
+from .leases import duration_of
 from .settings import Settings
 from .values import WITHDRAWN, AnalysisRequest
 
@@ -294,13 +295,16 @@ class Store:
             return self._write(state, must_fit=False)
 
     def _fresh_lease(self, request: AnalysisRequest) -> Lease:
-        confirmed = request.grants[-1].confirmed
-        seconds = self._settings.lease_s if confirmed else self._settings.confirm_s
-        return Lease(request.fence, self._clock.monotonic() + seconds)
+        """Return the lease that a grant begins with; an older worker confirms nothing."""
+        grant = request.grants[-1]
+        if grant.confirmed or grant.tokenless:
+            return self._full_lease(request)
+        return Lease(request.fence, self._clock.monotonic() + self._settings.confirm_s)
 
     def _full_lease(self, request: AnalysisRequest) -> Lease:
         """Return the lease after a restart: its worker may be alive and unheard."""
-        return Lease(request.fence, self._clock.monotonic() + self._settings.lease_s)
+        seconds = duration_of(request.grants[-1], self._settings.lease_s)
+        return Lease(request.fence, self._clock.monotonic() + seconds)
 
 
 def source_deleted() -> ApiError:

@@ -104,7 +104,8 @@ class Grant(Stored):
 
     `outcome` is None while the lease may still bring a result. Only the token's SHA-256 is kept;
     `body_sha256` is that of the completion that ended this grant. With `prefetch` its worker is still at
-    another slide: an idle worker may take the request over.
+    another slide: an idle worker may take the request over. With `tokenless` it is an older one, which has
+    no token and sends no heartbeats.
     """
 
     fence: int
@@ -116,6 +117,7 @@ class Grant(Stored):
     granted: float
     confirmed: bool = False
     prefetch: bool = False
+    tokenless: bool = False
     outcome: str | None = None
     body_sha256: str | None = None
     error: Failure | None = None

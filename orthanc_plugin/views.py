@@ -11,7 +11,7 @@ from typing import Any
 from . import values
 from .gateway import InstanceInfo
 from .index import Live
-from .leases import is_prefetched
+from .leases import duration_of, is_prefetched
 from .settings import Settings
 from .values import AnalysisRequest, Artifact, Event, Failure, Review
 from .workers import Worker
@@ -128,10 +128,11 @@ def full_request(request: AnalysisRequest, live: Live, version: str, result: Any
 
 def lease_member(settings: Settings, request: AnalysisRequest) -> dict[str, Any]:
     """Return the lease and the intervals that the worker is to use."""
+    lease_s = settings.lease_s if request.grant is None else duration_of(request.grant, settings.lease_s)
     return {
         "fence": request.fence,
         "prefetch": is_prefetched(request),
-        "duration_s": settings.lease_s,
+        "duration_s": lease_s,
         "heartbeat_s": settings.heartbeat_s,
         "confirm_s": settings.confirm_s,
     }

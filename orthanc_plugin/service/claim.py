@@ -29,18 +29,20 @@ _OTHER_WORKER_FIRST_S = 30.0
 class Claim:
     """What a worker offers; `token_sha256` stands for the token that it made.
 
-    With `prefetch` it still works on another slide, and asks for the next one ahead.
+    With `prefetch` it still works on another slide, and asks for the next one ahead. With `is_tokenless` it
+    is an older worker, which offers no models (see `tokenless`).
     """
 
     worker_id: str
     user: str
     token_sha256: str
-    models: tuple[Model, ...]
-    default_model: str | None
-    software: str
-    device: str
-    wait_s: float
+    models: tuple[Model, ...] = ()
+    default_model: str | None = None
+    software: str = ""
+    device: str = ""
+    wait_s: float = 0.0
     prefetch: bool = False
+    is_tokenless: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def claim(core: Core, ask: Claim) -> Granted | None:
     ApiError
         503 where Orthanc fails.
     """
-    core.workers.claimed(_worker(core, ask))
+    note_worker(core, ask)
     if core.workers.drains(ask.worker_id):
         return _repeated(core, ask)
     taker = Taker(
@@ -81,8 +83,9 @@ def claim(core: Core, ask: Claim) -> Granted | None:
         core.claims.leave(waiter)
 
 
-def _worker(core: Core, ask: Claim) -> Worker:
-    return Worker(
+def note_worker(core: Core, ask: Claim) -> None:
+    """Note that a worker lives, and what it offers."""
+    worker = Worker(
         worker_id=ask.worker_id,
         user=ask.user,
         software=ask.software,
@@ -92,6 +95,7 @@ def _worker(core: Core, ask: Claim) -> Worker:
         seen=core.clock.now(),
         seen_monotonic=core.clock.monotonic(),
     )
+    core.workers.claimed(worker)
 
 
 def offered(core: Core, ask: Claim, request: AnalysisRequest) -> Model | None:
@@ -141,7 +145,7 @@ def _turn(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:
     if request_id is None:
         return None
     try:
-        result = _try_grant(core, ask, request_id)
+        result = try_grant(core, ask, request_id)
     except (StorageError, ApiError):
         core.claims.refuse(waiter, _FAILED_HOLD_S)
         raise
@@ -151,7 +155,7 @@ def _turn(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:
     return None
 
 
-def _try_grant(core: Core, ask: Claim, request_id: str) -> Granted | float:
+def try_grant(core: Core, ask: Claim, request_id: str) -> Granted | float:
     """Return the lease, or the seconds that the request should rest where it cannot be granted now."""
     request = core.index.get(request_id)
     if request is None:
@@ -192,6 +196,7 @@ def _grant(
             fingerprint=content,
             granted=now,
             prefetch=ask.prefetch,
+            tokenless=ask.is_tokenless,
         )
         record = Artifact("record", number, 0, "", RECORD_TYPE)
         return granted(replace(current, study=series.study_id), grant, record, now)

@@ -121,7 +121,7 @@ def _accept(
         record=record,
         outputs=request.outputs if any(item.content_type == DICOM_TYPE for item in artifacts) else (),
         summary=canonical({name: outcome.result[name] for name in _SUMMARY if name in outcome.result}),
-        flags=() if core.settings.models is not None else (values.UNAPPROVED_MODEL,),
+        flags=() if _is_approved(core, request) else (values.UNAPPROVED_MODEL,),
     )
 
     def change(current: AnalysisRequest) -> AnalysisRequest:
@@ -130,6 +130,11 @@ def _accept(
 
     change_request(core, request.request_id, change)
     core.tallies.timings(outcome.result.get("timings_s"))
+
+
+def _is_approved(core: Core, request: AnalysisRequest) -> bool:
+    """Tell whether the site has permitted what ran; an older worker does not say what that was."""
+    return core.settings.models is not None and not request.grants[-1].tokenless
 
 
 def _fail(core: Core, request_id: str, proof: LeaseProof, body_sha256: str, failure: Failure) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orthanc_plugin import values
 from orthanc_plugin.index import Live
-from orthanc_plugin.leases import authorised, cancel_confirmed, handed_back, heard, is_news
+from orthanc_plugin.leases import authorised, cancel_confirmed, duration_of, handed_back, heard, is_news
 from orthanc_plugin.values import AnalysisRequest
 
 from .core import Core, change_request, find
@@ -43,7 +43,8 @@ def heartbeat(core: Core, request_id: str, proof: LeaseProof, live: Live) -> Ord
     authorised(request, proof.fence, proof.token_sha256)
     if is_news(request, prefetch=live.prefetch):
         request = change_request(core, request_id, lambda item: _heard(core, item, proof, live))
-    core.index.renew(request_id, proof.fence, core.clock.monotonic() + core.settings.lease_s, live)
+    expires_at = core.clock.monotonic() + duration_of(request.grants[-1], core.settings.lease_s)
+    core.index.renew(request_id, proof.fence, expires_at, live)
     core.workers.heard(proof.worker_id)
     return Orders(request, request.cancel_requested, core.workers.drains(proof.worker_id))
 

@@ -34,6 +34,7 @@ SECTION: dict[str, Any] = {
     "HeartbeatSeconds": 0.5,
     "ConfirmSeconds": 1,
     "RetrySeconds": 0.2,
+    "AllowTokenless": True,
     "Models": None,
 }
 
