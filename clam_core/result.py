@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,7 +22,7 @@ from clam_core.patches import Coordinates, PatchPlan
 from clam_core.quality import Quality
 from clam_core.slides import Pixels, SlideIdentity
 
-HEATMAP, OVERLAY, ATTENTION = "heatmap.png", "overlay.png", "attention.npz"
+HEATMAP, OVERLAY, ATTENTION, SCORES = "heatmap.png", "overlay.png", "attention.npz", "attention.h5"
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ class Analysis:
             (HEATMAP, "image/png"),
             (OVERLAY, "image/png"),
             (ATTENTION, "application/octet-stream"),
+            (SCORES, "application/x-hdf5"),
             *((f"patch-{number:03}.jpg", "image/jpeg") for number in range(1, len(pictured) + 1)),
         ]
 
@@ -198,6 +200,7 @@ class Analysis:
             _png(self.heatmap),
             _png(Image.fromarray(self.overlay)),
             self._attention_npz(),
+            self._scores_h5(),
             *(_jpeg(picture) for picture in pictures),
         ]
         return {name: data for (name, _), data in zip(self.artifact_names(), made, strict=True)}
@@ -233,6 +236,20 @@ class Analysis:
             arrays |= {"fine_coords": self.fine.coordinates, "fine_percentile": self.fine.percentiles}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
+        return buffer.getvalue()
+
+    def _scores_h5(self) -> bytes:
+        """Return the raw attention in the layout in which CLAM keeps its scores, for tools that read that."""
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file:
+            scores = self.prediction.attention.astype(np.float32)
+            file.create_dataset("attention_scores", data=scores[:, None], compression="gzip")
+            coords = file.create_dataset("coords", data=self.coordinates.astype(np.int64), compression="gzip")
+            coords.attrs["patch_size"] = self.plan.read_px[0]
+            coords.attrs["patch_level"] = self.plan.level
+            coords.attrs["patch_size_level0"] = self.plan.footprint[0]
+            coords.attrs["level0_width"] = self.slide.width
+            coords.attrs["level0_height"] = self.slide.height
         return buffer.getvalue()
 
 

@@ -26,6 +26,7 @@ KINDS = (
     Kind(re.compile(r"(?:heatmap|thumbnail|overlay)\.png"), "image/png", 32 * _MB, b"\x89PNG\r\n\x1a\n"),
     Kind(re.compile(r"patch-[0-9]{3}\.jpg"), "image/jpeg", _MB, b"\xff\xd8\xff"),
     Kind(re.compile(r"attention\.npz"), "application/octet-stream", 64 * _MB, b"PK\x03\x04"),
+    Kind(re.compile(r"attention\.h5"), "application/x-hdf5", 64 * _MB, b"\x89HDF\r\n\x1a\n"),
     Kind(re.compile(r"[a-z0-9-]{1,64}\.dcm"), "application/dicom", 64 * _MB, b"DICM", 128),
 )
 DICOM_TYPE = "application/dicom"
@@ -46,8 +47,8 @@ def kind_of(name: str) -> Kind:
     raise ApiError(
         400,
         "bad_request",
-        "The artifact's name must be heatmap.png, thumbnail.png, overlay.png, patch-NNN.jpg, attention.npz "
-        "or NAME.dcm (lower-case letters, digits and -).",
+        "The artifact's name must be heatmap.png, thumbnail.png, overlay.png, patch-NNN.jpg, attention.npz, "
+        "attention.h5 or NAME.dcm (lower-case letters, digits and -).",
         details={"field": "name"},
     )
 

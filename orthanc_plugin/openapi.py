@@ -79,6 +79,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/requests/{request_id}/artifacts/{name}"): Operation(
         _ALL, answer=None, answer_type=_BYTES, statuses=("200", "304")
     ),
+    ("GET", "/requests/{request_id}/export/{form}"): Operation(_PERSON, answer=None, answer_type="*/*"),
     ("POST", "/requests/{request_id}/cancel"): Operation(_PERSON, "Empty", "One"),
     ("POST", "/requests/{request_id}/retry"): Operation(_PERSON, "Empty", "One"),
     ("POST", "/requests/{request_id}/withdraw"): Operation(_PERSON, "Withdraw", "One"),

@@ -31,6 +31,7 @@ from .service.claim import Granted, claim
 from .service.complete import complete, read_result
 from .service.core import Core, require_open_known
 from .service.estimate import estimated_wait
+from .service.export import export_patches
 from .service.report import Orders, confirm_cancel, hand_back, heartbeat
 from .service.submit import (
     Submitted,
@@ -80,6 +81,7 @@ class Routes:
             Route("GET", "/requests/{request_id}", self.get_request),
             Route("PUT", "/requests/{request_id}/artifacts/{name}", self.put_artifact),
             Route("GET", "/requests/{request_id}/artifacts/{name}", self.get_artifact),
+            Route("GET", "/requests/{request_id}/export/{form}", self.export),
             Route("POST", "/requests/{request_id}/cancel", self.cancel),
             Route("POST", "/requests/{request_id}/retry", self.retry),
             Route("POST", "/requests/{request_id}/withdraw", self.withdraw),
@@ -160,6 +162,17 @@ class Routes:
         if request.headers.get("if-none-match") == tag:
             return Response(304, b"", artifact.content_type, headers)
         return Response(200, content, artifact.content_type, headers)
+
+    def export(self, _request: Request, parts: Parts) -> Response:
+        """Return every patch of a result as geojson, csv or h5."""
+        require_open_known(self._core)
+        file = export_patches(self._core, parts["request_id"], parts["form"])
+        headers = {
+            "Content-Disposition": f'attachment; filename="{file.name}"',
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "private, no-cache",
+        }
+        return Response(200, file.content, file.content_type, headers)
 
     def cancel(self, request: Request, parts: Parts) -> Response:
         """Cancel a request."""

@@ -34,6 +34,7 @@ CONTENT_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".npz": "application/octet-stream",
+    ".h5": "application/x-hdf5",
     ".dcm": "application/dicom",
 }
 """Content types of artifacts by the end of their names, as the contract lists them."""

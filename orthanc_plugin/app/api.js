@@ -107,6 +107,11 @@ export function artifactUrl(id, name) {
     return new URL(`requests/${encodeURIComponent(id)}/artifacts/${encodeURIComponent(name)}`, PLUGIN).href;
 }
 
+/** Return the address of all patches of a result as a file: geojson, csv or h5. */
+export function exportUrl(id, form) {
+    return new URL(`requests/${encodeURIComponent(id)}/export/${form}`, PLUGIN).href;
+}
+
 /** Return the address of a resource of Orthanc itself. */
 export function orthancUrl(path) {
     return new URL(path, ORTHANC).href;

@@ -116,7 +116,7 @@ export const messages = {
 
     "timings.title": "Time per stage",
     "files.title": "Files",
-    "files.export": "Most attended patches for other programs:",
+    "files.export": "All patches for other programs:",
     "history.title": "History",
 
     "stage.start": "Starting",

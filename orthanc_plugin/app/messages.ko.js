@@ -116,7 +116,7 @@ export const messages = {
 
     "timings.title": "단계별 시간",
     "files.title": "파일",
-    "files.export": "다른 프로그램용 상위 패치:",
+    "files.export": "다른 프로그램용 전체 패치:",
     "history.title": "이력",
 
     "stage.start": "시작",

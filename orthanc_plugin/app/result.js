@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The result page: follows one request from waiting to reviewed.
 
-import { artifactUrl, getRequest, orthancUrl } from "./api.js";
+import { artifactUrl, exportUrl, getRequest, orthancUrl } from "./api.js";
 import { byId, element, fill } from "./dom.js";
 import { follow } from "./follow.js";
 import { languageSwitch, t, translatePage, word } from "./i18n.js";
@@ -82,7 +82,9 @@ function showFindings() {
     fill(byId("model"), sections.model(result));
     fill(byId("run"), sections.run(request));
     fill(byId("timings"), sections.timings(result));
-    fill(byId("files"), sections.files(request, (name) => artifactUrl(request.request_id, name)));
+    const id = request.request_id;
+    const links = [(name) => artifactUrl(id, name), (form) => exportUrl(id, form)];
+    fill(byId("files"), sections.files(request, ...links));
 }
 
 function alarm(sentences) {

@@ -2,7 +2,6 @@
 // The parts of a result as elements: values in, elements out.
 
 import { definitions, element } from "./dom.js";
-import { csv, geoJson, save } from "./export.js";
 import { bytes, dicomDate, duration, moment, number, percent, personName, significant } from "./format.js";
 import { t, word } from "./i18n.js";
 import { named } from "./slide_facts.js";
@@ -185,17 +184,23 @@ export function history(request) {
     );
 }
 
-function exports(request) {
-    if (!request.result.top_patches?.length) return [];
-    const base = `patches-${request.request_id}`;
-    return [
-        ["GeoJSON (QuPath)", "export-geojson", () => save(`${base}.geojson`, "application/geo+json", geoJson(request))],
-        ["CSV", "export-csv", () => save(`${base}.csv`, "text/csv", csv(request))],
-    ].map(([label, id, onclick]) => element("button", { type: "button", id, onclick }, label));
+// What each form is made of, and what the people who want it call it.
+const FORMS = [
+    ["geojson", "attention.npz", "GeoJSON (QuPath)"],
+    ["csv", "attention.npz", "CSV"],
+    ["h5", "attention.h5", "HDF5 (CLAM)"],
+];
+
+function exports(request, address) {
+    const stored = new Set((request.artifacts ?? []).map(({ name }) => name));
+    return FORMS.filter(([, needed]) => stored.has(needed)).map(([form, , label]) =>
+        element("a.button", { href: address(form), id: `export-${form}`, download: "" }, label),
+    );
 }
 
 /** Return links to the files of the result, and the patches for other programs. */
-export function files(request, address) {
+export function files(request, artifact, exported) {
+    const offered = exports(request, exported);
     const shown = (request.artifacts ?? []).filter(({ name }) => !/^patch-\d+\.jpg$/.test(name));
     return [
         element("h3", {}, t("files.title")),
@@ -203,11 +208,11 @@ export function files(request, address) {
             "ul.files",
             {},
             shown.map(({ name, size }) =>
-                element("li", {}, element("a", { href: address(name), target: "_blank", rel: "noopener" }, name), ` ${bytes(size)}`),
+                element("li", {}, element("a", { href: artifact(name), target: "_blank", rel: "noopener" }, name), ` ${bytes(size)}`),
             ),
         ),
-        element("p.muted", {}, t("files.export")),
-        element("div.buttons", {}, exports(request)),
+        offered.length ? element("p.muted", {}, t("files.export")) : null,
+        element("div.buttons", {}, offered),
     ];
 }
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pydicom
 import pytest
 from playwright.sync_api import Page, expect
+from shapely.geometry import shape
 
 from tests.support.analysed_slide import HEIGHT, WIDTH, analysed, deliver, submit, top_patches
 from tests.support.browser import Visit, open_browser
@@ -304,17 +306,16 @@ def test_the_patches_can_be_saved_for_other_programs(
 ) -> None:
     page = open_result(faultless, analysed(server, slide))
     wait_for_pictures(page)
-    with page.expect_download() as saved:
-        page.click("#export-geojson")
-    features = json.loads(saved.value.path().read_text("utf-8"))["features"]
-    first = top_patches()[0]
-    assert len(features) == len(top_patches())
-    assert features[0]["geometry"]["coordinates"][0][0] == [first["x"], first["y"]]
-    with page.expect_download() as saved:
-        page.click("#export-csv")
-    rows = saved.value.path().read_text("utf-8").splitlines()
-    assert rows[0] == "rank,x,y,width,height,attention,percentile"
-    assert rows[1].startswith(f"1,{first['x']},{first['y']},256,256,")
+    saved = {}
+    for form in ("geojson", "csv", "h5"):
+        with page.expect_download() as download:
+            page.click(f"#export-{form}")
+        saved[form] = download.value.path()
+    features = json.loads(saved["geojson"].read_text("utf-8"))["features"]
+    assert shape(features[0]["geometry"]).bounds[:2] == (top_patches()[0]["x"], top_patches()[0]["y"])
+    assert len(saved["csv"].read_text("utf-8").splitlines()) == 1 + len(top_patches())
+    with h5py.File(saved["h5"]) as file:
+        assert len(file["coords"]) == len(file["attention_scores"]) == len(top_patches())
 
 
 def test_a_running_analysis_is_followed_to_its_result_without_a_reload(

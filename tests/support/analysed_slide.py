@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 from PIL import Image
 
@@ -86,6 +88,30 @@ def top_patches() -> list[dict[str, Any]]:
     ]
 
 
+def attention_npz() -> bytes:
+    """Return attention.npz with the patches of `top_patches`, as the worker writes it."""
+    found = top_patches()
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        coords=np.array([(one["x"], one["y"]) for one in found], dtype=np.int64),
+        footprint=np.asarray((PATCH_PX, PATCH_PX)),
+        attention=np.array([one["attention"] for one in found]),
+        percentile=np.array([one["percentile"] for one in found]),
+    )
+    return buffer.getvalue()
+
+
+def attention_h5() -> bytes:
+    """Return attention.h5 with the same patches."""
+    found = top_patches()
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["coords"] = np.array([(one["x"], one["y"]) for one in found], dtype=np.int64)
+        file["attention_scores"] = np.array([[one["attention"]] for one in found], dtype=np.float32)
+    return buffer.getvalue()
+
+
 def result_for(request: dict[str, Any], container_id: str, **changes: Any) -> dict[str, Any]:
     """Return a result about the slide of a request."""
     return {
@@ -114,6 +140,15 @@ def result_for(request: dict[str, Any], container_id: str, **changes: Any) -> di
     }
 
 
+FILES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "overlay.png": (overlay_png, "image/png"),
+    "thumbnail.png": (thumbnail_png, "image/png"),
+    "heatmap.png": (heatmap_png, "image/png"),
+    "attention.npz": (attention_npz, "application/octet-stream"),
+    "attention.h5": (attention_h5, "application/x-hdf5"),
+}
+
+
 def submit(server: OrthancServer, series: str) -> str:
     """Submit a slide as the person; return the request's id."""
     answer = server.post("/pathology/analyze", json={"series": series, "force": True})
@@ -124,12 +159,11 @@ def submit(server: OrthancServer, series: str) -> str:
 def deliver(
     worker: FakeWorker,
     container_id: str,
-    names: tuple[str, ...] = ("overlay.png", "thumbnail.png", "heatmap.png"),
+    names: tuple[str, ...] = tuple(FILES),
     **changes: Any,
 ) -> None:
-    """Bring the pictures and the result of a claimed request."""
-    pictures = {"overlay.png": overlay_png, "thumbnail.png": thumbnail_png, "heatmap.png": heatmap_png}
-    sent = [worker.put(name, pictures[name](), "image/png") for name in names]
+    """Bring the files and the result of a claimed request."""
+    sent = [worker.put(name, make(), kind) for name, (make, kind) in FILES.items() if name in names]
     worker.complete(result_for(worker.claimed["request"], container_id, **changes), sent)
 
 

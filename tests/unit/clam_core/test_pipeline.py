@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -90,13 +91,23 @@ def test_top_patches_come_most_attended_first_and_the_first_few_as_pictures(anal
 def test_artifacts_are_those_that_the_result_names(analysis: Any) -> None:
     artifacts = analysis.artifacts()
     assert list(artifacts) == analysis.to_result()["artifacts"]
-    assert list(artifacts)[:4] == ["heatmap.png", "overlay.png", "attention.npz", "patch-001.jpg"]
+    named = ["heatmap.png", "overlay.png", "attention.npz", "attention.h5", "patch-001.jpg"]
+    assert list(artifacts)[:5] == named
     overlay = Image.open(io.BytesIO(artifacts["overlay.png"]))
     assert (overlay.mode, overlay.size) == ("RGBA", (2048, 1536))
     assert Image.open(io.BytesIO(artifacts["patch-001.jpg"])).size == (128, 128)
     held = np.load(io.BytesIO(artifacts["attention.npz"]))
     assert np.array_equal(held["coords"], analysis.coordinates)
     assert np.array_equal(held["attention"], analysis.attention)
+
+
+def test_the_raw_attention_is_kept_in_the_layout_that_clam_has(analysis: Any) -> None:
+    with h5py.File(io.BytesIO(analysis.artifacts()["attention.h5"])) as file:
+        assert set(file) == {"attention_scores", "coords"}
+        assert file["coords"].dtype == np.int64
+        assert np.array_equal(file["coords"][:], analysis.coordinates)
+        assert file["attention_scores"].shape == (len(analysis.coordinates), 1)
+        assert np.array_equal(file["attention_scores"][:, 0], analysis.prediction.attention)
 
 
 def test_saving_writes_result_and_artifacts(analysis: Any, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_writes_result_pictures_and_patches(
         "heatmap.png",
         "overlay.png",
         "attention.npz",
+        "attention.h5",
         "a-slide.h5",
         *(f"patch-00{number}.jpg" for number in range(1, 9)),
     }

@@ -17,7 +17,16 @@ from tests.support.tiny_dicom import tiny_result
 
 
 @pytest.mark.parametrize(
-    "name", ["heatmap.png", "thumbnail.png", "overlay.png", "patch-001.jpg", "attention.npz", "heat-map2.dcm"]
+    "name",
+    [
+        "heatmap.png",
+        "thumbnail.png",
+        "overlay.png",
+        "patch-001.jpg",
+        "attention.npz",
+        "attention.h5",
+        "heat-map2.dcm",
+    ],
 )
 def test_names_of_the_contract_are_taken(name: str) -> None:
     assert kind_of(name)

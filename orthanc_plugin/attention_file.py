@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The patches in a worker's ``attention.npz``, read without numpy.
+
+The arrays in the archive: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+import struct
+import sys
+import zipfile
+import zlib
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import PluginError
+
+MOST_PATCHES = 500_000
+"""More than the largest slides have; as text they take 170 MB of memory."""
+
+_MAGIC = b"\x93NUMPY"
+_HEADER_LENGTHS = {1: "<H", 2: "<I", 3: "<I"}
+_LONGEST_HEADER = 4096
+_TYPES = {"<f8": "d", "<f4": "f", "<i8": "q", "<i4": "i"}
+_MOST_BYTES = 2 * 8 * MOST_PATCHES + _LONGEST_HEADER
+"""Of the longest array, the coordinates: two numbers of eight bytes a patch."""
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""How the standard library says that an archive, or an array in it, is damaged."""
+
+
+class UnreadableAttentionError(PluginError):
+    """The file holds no patches in the form that workers write."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Every patch of a result, in level-0 pixels of the slide.
+
+    Attributes
+    ----------
+    corners
+        x and y of the top-left corners, one patch after the other.
+    width, height
+        Of every patch.
+    attention
+        Share of each patch in the prediction.
+    percentile
+        Rank of the attention within the slide, 0 to 100.
+    """
+
+    corners: array[Any]
+    width: float
+    height: float
+    attention: array[Any]
+    percentile: array[Any]
+
+    def __len__(self) -> int:
+        return len(self.attention)
+
+
+def read_attention(content: bytes) -> Patches:
+    """Return the patches in an ``attention.npz``.
+
+    Raises
+    ------
+    UnreadableAttentionError
+        Where it is damaged, holds other arrays than it should, or more than `MOST_PATCHES`.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            corners, footprint, attention, percentile = (
+                _numbers(archive, name) for name in ("coords", "footprint", "attention", "percentile")
+            )
+    except _DAMAGE as error:
+        raise UnreadableAttentionError(f"attention.npz cannot be read: {error}.") from error
+    if len(footprint) != 2 or not len(corners) == 2 * len(attention) == 2 * len(percentile):
+        raise UnreadableAttentionError("attention.npz holds arrays that do not belong together.")
+    if not all(map(math.isfinite, (*footprint, *corners, *attention, *percentile))):
+        raise UnreadableAttentionError("attention.npz holds values that are no numbers.")
+    return Patches(corners, footprint[0], footprint[1], attention, percentile)
+
+
+def _numbers(archive: zipfile.ZipFile, name: str) -> array[Any]:
+    """Return the numbers of an array, row by row. What is compressed may be a bomb: it is read to a limit."""
+    with archive.open(f"{name}.npy") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"{name} holds more than {MOST_PATCHES:,} patches")
+    if not content.startswith(_MAGIC):
+        raise ValueError(f"{name} is no array")
+    form = _HEADER_LENGTHS[content[len(_MAGIC)]]
+    start = len(_MAGIC) + 2
+    (length,) = struct.unpack_from(form, content, start)
+    begin = start + struct.calcsize(form)
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"the header of {name} is too long")
+    header = ast.literal_eval(content[begin : begin + length].decode("latin-1"))
+    if header["fortran_order"] and len(header["shape"]) > 1:
+        raise ValueError(f"{name} lies column by column")
+    numbers = array(_TYPES[header["descr"]])
+    numbers.frombytes(content[begin + length :])
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The patches of one result as a file for another program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orthanc_plugin import export
+from orthanc_plugin.attention_file import Patches, UnreadableAttentionError, read_attention
+from orthanc_plugin.errors import ApiError
+from orthanc_plugin.values import AnalysisRequest
+
+from .artifacts import get_artifact
+from .complete import read_result
+from .core import Core, find
+
+PATCHES = "attention.npz"
+H5 = "attention.h5"
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file: its name for people, type and bytes."""
+
+    name: str
+    content_type: str
+    content: bytes
+
+
+def export_patches(core: Core, request_id: str, form: str) -> Export:
+    """Return every patch of a result in one of the forms of `FORMS`.
+
+    Raises
+    ------
+    ApiError
+        404 where there is no such form or the result has no patches (yet, or any more), 503 where Orthanc
+        fails.
+    """
+    if form not in FORMS:
+        raise ApiError(404, "unknown_route", f"Patches are exported as {', '.join(sorted(FORMS))}.")
+    return FORMS[form](core, find(core, request_id))
+
+
+def _h5(core: Core, request: AnalysisRequest) -> Export:
+    """Hand out the worker's file: HDF5 is nothing to write without a library."""
+    artifact, content = get_artifact(core, request.request_id, H5)
+    return Export(f"{request.request_id}.h5", artifact.content_type, content)
+
+
+def _csv(core: Core, request: AnalysisRequest) -> Export:
+    patches, result = _patches(core, request)
+    text = export.csv(patches, export.size_of(result.get("slide")))
+    return Export(
+        f"{request.request_id}.csv", "text/csv; charset=utf-8; header=present", text.encode("ascii")
+    )
+
+
+def _geojson(core: Core, request: AnalysisRequest) -> Export:
+    patches, result = _patches(core, request)
+    model = request.bound_model
+    marks = {
+        "Request": request.request_id,
+        "Series": request.series_instance_uid,
+        "Model": " ".join(filter(None, (model.name, model.version))),
+    }
+    size = export.size_of(result.get("slide"))
+    text = export.geojson(patches, size, result.get("top_patches") or (), marks)
+    return Export(f"{request.request_id}.geojson", "application/geo+json", text.encode("ascii"))
+
+
+FORMS = {"geojson": _geojson, "csv": _csv, "h5": _h5}
+
+
+def _patches(core: Core, request: AnalysisRequest) -> tuple[Patches, Mapping[str, Any]]:
+    _, content = get_artifact(core, request.request_id, PATCHES)
+    try:
+        return read_attention(content), read_result(core, request) or {}
+    except UnreadableAttentionError as error:
+        raise ApiError(
+            404, "unknown_artifact", f"{error} Analyse the slide again with a current worker."
+        ) from error
