@@ -109,5 +109,5 @@ def size_of(slide: Any) -> Size:
     return None if width is None or height is None else (width, height)
 
 
-def _number(value: Any) -> Optional[float]:
+def _number(value: Any) -> float | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -95,6 +95,7 @@ def queue_metrics(core: Core) -> tuple[Metric, ...]:
         *_request_metrics(core),
         *_history_metrics(core),
         _waiters(core),
+        *_webhook_metrics(core),
         *_worker_metrics(core),
     )
 
@@ -187,6 +188,26 @@ def _waiters(core: Core) -> Metric:
         (
             Sample(core.claims.waiting, {"pool": "claims"}),
             Sample(core.pages.waiting, {"pool": "pages"}),
+        ),
+    )
+
+
+def _webhook_metrics(core: Core) -> tuple[Metric, ...]:
+    if core.webhook is None:
+        return ()
+    counts = core.webhook.counts()
+    return (
+        Metric(
+            "pathology_webhook_messages_total",
+            "counter",
+            "Messages to the webhook since the start: delivered, failed, or dropped for want of room.",
+            tuple(Sample(number, {"outcome": outcome}) for outcome, number in counts.items()),
+        ),
+        Metric(
+            "pathology_webhook_waiting",
+            "gauge",
+            "Messages to the webhook that wait to be sent.",
+            (Sample(core.webhook.waiting, {}),),
         ),
     )
 

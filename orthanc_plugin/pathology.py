@@ -8,8 +8,10 @@ A site with a script of its own puts this folder's parent on `sys.path` and call
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+_PACKAGE = Path(__file__).resolve().parent
+# Orthanc puts the script's own folder first, and our module `http` would hide Python's package of that name.
+sys.path[:] = [str(_PACKAGE.parent), *(entry for entry in sys.path if Path(entry).resolve() != _PACKAGE)]
 
-from orthanc_plugin.registration import register
+from orthanc_plugin.registration import register  # noqa: E402 - only found from here on
 
 register()

@@ -111,7 +111,10 @@ class _Plugin:
             self._changes.put((name, resource))
 
     def _start(self) -> None:
-        for target in (self._load, self._follow_changes, self._watch_time, self._watch_arrivals):
+        threads = [self._load, self._follow_changes, self._watch_time, self._watch_arrivals]
+        if self._core.webhook is not None:
+            threads.append(self._tell_webhook)
+        for target in threads:
             thread = threading.Thread(target=target, name=f"pathology{target.__name__}", daemon=True)
             thread.start()
 
@@ -146,6 +149,12 @@ class _Plugin:
             if ticks % LEFTOVERS_EVERY == 0:
                 self._guarded(lambda: load_unread(self._core))
                 self._guarded(lambda: finish_leftovers(self._core))
+
+    def _tell_webhook(self) -> None:
+        webhook, stopping = self._core.webhook, self._core.ready.stopping
+        while webhook is not None and not stopping.is_set():
+            if not self._guarded(lambda: webhook.run(stopping)):
+                stopping.wait(_RETRY_START_S)
 
     @staticmethod
     def _guarded(action: Callable[[], None]) -> bool:

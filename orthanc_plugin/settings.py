@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from .arrival import ArrivalRule
 from .errors import SettingsError
+from .webhook_client import Endpoint
 
 _SECTION = "Pathology"
 _FIRST_USER_NUMBER = 1024
@@ -57,6 +60,8 @@ class Settings:
         ``syslog``, or the path of the audit file; None puts it into Orthanc's storage folder.
     source_url
         Where the source of the running plugin is offered (AGPL, section 13); empty: by the plugin itself.
+    webhook
+        Who is told when a request has ended, or None.
     """
 
     enabled: bool = True
@@ -82,6 +87,7 @@ class Settings:
     rules_property: int = 5001
     audit: str | None = None
     source_url: str = ""
+    webhook: Endpoint | None = None
 
 
 def _bool(key: str, value: Any) -> bool:
@@ -188,6 +194,48 @@ def _rules(key: str, value: Any) -> tuple[ArrivalRule, ...]:
     return tuple(_rule(f"{key}[{position}]", item) for position, item in enumerate(value))
 
 
+def _address(key: str, value: Any) -> str:
+    """Return the webhook's address; it may hold a secret itself and is not quoted."""
+    text = _text(key, value) if isinstance(value, str) else ""
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # such as a port that is no number
+        fits = False
+    if not fits or parts.username is not None or parts.fragment or re.fullmatch(r"[!-~]+", text) is None:
+        raise SettingsError(
+            f"{key} must be an address such as https://lis.example.org/pathology: http or https, a host, no "
+            "user name in it."
+        )
+    return text
+
+
+def _signing_key(key: str, value: Any) -> bytes:
+    """Return the secret's bytes; it is never quoted."""
+    text = value.removeprefix("whsec_") if isinstance(value, str) else ""
+    try:
+        decoded = base64.b64decode(text, validate=True)
+    except ValueError:
+        decoded = b""
+    if not 24 <= len(decoded) <= 64:
+        raise SettingsError(
+            f"{key} must be 24 to 64 random bytes in Base64; make one with: openssl rand -base64 32"
+        )
+    return decoded
+
+
+_WEBHOOK_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
+    "Url": ("url", _address),
+    "Secret": ("key", _signing_key),
+}
+
+
+def _webhook(key: str, value: Any) -> Endpoint:
+    if not isinstance(value, dict) or not _WEBHOOK_KEYS.keys() <= value.keys():
+        raise SettingsError(f'{key} must be an object with "Url" and "Secret".')
+    return Endpoint(**_checked(key, value, _WEBHOOK_KEYS))
+
+
 def _runs_permitted_models(settings: Settings) -> bool:
     if settings.models is None:
         return True
@@ -220,6 +268,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "PageWaiters": ("page_waiters", _whole(0, 200)),
     "Audit": ("audit", _text),
     "Source": ("source_url", _text),
+    "Webhook": ("webhook", _webhook),
 }
 
 
@@ -311,6 +360,8 @@ def doubts(configuration: Mapping[str, Any], settings: Settings) -> tuple[str, .
     found = []
     if not settings.workers:
         found.append("Pathology.Workers names nobody, so no request will ever be analysed.")
+    if settings.webhook is not None and _is_plain_elsewhere(settings.webhook.url):
+        found.append("Pathology.Webhook.Url is plain http to another machine: anybody between can read it.")
     registered = configuration.get("RegisteredUsers")
     if settings.trusted_user_header is None and isinstance(registered, dict):
         unknown = sorted({*settings.workers, *settings.monitors} - registered.keys())
@@ -318,3 +369,8 @@ def doubts(configuration: Mapping[str, Any], settings: Settings) -> tuple[str, .
             f"Pathology names the user {name!r}, who does not stand in RegisteredUsers." for name in unknown
         ]
     return tuple(found)
+
+
+def _is_plain_elsewhere(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname not in {"localhost", "127.0.0.1", "::1"}

@@ -19,6 +19,8 @@ from orthanc_plugin.store import Store, source_deleted, take_number, with_reques
 from orthanc_plugin.tallies import Tallies
 from orthanc_plugin.values import AnalysisRequest, Event
 from orthanc_plugin.waiting import ClaimPool, PagePool
+from orthanc_plugin.webhook import Webhook
+from orthanc_plugin.webhook_client import post
 from orthanc_plugin.workers import Workers
 
 RequestChange = Callable[[AnalysisRequest], AnalysisRequest]
@@ -58,6 +60,7 @@ class Core:
     publishing: set[str] = field(default_factory=set)
     replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)
     replaced_unwritten: dict[str, SeriesState] = field(default_factory=dict)
+    webhook: Webhook | None = None
 
     def stop(self) -> None:
         """Wake everybody who waits, so that Orthanc can stop."""
@@ -83,6 +86,7 @@ def build_core(
         workers=Workers(clock),
         audit=audit,
         warn=warn,
+        webhook=None if settings.webhook is None else Webhook(settings.webhook, post, clock, warn),
     )
 
 
@@ -162,8 +166,10 @@ def _change(
 
 
 def audit_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
-    """Count a transition and write its audit line, if it was one."""
+    """Count a transition, write its audit line and tell the webhook, if it was one."""
     core.tallies.transition(before, after)
+    if core.webhook is not None:
+        core.webhook.tell(before, after)
     latest = after.history[-1]
     if before is None or before.history[-1] != latest:
         core.audit.write(latest, request_id=after.request_id, series=after.series)

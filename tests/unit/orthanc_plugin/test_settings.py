@@ -10,6 +10,8 @@ import pytest
 from orthanc_plugin.errors import SettingsError
 from orthanc_plugin.settings import PermittedModel, Settings, doubts, read_settings
 
+WEBHOOK = {"Url": "https://lis.example.org/hook", "Secret": "whsec_" + "QUJD" * 11}
+
 
 def read(section: Any = None, **configuration: Any) -> Settings:
     base = {"AuthenticationEnabled": True, **configuration}
@@ -56,6 +58,23 @@ def test_a_section_is_read() -> None:
         ({"MetadataNumber": 12}, "Pathology.MetadataNumber"),
         ({"MetadataNumber": 5002}, "Pathology.MetadataNumber"),
         ({"ArchiveAttachment": 5100}, "Pathology.ArchiveAttachment"),
+        ({"Webhook": "https://a.example"}, "Pathology.Webhook"),
+        ({"Webhook": {"Url": "https://a.example"}}, "Pathology.Webhook"),
+        ({"Webhook": {**WEBHOOK, "Url": "ftp://a.example/"}}, "Pathology.Webhook.Url"),
+        ({"Webhook": {**WEBHOOK, "Url": "file:///etc/passwd"}}, "Pathology.Webhook.Url"),
+        ({"Webhook": {**WEBHOOK, "Url": "https://"}}, "Pathology.Webhook.Url"),
+        ({"Webhook": {**WEBHOOK, "Url": "https://me@a.example/"}}, "Pathology.Webhook.Url"),
+        ({"Webhook": {**WEBHOOK, "Url": "https://a.example:port/"}}, "Pathology.Webhook.Url"),
+        ({"Webhook": {**WEBHOOK, "Url": "https://a.example/\r\nX: y"}}, "Pathology.Webhook.Url"),
+        ({"Webhook": {**WEBHOOK, "Url": 7}}, "Pathology.Webhook.Url"),
+        ({"Webhook": {**WEBHOOK, "Secret": ""}}, "Pathology.Webhook.Secret"),
+        ({"Webhook": {**WEBHOOK, "Secret": "c2hvcnQ="}}, "Pathology.Webhook.Secret"),
+        (
+            {"Webhook": {**WEBHOOK, "Secret": "not Base64, whatever its length is"}},
+            "Pathology.Webhook.Secret",
+        ),
+        ({"Webhook": {**WEBHOOK, "Secret": None}}, "Pathology.Webhook.Secret"),
+        ({"Webhook": {**WEBHOOK, "Retries": 3}}, "Pathology.Webhook.Retries"),
         ({"Models": {}}, "Pathology.Models"),
         ({"Models": [{"Sha256": "a"}]}, "Pathology.Models[0]"),
         ({"Models": [{"Name": "a", "Sha256": "a"}]}, "Pathology.Models[0].Sha256"),
@@ -124,3 +143,27 @@ def test_what_is_hardly_meant_is_said() -> None:
     assert "'lab'" in doubts(configuration, read_settings(configuration))[0]
     configuration["Pathology"] = {"Workers": ["alice"]}
     assert doubts(configuration, read_settings(configuration)) == ()
+
+
+def test_a_webhook_is_read_and_its_secret_is_in_no_text() -> None:
+    webhook = read({"Webhook": WEBHOOK}).webhook
+    assert webhook is not None
+    assert webhook.url == WEBHOOK["Url"]
+    assert webhook.key == b"ABC" * 11
+    assert "ABC" not in repr(webhook)
+
+
+def test_a_bad_webhook_is_named_without_its_values() -> None:
+    for bad in ({"Url": "gopher://secret"}, {"Secret": "secret"}):
+        with pytest.raises(SettingsError) as caught:
+            read({"Webhook": {**WEBHOOK, **bad}})
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "doubted"),
+    [("http://10.0.0.7/hook", True), ("http://127.0.0.1:8000/", False), ("https://a.example/", False)],
+)
+def test_messages_in_the_clear_over_the_network_are_doubted_aloud(url: str, doubted: bool) -> None:
+    settings = read({"Workers": ["lab"], "Webhook": {**WEBHOOK, "Url": url}})
+    assert any("Webhook.Url" in doubt for doubt in doubts({}, settings)) is doubted
