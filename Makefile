@@ -13,10 +13,10 @@ OUT ?= .cache/oral-scc-demo
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ohif test test-ohif lint format setup system clean bench-slides bench-core bench-queue test-faults
+.PHONY: help demo demo-ohif test test-ohif lint format setup system clean bench-slides bench-core bench-queue test-faults install-worker-service
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## analyse a slide with a real Orthanc, start to end (SLIDE=path.svs, MPP=0.5, FORCE=1)
 	@$(RUN) -m demo $(if $(SLIDE),--slide "$$SLIDE") $(if $(MPP),--mpp '$(MPP)') $(if $(FORCE),--force)
@@ -60,6 +60,9 @@ train-demo: $(VENV)/.ready ## train the demonstration model and write its card (
 	@diff -u clam_core/demo_model/model.json '$(OUT)/model.json' \
 	    && echo 'The package is the one in clam_core/demo_model.' \
 	    || echo 'Above: where $(OUT) differs from clam_core/demo_model.'
+
+install-worker-service: ## the worker as a systemd service (as root; NAME=lab names its settings, TORCH=... its torch)
+	@PYTHON='$(PYTHON)' TORCH='$(TORCH)' NAME='$(or $(NAME),lab)' docker/systemd/install-worker.sh
 
 setup: $(VENV)/.dev-ready ## everything that the other targets need
 

@@ -40,14 +40,16 @@ def build_daemon(
     analyzer: Analyzer,
     shutdown: ShutdownRequest,
     open_slide: Callable[[Claim], Slide],
+    *,
+    bars: bool = True,
 ) -> Daemon:
-    """Put the daemon together from its parts."""
+    """Put the daemon together from its parts; without `bars` progress is told in lines everywhere."""
 
     def make_client() -> PluginClient:
         return PluginClient(settings, settings.require_worker(), wait=shutdown.at_once.wait)
 
     def view() -> ProgressView:
-        return make_view(machine_readable=settings.log_format is LogFormat.JSON)
+        return make_view(machine_readable=settings.log_format is LogFormat.JSON or not bars)
 
     spool = Spool(
         settings.spool_dir / settings.worker_id,

@@ -47,15 +47,22 @@ class Claimer:
         Says which models run here.
     should_end
         Whether waiting must end now.
+    on_tick
+        Called again and again while a claim waits.
     """
 
     def __init__(
-        self, make_client: Callable[[], PluginClient], analyzer: Analyzer, should_end: Callable[[], bool]
+        self,
+        make_client: Callable[[], PluginClient],
+        analyzer: Analyzer,
+        should_end: Callable[[], bool],
+        on_tick: Callable[[], None],
     ) -> None:
         self._make_client = make_client
         self._poll_client = make_client()
         self._analyzer = analyzer
         self._should_end = should_end
+        self._on_tick = on_tick
         self._token = new_token()
 
     def claim(self, wait_s: float) -> ClaimAnswer:
@@ -75,6 +82,7 @@ class Claimer:
             try:
                 answer = answers.get(timeout=_TICK_S)
             except queue.Empty:
+                self._on_tick()
                 if self._should_end():
                     self._end_poll()
                     return ClaimAnswer(None, None)

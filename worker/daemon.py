@@ -22,6 +22,7 @@ from worker.job import Analyzer, Job
 from worker.logs import request_context
 from worker.outbox import Fate, Outbox
 from worker.progress import ProgressView
+from worker.pulse import Pulse
 from worker.settings import Settings, Shutdown
 from worker.shutdown import ShutdownRequest
 from worker.stages import position_in
@@ -103,14 +104,22 @@ class Daemon:
         self._make_view = make_view
         self._shutdown = shutdown
         self._backoff = backoff if backoff is not None else Backoff(base_s=1.0, cap_s=60.0)
-        self._claimer = Claimer(make_client, analyzer, lambda: shutdown.no_more)
+        self._pulse = Pulse()
+        self._claimer = Claimer(make_client, analyzer, lambda: shutdown.no_more, self._show_idle)
         self._failures = 0
         self._was_accepted = False
         self._abandoned = False
         self._served = 0
 
-    def run(self, mode: Mode = Mode.FOREVER) -> DaemonEnd:
+    def run(self, mode: Mode = Mode.FOREVER, pulse: Pulse | None = None) -> DaemonEnd:
         """Run until the mode or the shutdown ends it.
+
+        Parameters
+        ----------
+        mode
+            When the loop ends by itself.
+        pulse
+            Tells whoever watches over this process that the loop turns.
 
         Raises
         ------
@@ -119,9 +128,12 @@ class Daemon:
         ServerError
             If a run that is to end by itself gets no answer to several claims in a row.
         """
+        self._pulse = pulse if pulse is not None else self._pulse
+        self._pulse.ready()
         while not self._ends(mode):
             if not self._step(mode):
                 break
+        self._pulse.stopping()
         _log.info("The worker ends after %d request(s).", self._served)
         return DaemonEnd(self._served, self._abandoned)
 
@@ -133,7 +145,7 @@ class Daemon:
         wait_s = 0.0 if mode is Mode.UNTIL_EMPTY else self._settings.long_poll_s
         asked_at = time.monotonic()
         try:
-            delivered = self._outbox.replay()
+            delivered = self._outbox.replay(self._show_idle)
             answer = self._claimer.claim(wait_s)
         except ServerError as error:
             self._after_failure(error, mode)
@@ -172,6 +184,7 @@ class Daemon:
     def _sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self._shutdown.no_more and (left := until - time.monotonic()) > 0:
+            self._show_idle()
             self._shutdown.requested.wait(min(left, _TICK_S))
 
     def _serve(self, claim: Claim) -> None:
@@ -230,6 +243,7 @@ class Daemon:
         give_up_at: float | None = None
         while thread.is_alive():
             thread.join(_TICK_S)
+            self._pulse.working(claim.request_id, control.position)
             if give_up_at is None and self._must_hand_back():
                 self._hand_back(claim, control)
                 give_up_at = time.monotonic() + _GRACE_S
@@ -253,6 +267,9 @@ class Daemon:
             _log.warning("The request could not be handed back; its lease expires by itself: %s", error)
         finally:
             client.close()
+
+    def _show_idle(self) -> None:
+        self._pulse.idle()
 
     def _drain(self) -> None:
         if not self._shutdown.drained.is_set():

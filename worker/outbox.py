@@ -92,11 +92,18 @@ class Outbox:
         """Drop a delivery whose work was stopped while it was being sent."""
         self._spool.discard(delivery)
 
-    def replay(self) -> bool:
-        """Send what waits, oldest first, until the server cannot be reached; return whether nothing waits."""
+    def replay(self, on_next: Callable[[], None] = lambda: None) -> bool:
+        """Send what waits, oldest first, until the server cannot be reached; return whether nothing waits.
+
+        Parameters
+        ----------
+        on_next
+            Called before each delivery.
+        """
         try:
             self._spool.tidy()
             for delivery in self._spool.waiting():
+                on_next()
                 with request_context(delivery.request_id):
                     _log.info("Sending a result again that waited on disk.")
                     if self._resend(delivery) is Fate.WAITS:

@@ -64,8 +64,9 @@ _NAMES = (
     "LOG_LEVEL",
 )
 
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+WORKER_ID_FORM = "1 to 64 letters, digits, dots, dashes or underscores"
 
 
 def load_settings(environ: Mapping[str, str], env_file: Path | None = None) -> Settings:
@@ -236,15 +237,13 @@ def _read(reader: _Reader, passed_on: Mapping[str, str]) -> Settings:
         api_url=reader.url("PATHOLOGY_API_URL", f"{orthanc_url}/pathology"),
         worker=reader.credentials("ORTHANC"),
         person=reader.credentials("SUBMIT"),
-        worker_id=reader.matching(
-            "WORKER_ID", _host_name(), _WORKER_ID, "1 to 64 letters, digits, dots, dashes or underscores"
-        ),
+        worker_id=reader.matching("WORKER_ID", _host_name(), WORKER_ID, WORKER_ID_FORM),
         model_path=reader.text("MODEL_PATH"),
         models_dir=reader.path("MODELS_DIR"),
         default_model=reader.text("DEFAULT_MODEL"),
         checkpoint=_checkpoint(reader),
         encoder_weights=reader.path("ENCODER_WEIGHTS"),
-        device=reader.matching("DEVICE", "auto", _DEVICE, "auto, cpu, cuda or cuda:N"),
+        device=reader.matching("DEVICE", "auto", DEVICE, "auto, cpu, cuda or cuda:N"),
         dicom_results=reader.kinds("DICOM_RESULTS"),
         svs_storage_dir=reader.path("SVS_STORAGE_DIR"),
         poll_interval_s=reader.number("POLL_INTERVAL", 5, 1, 3600),

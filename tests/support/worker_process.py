@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,6 +31,8 @@ class WorkerProcess:
         Empty folder for spool and log.
     environment
         Further settings, laid over the usual ones.
+    options
+        Options of ``worker run``.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class WorkerProcess:
         folder: Path,
         worker_id: str = "test-worker",
         environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
+        self.options = tuple(options)
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PATHOLOGY_")}
@@ -77,7 +81,7 @@ class WorkerProcess:
         """Start the daemon."""
         with (self.folder / "worker.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "run"],
+                [sys.executable, "-m", "worker", "run", *self.options],
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -98,6 +102,12 @@ class WorkerProcess:
             code = self._process.wait()
         self._process = None
         return code
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running daemon."""
+        assert self._process is not None, "the worker is not running"
+        return self._process.pid
 
     def exit_code(self) -> int | None:
         """Return the code the daemon ended with, or None while it runs."""

@@ -6,12 +6,18 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
+import threading
 from typing import TYPE_CHECKING
 
 from worker import __version__
 from worker.lock import hold_worker_id
+from worker.notify import take_from_environment
+from worker.posts import posts
+from worker.pulse import Pulse
 from worker.settings import Settings
 from worker.shutdown import ShutdownRequest
+from worker.supervisor import Supervisor, start_worker
 
 if TYPE_CHECKING:
     from worker.daemon import DaemonEnd
@@ -25,12 +31,46 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--once", action="store_true", help="end after one request, or when none comes")
     when.add_argument("--drain-when-empty", action="store_true", help="end when nothing is waiting")
+    parser.add_argument(
+        "--devices",
+        metavar="all|LIST",
+        help="a process for each GPU, or for each device of a list such as cuda:0,cuda:1",
+    )
+    parser.add_argument("--until-input-ends", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Serve requests; 0 after an orderly end."""
     settings.require_worker()
+    return _run_one(arguments, settings) if arguments.devices is None else _run_several(arguments, settings)
+
+
+def _run_several(arguments: argparse.Namespace, settings: Settings) -> int:
+    supervision = take_from_environment()
+    found = posts(arguments.devices, settings.worker_id, _count_gpus, os.cpu_count() or 1)
+    shutdown = ShutdownRequest()
+    shutdown.install()
+    return Supervisor(found, start_worker(_own_arguments(arguments)), shutdown, supervision).run()
+
+
+def _count_gpus() -> int:
+    # Late: it takes seconds, and only `--devices all` needs it.
+    import torch  # noqa: PLC0415 - see above
+
+    return torch.cuda.device_count()
+
+
+def _own_arguments(arguments: argparse.Namespace) -> list[str]:
+    """Return the command line of one of several workers."""
+    file = [] if arguments.env_file is None else ["--env-file", str(arguments.env_file)]
+    when = [
+        f"--{name.replace('_', '-')}" for name in ("once", "drain_when_empty") if getattr(arguments, name)
+    ]
+    return [*file, "run", *when]
+
+
+def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
     # Late: it takes seconds, and the other commands need none of it.
     from worker.assembly import build_daemon, load_analyzer, slide_opener  # noqa: PLC0415 - see above
     from worker.daemon import Mode  # noqa: PLC0415 - as above
@@ -38,7 +78,10 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     mode = Mode.ONCE if arguments.once else Mode.UNTIL_EMPTY if arguments.drain_when_empty else Mode.FOREVER
     for warning in settings.warnings:
         _log.warning("%s", warning)
+    pulse = Pulse(take_from_environment())
     shutdown = ShutdownRequest()
+    if arguments.until_input_ends:
+        threading.Thread(target=_ask_when_input_ends, args=(shutdown,), name="input", daemon=True).start()
     with hold_worker_id(settings):
         analyzer = load_analyzer(settings)
         _log.info(
@@ -51,10 +94,20 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         )
         # Not before: while models load there is nothing to finish, and a signal may simply end the process.
         shutdown.install()
-        end = build_daemon(settings, analyzer, shutdown, slide_opener(settings)).run(mode)
+        daemon = build_daemon(
+            settings, analyzer, shutdown, slide_opener(settings), bars=not arguments.until_input_ends
+        )
+        end = daemon.run(mode, pulse)
     if end.work_abandoned:
         _leave_at_once(end)
     return 0
+
+
+def _ask_when_input_ends(shutdown: ShutdownRequest) -> None:
+    """End in good order when whoever started this process is gone."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    shutdown.ask()
 
 
 def _leave_at_once(end: DaemonEnd) -> None:

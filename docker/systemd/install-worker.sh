@@ -1,0 +1,52 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Install or upgrade the worker as a systemd service, as root from the repository's root: make install-worker-service
+#
+#   NAME=lab      name of the service's settings: /etc/pathology-worker/lab.env
+#   TORCH=...     what pip is to install as torch
+#   PREFIX=...    default /opt/pathology-worker; each version has a folder of its own there, `current` points at one
+#   ROOT=...      another root for /etc, to build a package
+set -eu
+
+name=${NAME:-lab}
+prefix=${PREFIX:-/opt/pathology-worker}
+root=${ROOT:-}
+python=${PYTHON:-python3}
+torch=${TORCH:-torch==2.13.0}
+
+[ -f worker/env.example ] || { echo "Run this from the repository's root: make install-worker-service" >&2; exit 3; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "Python 3.11 or newer is needed; name another: make install-worker-service PYTHON=python3.12" >&2; exit 3; }
+mkdir -p "$prefix" 2>/dev/null && [ -w "$prefix" ] || { echo "$prefix cannot be written: run this as root." >&2; exit 3; }
+
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+release=$prefix/releases/$version-$(date -u +%Y%m%dT%H%M%SZ)
+"$python" -m venv "$release"
+# shellcheck disable=SC2086 # TORCH may name an index as well
+"$release/bin/pip" install -q -c requirements/constraints.txt $torch
+"$release/bin/pip" install -q -c requirements/constraints.txt .
+"$release/bin/pip" install -q --require-hashes -r requirements/demo-encoder.txt
+"$release/bin/pathology-worker" --version
+
+# One rename: whoever starts the worker at this moment finds the old version or the new one.
+ln -sfn "$release" "$prefix/.next"
+mv -T "$prefix/.next" "$prefix/current"
+install -m 644 docs/operate.md "$prefix/operate.md"
+
+install -d -m 755 "$root/etc/systemd/system"
+sed "s#/opt/pathology-worker#$prefix#g" 'docker/systemd/pathology-worker@.service' \
+    > "$root/etc/systemd/system/pathology-worker@.service"
+install -d -m 700 "$root/etc/pathology-worker"
+settings=$root/etc/pathology-worker/$name.env
+if [ ! -e "$settings" ]; then
+    install -m 600 worker/env.example "$settings"
+fi
+[ -n "$root" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+
+cat <<END
+Installed in $release.
+Next: fill in $settings, check it with
+    $prefix/current/bin/pathology-worker --env-file $settings doctor
+and start it: systemctl enable --now pathology-worker@$name
+(an upgrade takes effect with: systemctl restart 'pathology-worker@*')
+END
