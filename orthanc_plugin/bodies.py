@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import API_VERSION, fields
+from .counters import counters_of
 from .errors import ApiError
 from .http import Request
 from .index import Live
@@ -126,6 +127,7 @@ def claim_of(body: Mapping[str, Any], user: str) -> Claim:
         device=fields.optional_text(body, "device") or "",
         wait_s=min(fields.number(body, "wait", low=0, high=3600, default=0), _MAX_WAIT_S),
         prefetch=fields.flag(body, "prefetch"),
+        counters=counters_of(body),
     )
 
 
@@ -183,6 +185,7 @@ def live_of(body: Mapping[str, Any]) -> Live:
         progress=progress,
         detail=fields.optional_text(body, "detail"),
         prefetch=fields.flag(body, "prefetch"),
+        counters=counters_of(body),
     )
 
 

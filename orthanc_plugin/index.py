@@ -12,11 +12,12 @@ import threading
 import uuid
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from . import values
 from .codec import SeriesState
+from .counters import Counters
 from .leases import is_prefetched
 from .values import AnalysisRequest
 
@@ -39,6 +40,7 @@ class Live:
     progress: float | None = None
     detail: str | None = None
     prefetch: bool = False
+    counters: Counters = field(default_factory=dict)
 
 
 Wanted = tuple[Optional[str], Optional[str]]

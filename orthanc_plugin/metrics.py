@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from . import API_VERSION, __version__
+from .counters import KNOWN
 from .service import listing
 from .service.core import Core
 from .values import OPEN
+from .workers import Worker
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """https://prometheus.io/docs/instrumenting/exposition_formats/, text-based format."""
@@ -239,5 +241,19 @@ def _worker_metrics(core: Core) -> tuple[Metric, ...]:
             "gauge",
             "Whether a person wants a worker to take nothing more.",
             tuple(Sample(item.drain, {"worker": item.worker_id}) for item in known),
+        ),
+        *(_counter_metric(name, known) for name in KNOWN),
+    )
+
+
+def _counter_metric(name: str, known: Iterable[Worker]) -> Metric:
+    """Return one of the workers' own counters; a worker that starts afresh begins again, as a counter may."""
+    told = KNOWN[name]
+    return Metric(
+        f"pathology_worker_{told.metric}",
+        told.kind,
+        told.help,
+        tuple(
+            Sample(item.counters[name], {"worker": item.worker_id}) for item in known if name in item.counters
         ),
     )

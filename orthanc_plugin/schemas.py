@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from .artifacts import MOST_ARTIFACTS
+from .counters import KNOWN
 from .service.submit import MAX_SERIES_OF_COHORT
 from .values import STATUSES
 
@@ -55,6 +56,7 @@ _SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}$"}
 _TOKEN: Schema = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 _PROOF = {"worker_id": _NAME, "token": _TOKEN, "fence": number(1, 2**31, kind="integer")}
+_COUNTERS = record({name: number(0, 1e18) for name in KNOWN})
 _FAILURE = record(
     {"code": _NAME, "message": text(2000, shortest=0), "retryable": _FLAG}, "code", "message", "retryable"
 )
@@ -150,6 +152,7 @@ SCHEMAS: dict[str, Schema] = {
             "software": nullable(text()),
             "device": nullable(text()),
             "prefetch": _FLAG,
+            "counters": _COUNTERS,
         },
         "worker_id",
         "token",
@@ -162,6 +165,7 @@ SCHEMAS: dict[str, Schema] = {
             "progress": nullable(number(0, 1)),
             "detail": nullable(text()),
             "prefetch": _FLAG,
+            "counters": _COUNTERS,
         },
         *_PROOF,
     ),

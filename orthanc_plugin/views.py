@@ -166,4 +166,5 @@ def worker_member(worker: Worker, *, alive: bool, working_on: str | None) -> dic
         "default_model": worker.default_model,
         "request_id": working_on,
         "drain": worker.drain,
+        "counters": dict(worker.counters),
     }

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .clock import Clock
+from .counters import Counters
 from .errors import ApiError
 from .settings import Settings
 from .values import Model
@@ -29,6 +30,7 @@ class Worker:
     seen: float
     seen_monotonic: float
     drain: bool = False
+    counters: Counters = field(default_factory=dict)
 
 
 def permits(settings: Settings, model: Model) -> bool:
@@ -61,13 +63,16 @@ class Workers:
             while len(self._workers) > _KEPT:
                 del self._workers[next(iter(self._workers))]
 
-    def heard(self, worker_id: str) -> None:
-        """Note a heartbeat."""
+    def heard(self, worker_id: str, counters: Counters) -> None:
+        """Note a heartbeat, and what the worker counted if it did."""
         with self._lock:
             known = self._workers.get(worker_id)
             if known is not None:
                 self._workers[worker_id] = replace(
-                    known, seen=self._clock.now(), seen_monotonic=self._clock.monotonic()
+                    known,
+                    seen=self._clock.now(),
+                    seen_monotonic=self._clock.monotonic(),
+                    counters=counters or known.counters,
                 )
 
     def drains(self, worker_id: str) -> bool:

@@ -35,6 +35,7 @@ from worker.dicom_results import Attention
 from worker.errors import ModelError
 from worker.job import Analysis, StageReport
 from worker.settings import CheckpointSettings, Settings
+from worker.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ class ClamAnalyzer:
     device: str
 
     @classmethod
-    def load(cls, settings: Settings) -> ClamAnalyzer:
-        """Load the models.
+    def load(cls, settings: Settings, telemetry: Telemetry | None = None) -> ClamAnalyzer:
+        """Load the models; what their encoders do is counted.
 
         Raises
         ------
@@ -75,6 +76,8 @@ class ClamAnalyzer:
         try:
             device = select_device(settings.device)
             models = _load_all(_packages(settings), device, settings.encoder_weights)
+            if telemetry is not None:
+                models = {name: _metered(model, telemetry) for name, model in models.items()}
         except ClamCoreError as error:
             raise ModelError(str(error), error.code) from error
         default = _default_name(settings.default_model, models)
@@ -122,6 +125,22 @@ class ClamAnalyzer:
                 "unknown_model",
             )
         return self.models[chosen]
+
+
+def _metered(model: LoadedModel, telemetry: Telemetry) -> LoadedModel:
+    return dataclasses.replace(model, encoder=telemetry.metered(model.encoder))
+
+
+def gpu_memory() -> Mapping[str, float]:
+    """Return the memory that this process holds on its GPU, and how much that has; nothing without one."""
+    held = {number: torch.cuda.memory_reserved(number) for number in range(torch.cuda.device_count())}
+    used = [number for number, size in held.items() if size > 0]
+    if not used:
+        return {}
+    return {
+        "gpu_memory_bytes": sum(held.values()),
+        "gpu_memory_total_bytes": sum(torch.cuda.get_device_properties(n).total_memory for n in used),
+    }
 
 
 def _detail(stage: str, done: int, total: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from clam_core.slides import Slide
-from worker.analysis import ClamAnalyzer
+from worker.analysis import ClamAnalyzer, gpu_memory
 from worker.client import PluginClient
 from worker.contract import Claim
 from worker.daemon import Daemon
@@ -21,17 +21,23 @@ from worker.settings import LogFormat, Settings
 from worker.shutdown import ShutdownRequest
 from worker.sources import open_request_slide
 from worker.spool import Spool, SpoolLimits
+from worker.telemetry import Telemetry, process_memory
 from worker.transport import make_session
 
 
-def load_analyzer(settings: Settings) -> Analyzer:
-    """Load the models that the settings name."""
-    return ClamAnalyzer.load(settings)
+def make_telemetry() -> Telemetry:
+    """Return the counters of this process."""
+    return Telemetry((process_memory, gpu_memory))
 
 
-def slide_opener(settings: Settings) -> Callable[[Claim], Slide]:
+def load_analyzer(settings: Settings, telemetry: Telemetry | None = None) -> Analyzer:
+    """Load the models that the settings name; what they compute is counted."""
+    return ClamAnalyzer.load(settings, telemetry or make_telemetry())
+
+
+def slide_opener(settings: Settings, telemetry: Telemetry) -> Callable[[Claim], Slide]:
     """Return what opens the slide of a claim, over connections that are kept from slide to slide."""
-    session = make_session(settings.require_worker(), connections=16)
+    session = telemetry.meter(make_session(settings.require_worker(), connections=16))
     return lambda claim: open_request_slide(settings, session, claim)
 
 
@@ -40,13 +46,17 @@ def build_daemon(
     analyzer: Analyzer,
     shutdown: ShutdownRequest,
     open_slide: Callable[[Claim], Slide],
+    telemetry: Telemetry | None = None,
     *,
     bars: bool = True,
 ) -> Daemon:
     """Put the daemon together from its parts; without `bars` progress is told in lines everywhere."""
+    counted = telemetry or make_telemetry()
 
     def make_client() -> PluginClient:
-        return PluginClient(settings, settings.require_worker(), wait=shutdown.at_once.wait)
+        return PluginClient(
+            settings, settings.require_worker(), wait=shutdown.at_once.wait, counters=counted.counters
+        )
 
     def view() -> ProgressView:
         return make_view(machine_readable=settings.log_format is LogFormat.JSON or not bars)

@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_settings(os.environ, _env_file(arguments.env_file))
         for name, value in settings.passed_on.items():
             os.environ.setdefault(name, value)
-        logs.configure(settings.log_format, settings.log_level, settings.secrets())
+        logs.configure(
+            settings.log_format, settings.log_level, settings.secrets(), worker_id=settings.worker_id
+        )
         return int(arguments.run(arguments, settings))
     except WorkerError as error:
         print(f"{_NAME}: {error}", file=sys.stderr)

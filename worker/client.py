@@ -82,6 +82,8 @@ class PluginClient:
     wait
         Waits the given seconds and returns True where waiting was cut short and no repeat is wanted; by
         default an event that nobody sets.
+    counters
+        What claims and heartbeats tell of the worker in passing.
     """
 
     def __init__(
@@ -92,10 +94,12 @@ class PluginClient:
         session: requests.Session | None = None,
         retry: Retry | None = None,
         wait: Callable[[float], bool] | None = None,
+        counters: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._settings = settings
         self._session = session if session is not None else make_session(credentials)
         self._retry = retry if retry is not None else Retry()
+        self._counters = counters
         self._wait = wait if wait is not None else threading.Event().wait
 
     def close(self) -> None:
@@ -133,6 +137,7 @@ class PluginClient:
             "default_model": default_model,
             "software": __version__,
             "device": device,
+            **self._counted(),
         }
         answer = self._send(
             "POST", "/claim", json_body=body, read_s=self._settings.read_timeout_s + wait_s, retry=ONCE
@@ -156,7 +161,11 @@ class PluginClient:
             If no usable answer came.
         """
         body = self._lease_body(
-            lease, status="processing", stage=stage[:_TEXT_LIMIT], progress=round(progress, 4)
+            lease,
+            status="processing",
+            stage=stage[:_TEXT_LIMIT],
+            progress=round(progress, 4),
+            **self._counted(),
         )
         if detail:
             body["detail"] = detail[:_TEXT_LIMIT]
@@ -227,9 +236,17 @@ class PluginClient:
         """Return a page of the list of requests."""
         return _document(self._send("GET", "/requests/", params=filters))
 
+    def list_workers(self) -> list[dict[str, Any]]:
+        """Return every worker that the server has heard of since its start."""
+        return list(_document(self._send("GET", "/workers")).get("workers") or [])
+
     def health(self) -> dict[str, Any]:
         """Return what the plugin says about itself."""
         return _document(self._send("GET", "/health"))
+
+    def _counted(self) -> dict[str, Any]:
+        counters = self._counters()
+        return {"counters": dict(counters)} if counters else {}
 
     def _lease_body(self, lease: Lease, **fields: Any) -> dict[str, Any]:
         return {"worker_id": self._settings.worker_id, "token": lease.token, "fence": lease.fence, **fields}

@@ -37,7 +37,11 @@ def request_context(request_id: str) -> Iterator[None]:
 
 
 def configure(
-    log_format: LogFormat, level: str, secrets: Sequence[str] = (), stream: TextIO | None = None
+    log_format: LogFormat,
+    level: str,
+    secrets: Sequence[str] = (),
+    stream: TextIO | None = None,
+    worker_id: str = "",
 ) -> None:
     """Send the log of this process to one stream.
 
@@ -51,10 +55,12 @@ def configure(
         Texts that are replaced wherever they would appear.
     stream
         By default standard error.
+    worker_id
+        Named in each line for machines: a collector has the lines of many workers.
     """
     handler = _BarFriendlyHandler(stream if stream is not None else sys.stderr)
     handler.addFilter(_Context(secrets))
-    handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
+    handler.setFormatter(JsonFormatter(worker_id) if log_format is LogFormat.JSON else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -100,7 +106,11 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ``time`` (UTC), ``level``, ``logger``, ``request_id``, ``message``."""
+    """A JSON object a line: ``time`` (UTC), ``level``, ``logger``, ``worker``, ``request_id``, message."""
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__()
+        self._worker_id = worker_id
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -109,6 +119,7 @@ class JsonFormatter(logging.Formatter):
             "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": record.name,
+            "worker": self._worker_id,
             "request_id": getattr(record, "request_id", "-"),
             "message": record.getMessage() + _trace(record),
         }

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from orthanc_plugin import values
+from orthanc_plugin.counters import Counters
 from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
@@ -43,6 +44,7 @@ class Claim:
     wait_s: float = 0.0
     prefetch: bool = False
     is_tokenless: bool = False
+    counters: Counters = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def note_worker(core: Core, ask: Claim) -> None:
         default_model=ask.default_model,
         seen=core.clock.now(),
         seen_monotonic=core.clock.monotonic(),
+        counters=ask.counters,
     )
     core.workers.claimed(worker)
 

@@ -45,7 +45,7 @@ def heartbeat(core: Core, request_id: str, proof: LeaseProof, live: Live) -> Ord
         request = change_request(core, request_id, lambda item: _heard(core, item, proof, live))
     expires_at = core.clock.monotonic() + duration_of(request.grants[-1], core.settings.lease_s)
     core.index.renew(request_id, proof.fence, expires_at, live)
-    core.workers.heard(proof.worker_id)
+    core.workers.heard(proof.worker_id, live.counters)
     return Orders(request, request.cancel_requested, core.workers.drains(proof.worker_id))
 
 

@@ -74,6 +74,35 @@ def test_workers_are_told_with_what_they_do(queue: Queue, site: Site) -> None:
     assert found['pathology_worker_last_seen_timestamp_seconds{worker="lab-metrics"}'] > 1e9
 
 
+def test_what_a_worker_counts_is_told_with_its_name(queue: Queue, site: Site) -> None:
+    queue.submitted()
+    lease = queue.claim("lab-counts", counters={"tiles": 100, "encode_s": 2.5})
+    assert metrics_of(site)['pathology_worker_tiles_total{worker="lab-counts"}'] == 100
+    lease.heartbeat(counters={"tiles": 4100, "encode_s": 41.5, "memory_bytes": 2**30})
+    found = metrics_of(site)
+    assert found['pathology_worker_tiles_total{worker="lab-counts"}'] == 4100
+    assert found['pathology_worker_encode_seconds_total{worker="lab-counts"}'] == 41.5
+    assert found['pathology_worker_memory_bytes{worker="lab-counts"}'] == 2**30
+    assert not [name for name in found if name.startswith("pathology_worker_gpu_memory_bytes")]
+
+    lease.heartbeat()
+    assert metrics_of(site)['pathology_worker_tiles_total{worker="lab-counts"}'] == 4100
+    workers = site.call("GET", "/pathology/workers").json["workers"]
+    counters = {item["worker_id"]: item["counters"] for item in workers}["lab-counts"]
+    assert counters == {"tiles": 4100, "encode_s": 41.5, "memory_bytes": 2**30}
+
+
+def test_a_counter_of_a_newer_worker_is_passed_over_and_one_that_is_no_number_refused(
+    queue: Queue, site: Site
+) -> None:
+    queue.submitted()
+    lease = queue.claim("lab-newer", counters={"tiles": 1, "photons": 7})
+    assert not [name for name in metrics_of(site) if "photons" in name]
+    for bad in ("many", -1, True):
+        answer = lease.heartbeat(counters={"tiles": bad})
+        assert (answer.status, answer.json["field"]) == (400, "tiles")
+
+
 def test_a_hostile_model_name_stays_within_its_quotes(queue: Queue, site: Site) -> None:
     queue.model = f'{queue.model}" \\ '
     queue.submitted()

@@ -72,7 +72,7 @@ def _own_arguments(arguments: argparse.Namespace) -> list[str]:
 
 def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
     # Late: it takes seconds, and the other commands need none of it.
-    from worker.assembly import build_daemon, load_analyzer, slide_opener  # noqa: PLC0415 - see above
+    from worker.assembly import build_daemon, load_analyzer, make_telemetry, slide_opener  # noqa: PLC0415 - see above
     from worker.daemon import Mode  # noqa: PLC0415 - as above
 
     mode = Mode.ONCE if arguments.once else Mode.UNTIL_EMPTY if arguments.drain_when_empty else Mode.FOREVER
@@ -83,7 +83,8 @@ def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.until_input_ends:
         threading.Thread(target=_ask_when_input_ends, args=(shutdown,), name="input", daemon=True).start()
     with hold_worker_id(settings):
-        analyzer = load_analyzer(settings)
+        telemetry = make_telemetry()
+        analyzer = load_analyzer(settings, telemetry)
         _log.info(
             "Worker %s %s on %s, models: %s, server: %s",
             settings.worker_id,
@@ -95,7 +96,12 @@ def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
         # Not before: while models load there is nothing to finish, and a signal may simply end the process.
         shutdown.install()
         daemon = build_daemon(
-            settings, analyzer, shutdown, slide_opener(settings), bars=not arguments.until_input_ends
+            settings,
+            analyzer,
+            shutdown,
+            slide_opener(settings, telemetry),
+            telemetry,
+            bars=not arguments.until_input_ends,
         )
         end = daemon.run(mode, pulse)
     if end.work_abandoned:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``worker status``: one request, or the latest ones."""
+"""``worker status``: one request, the latest ones, or the workers."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from worker.client import PluginClient
@@ -19,6 +19,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to the command line."""
     parser = subparsers.add_parser("status", help="show one request, or a list of them (as SUBMIT_USER)")
     parser.add_argument("request_id", nargs="?", help="one request, with its result")
+    parser.add_argument("--workers", action="store_true", help="show the workers and what each is doing")
     parser.add_argument("--status", help="list only these: pending, processing, completed, failed, ...")
     parser.add_argument("--limit", type=int, default=20)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
@@ -32,13 +33,18 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         request = client.get_request(arguments.request_id)
         _say(json.dumps(request, indent=1) if arguments.json else _one(request, settings))
         return 0
+    if arguments.workers:
+        workers = client.list_workers()
+        _say(
+            json.dumps(workers, indent=1) if arguments.json else _several(map(worker_row, workers), "workers")
+        )
+        return 0
     filters = {"limit": str(arguments.limit), **({"status": arguments.status} if arguments.status else {})}
     page = client.list_requests(filters)
     if arguments.json:
         _say(json.dumps(page, indent=1))
         return 0
-    rows = [row(request) for request in page.get("requests", [])]
-    _say("\n".join(rows) if rows else "No requests.")
+    _say(_several(map(row, page.get("requests", [])), "requests"))
     return 0
 
 
@@ -51,6 +57,27 @@ def row(request: Mapping[str, Any]) -> str:
         text += f" on {request.get('worker_id')}"
     error = request.get("error")
     return f"{text}  {error['message']}" if error else text
+
+
+def worker_row(worker: Mapping[str, Any]) -> str:
+    """Return one line for a worker: what it does, and what it has counted since its start."""
+    doing = f"works on {worker['request_id']}" if worker.get("request_id") else "waits for requests"
+    if not worker["alive"]:
+        doing = f"was last heard of at {worker.get('last_seen')}"
+    elif worker.get("drain"):
+        doing += ", takes nothing more"
+    text = f"{worker['worker_id']:<24}  {worker.get('device') or '?':<24}  {doing}"
+    counters = worker.get("counters") or {}
+    if counters.get("encode_s"):
+        rate = counters.get("tiles", 0) / counters["encode_s"]
+        text += f"; {counters.get('tiles', 0):.0f} patches encoded, {rate:.0f} a second"
+    if counters.get("memory_bytes"):
+        text += f"; {counters['memory_bytes'] / 1024**3:.1f} GB of memory"
+    return text
+
+
+def _several(rows: Iterable[str], what: str) -> str:
+    return "\n".join(rows) or f"No {what}."
 
 
 def _one(request: Mapping[str, Any], settings: Settings) -> str:
