@@ -4,6 +4,9 @@
 ClamCoreError
 ├── SlideError                     the slide cannot be opened or read
 │   ├── NoVolumeError              only a label, an overview or a thumbnail, no slide
+│   ├── OpticalPathsError          the slide was scanned in several optical paths
+│   ├── FocalPlanesError           the slide was scanned in several focal planes
+│   ├── PyramidsError              the series holds several slides
 │   ├── MissingMppError            nobody says how large a pixel is
 │   └── MppMismatchError           the pixels are far larger than those the model was trained on
 ├── NoTissueError                  nothing on the glass, or nothing large enough for one patch
@@ -40,6 +43,24 @@ class NoVolumeError(SlideError):
     """The series holds labels, overviews or thumbnails, and no image of the whole slide."""
 
     code = "no_volume"
+
+
+class OpticalPathsError(SlideError):
+    """There are several optical paths: which one to analyse is not guessed."""
+
+    code = "several_optical_paths"
+
+
+class FocalPlanesError(SlideError):
+    """There are several focal planes: which one to analyse is not guessed."""
+
+    code = "several_focal_planes"
+
+
+class PyramidsError(SlideError):
+    """There are several pyramids in one series: which one to analyse is not guessed."""
+
+    code = "several_pyramids"
 
 
 class MissingMppError(SlideError):

@@ -107,6 +107,11 @@ class Claim:
         """SHA-256 of the series' content as of the claim."""
         return str(self.request["fingerprint"])
 
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What the request asks of the analysis."""
+        return self.request.get("parameters") or {}
+
 
 @dataclass(frozen=True)
 class ModelOffer:

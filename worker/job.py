@@ -22,6 +22,7 @@ from worker.dicom_step import DicomStep
 from worker.errors import JobStoppedError, WorkerError
 from worker.failures import failure_of
 from worker.progress import ProgressView
+from worker.sources import Reporting
 from worker.stages import position_in
 
 _log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class Job:
             analysis = self._analyzer.analyze(slide, claim.request, report)
             own_timings = {"queue": queue_seconds(claim.request), "open": round(opened - begun, 3)}
             result = complete_result(analysis, claim, own_timings, self._analyzer.device)
+            _say_how_it_was_read(slide, result)
             report("dicom", 0.0, "")
             result, objects = self._write_dicom(slide, result, analysis, claim)
         _require_finite(result)
@@ -163,6 +165,14 @@ class Job:
         else:
             _log.error("No result (%s): %s", failure.code, failure.message, exc_info=error)
         return failure_delivery(claim, self._worker_id, failure)
+
+
+def _say_how_it_was_read(slide: Slide, result: dict[str, Any]) -> None:
+    """Put into result and log what reading the slide cost."""
+    if isinstance(slide, Reporting):
+        report = slide.source_report()
+        result["slide"]["source"] = report.as_json()
+        _log.info("Read by %s: %d requests, %.1f MB.", report.kind, report.requests, report.bytes / 1e6)
 
 
 def _require_finite(result: Mapping[str, Any]) -> None:

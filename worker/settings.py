@@ -67,6 +67,9 @@ class Settings:
         Address of Orthanc, without a trailing slash.
     api_url
         Address of the plugin's routes, without a trailing slash.
+    dicomweb_url
+        Address of the DICOMweb server that slides are read from where Orthanc offers no byte ranges, without
+        a trailing slash.
     worker
         The user that claims and completes, or None.
     person
@@ -111,6 +114,7 @@ class Settings:
 
     orthanc_url: str
     api_url: str
+    dicomweb_url: str
     worker: Credentials | None
     person: Credentials | None
     worker_id: str

@@ -235,6 +235,7 @@ def _read(reader: _Reader, passed_on: Mapping[str, str]) -> Settings:
     return Settings(
         orthanc_url=orthanc_url,
         api_url=reader.url("PATHOLOGY_API_URL", f"{orthanc_url}/pathology"),
+        dicomweb_url=reader.url("DICOMWEB_URL", f"{orthanc_url}/dicom-web"),
         worker=reader.credentials("ORTHANC"),
         person=reader.credentials("SUBMIT"),
         worker_id=reader.matching("WORKER_ID", _host_name(), WORKER_ID, WORKER_ID_FORM),

@@ -12,12 +12,17 @@ from typing import Self
 import numpy as np
 from pydicom import Dataset
 from wsidicom import WsiDicom
+from wsidicom.config import Settings
 from wsidicom.errors import WsiDicomNotFoundError
 from wsidicom.series import Pyramid
 
-from clam_core.errors import NoVolumeError, SlideError
+from clam_core.errors import FocalPlanesError, NoVolumeError, OpticalPathsError, PyramidsError, SlideError
 from clam_core.slides.slide import Level, Pixels, SlideIdentity, container_name, pyramid
 from clam_core.slides.wsidicom_errors import WSIDICOM_ERRORS
+
+OPENING = Settings(strict_tile_size_check=False)
+"""Levels may have tiles of different sizes: by default wsidicom leaves those out whose tiles are not those of
+level 0, and without its small levels a slide is read whole to find tissue."""
 
 _DAMAGED: tuple[type[Exception], ...] = (
     *WSIDICOM_ERRORS,
@@ -76,7 +81,7 @@ class WsiDicomSlide:
         if not first.exists():
             raise SlideError(f"There is no slide at {first}; check the path.")
         try:
-            wsi = WsiDicom.open(path if isinstance(path, Path) else list(path))
+            wsi = WsiDicom.open(path if isinstance(path, Path) else list(path), settings=OPENING)
         except WsiDicomNotFoundError as error:
             raise _no_volume(first.name) from error
         except _DAMAGED as error:
@@ -167,14 +172,18 @@ def _only_pyramid(wsi: WsiDicom) -> Pyramid:
     if not pyramids:
         raise _no_volume("The series")
     if len(pyramids) > 1:
-        raise SlideError(
+        raise PyramidsError(
             f"The series holds {len(pyramids)} pyramids; "
             "store each of them as a series of its own and analyse that."
         )
     base = pyramids[0].base_level
-    for what, found in (("optical paths", base.optical_paths), ("focal planes", base.focal_planes)):
+    several = (
+        (OpticalPathsError, "optical paths", base.optical_paths),
+        (FocalPlanesError, "focal planes", base.focal_planes),
+    )
+    for kind, what, found in several:
         if len(found) > 1:
-            raise SlideError(
+            raise kind(
                 f"The slide has {len(found)} {what}, and the model knows one; "
                 "export one of them as a series of its own."
             )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 
@@ -12,14 +13,16 @@ from clam_core.errors import SlideError
 from clam_core.slides import Slide
 from worker.contract import Claim
 from worker.settings import Settings
+from worker.sources.dicomweb import DicomwebSource
 from worker.sources.errors import (
     ChangedInMidReadError,
     NoSlideFileError,
-    RangesMissingError,
     SourceDeletedError,
     SourceRefusedError,
     SourceUnreachableError,
+    WayMissingError,
 )
+from worker.sources.http_range import HttpRangeClient, HttpRangeSource
 from worker.sources.orthanc_download import OrthancDownloadSource
 from worker.sources.orthanc_ranges import OrthancRangesSource
 from worker.sources.ranges_client import RangesClient
@@ -56,6 +59,8 @@ def open_request_slide(settings: Settings, session: requests.Session, claim: Cla
     """
     dicom: Sequence[SlideSource] = (
         OrthancRangesSource(RangesClient(settings, session)),
+        HttpRangeSource(HttpRangeClient(settings, session)),
+        DicomwebSource(settings, session),
         OrthancDownloadSource(settings, session),
     )
     folder = None
@@ -84,14 +89,16 @@ def open_with(dicom: Sequence[SlideSource], folder: SlideSource | None, claim: C
 
 
 def _open_dicom(sources: Sequence[SlideSource], claim: Claim) -> Slide:
-    for source in sources[:-1]:
+    for source, following in itertools.pairwise(sources):
         try:
             return source.open(claim)
-        except RangesMissingError:
+        except WayMissingError as missing:
             _log.warning(
-                "The server offers no %s, so more crosses the network: install the pathology plugin's "
-                "current version there.",
+                "The slide cannot be read by %s (%s) It is tried by %s, which costs: %s.",
                 source.name,
+                missing,
+                following.name,
+                following.cost,
             )
     return sources[-1].open(claim)
 

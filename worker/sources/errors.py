@@ -10,6 +10,7 @@
         |-- SourceDeletedError       the instance is not there any more
         |-- ChangedInMidReadError    the instance was overwritten while it was read
         |-- IncompleteSlideError     a stored level cannot be read: nothing is guessed from the others
+        |-- TruncatedSlideError      the stored file ends before its last frame
         |-- NoSlideFileError         no file in SVS_STORAGE_DIR belongs to the series either
         `-- AmbiguousSlideFileError  several files in SVS_STORAGE_DIR do
 """
@@ -55,6 +56,12 @@ class IncompleteSlideError(SourceError):
     code = "slide_incomplete"
 
 
+class TruncatedSlideError(SourceError):
+    """A stored file is shorter than its own header says."""
+
+    code = "slide_truncated"
+
+
 class NoSlideFileError(SourceError):
     """No file in the storage folder belongs to the series."""
 
@@ -67,5 +74,8 @@ class AmbiguousSlideFileError(SourceError):
     code = "ambiguous_slide_file"
 
 
-class RangesMissingError(Exception):
-    """The server has no ranges route; another source is to be used."""
+class WayMissingError(Exception):
+    """The server does not offer this way to the slide; another source is to be used.
+
+    Not a `SlideError`: it says nothing about the slide.
+    """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second choice, where the plugin has no ranges route: whole instances into a scratch folder."""
+"""The way where a server reads no part of a file: whole instances into a scratch folder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ import threading
 from pathlib import Path
 
 import requests
+from pydicom import Dataset
 from wsidicom import WsiDicom
 
-from clam_core.slides import WSIDICOM_ERRORS, Slide, WsiDicomSlide
+from clam_core.slides import OPENING, WSIDICOM_ERRORS, Slide, WsiDicomSlide
 from worker.contract import Claim, InstanceRef
+from worker.preflight import check_slide
 from worker.settings import Settings
+from worker.sources.headers import read_header
 from worker.sources.repeating import TryAgainError, Wait, changed, orthanc_failure, repeat
+from worker.sources.source import SourceReport
+from worker.sources.stored_uuid import stored_uuid
 from worker.sources.volumes import check_complete, incomplete, volumes_of
 from worker.transport import unreachable
 
@@ -33,11 +38,18 @@ class DownloadedSlide(WsiDicomSlide):
         The opened series.
     folder
         Where its files lie.
+    report
+        What was downloaded.
     """
 
-    def __init__(self, wsi: WsiDicom, folder: Path) -> None:
+    def __init__(self, wsi: WsiDicom, folder: Path, report: SourceReport) -> None:
         super().__init__(wsi)
         self._folder = folder
+        self._report = report
+
+    def source_report(self) -> SourceReport:
+        """Say how the slide was read, and what it cost."""
+        return self._report
 
     def close(self) -> None:
         """Close the series and remove its files."""
@@ -60,7 +72,8 @@ class OrthancDownloadSource:
         Waits between repeats; by default an event that nobody sets.
     """
 
-    name = "download of whole instances"
+    name = "download of whole images"
+    cost = "the whole slide crosses the network and lies on the worker's disk for a while"
 
     def __init__(
         self,
@@ -85,14 +98,16 @@ class OrthancDownloadSource:
         folder = Path(tempfile.mkdtemp(prefix="slide-", dir=self._scratch))
         try:
             files = [self._download(instance, folder / f"{instance.id}.dcm") for instance in volumes]
-            return _open(files, folder)
+            notes = check_slide([_header(file) for file in files], claim.parameters)
+            size = sum(instance.size for instance in volumes)
+            return _open(files, folder, SourceReport("download", len(files), size, notes))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def _download(self, instance: InstanceRef, target: Path) -> Path:
         repeat(lambda: self._fetch(instance, target), self._wait)
-        stored = repeat(lambda: self._stored_uuid(instance), self._wait)
+        stored = stored_uuid(self._settings, self._session, instance, self._wait)
         if stored != instance.uuid or target.stat().st_size != instance.size:
             raise changed()
         return target
@@ -105,14 +120,6 @@ class OrthancDownloadSource:
             ):
                 for block in answer.iter_content(_BLOCK):
                     file.write(block)
-        except requests.RequestException as error:
-            raise self._dropped(error) from error
-
-    def _stored_uuid(self, instance: InstanceRef) -> str:
-        """Return the name of the file that is stored now."""
-        try:
-            with self._get(f"/instances/{instance.id}/attachments/dicom/info") as answer:
-                return str(answer.json().get("Uuid", ""))
         except requests.RequestException as error:
             raise self._dropped(error) from error
 
@@ -135,14 +142,19 @@ class OrthancDownloadSource:
         return answer
 
 
-def _open(files: list[Path], folder: Path) -> DownloadedSlide:
+def _header(path: Path) -> Dataset:
+    with path.open("rb") as stream:
+        return read_header(stream)
+
+
+def _open(files: list[Path], folder: Path, report: SourceReport) -> DownloadedSlide:
     try:
-        wsi = WsiDicom.open(files)
+        wsi = WsiDicom.open(files, settings=OPENING)
     except WSIDICOM_ERRORS as error:
         raise incomplete(len(files), len(files)) from error
     try:
         check_complete(wsi, [file.name for file in files])
-        return DownloadedSlide(wsi, folder)
+        return DownloadedSlide(wsi, folder, report)
     except BaseException:
         wsi.close()
         raise

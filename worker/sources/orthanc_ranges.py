@@ -7,7 +7,7 @@ from clam_core.slides import Slide
 from worker.contract import Claim
 from worker.sources.ranges_client import RangesClient
 from worker.sources.ranges_slide import open_ranges_slide
-from worker.sources.volumes import volumes_of
+from worker.sources.source import SourceReport
 
 
 class OrthancRangesSource:
@@ -19,11 +19,16 @@ class OrthancRangesSource:
         The ranges route.
     """
 
-    name = "byte ranges"
+    name = "byte ranges through the plugin"
+    cost = "nothing: only headers and the tiles under tissue cross the network, in batches"
 
     def __init__(self, client: RangesClient) -> None:
         self._client = client
 
     def open(self, claim: Claim) -> Slide:
         """Open the slide; only headers are read now."""
-        return open_ranges_slide(volumes_of(claim), self._client.read)
+        return open_ranges_slide(claim, self._client.read, self._report)
+
+    def _report(self, notes: tuple[str, ...]) -> SourceReport:
+        traffic = self._client.traffic
+        return SourceReport("plugin_ranges", traffic.requests, traffic.bytes, notes)

@@ -13,7 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from worker.contract import InstanceRef
-from worker.sources.ranges_client import Range
+from worker.sources.errors import TruncatedSlideError
+from worker.sources.shared_fetch import SharedFetch
 
 BLOCK = 64 * 1024
 DEFAULT_BOUND = 192 * 1024 * 1024
@@ -23,6 +24,9 @@ _WALK_AFTER = 4
 look at every frame's header."""
 _LONGEST_WALK = 64
 """Blocks that are then fetched at once, at most."""
+
+Range = tuple[int, int]
+"""Offset and length in bytes."""
 
 ReadRanges = Callable[[InstanceRef, Sequence[Range]], list[bytes]]
 """Reads ranges of an instance, as `RangesClient.read` does."""
@@ -89,8 +93,7 @@ class RangeFile:
         self._blocks = blocks
         self._frames = frames
         self._walk = _Walk()
-        self._lock = threading.Lock()
-        self._in_flight: dict[int, threading.Event] = {}
+        self._shared = SharedFetch(self._is_kept)
 
     @property
     def size(self) -> int:
@@ -113,25 +116,26 @@ class RangeFile:
         """Fetch the frames that are not kept yet, as many as possible in one call.
 
         A frame that another thread is fetching is waited for, not fetched twice.
+
+        Raises
+        ------
+        TruncatedSlideError
+            If a frame lies beyond the end of the file.
         """
-        missing = [item for item in ranges if self._frames.get(self.instance.id, item[0]) is None]
-        if not missing:
-            return
-        fetched = threading.Event()
-        with self._lock:
-            others = {self._in_flight[offset] for offset, _ in missing if offset in self._in_flight}
-            own = [item for item in missing if item[0] not in self._in_flight]
-            self._in_flight.update(dict.fromkeys((offset for offset, _ in own), fetched))
-        try:
-            for (offset, _), frame in zip(own, self._read_ranges(self.instance, own), strict=True):
-                self._frames.put(self.instance.id, offset, frame)
-        finally:
-            with self._lock:
-                for offset, _ in own:
-                    del self._in_flight[offset]
-            fetched.set()
-        for other in others:
-            other.wait()
+        self._shared.fetch(ranges, self._fetch_frames)
+
+    def _fetch_frames(self, ranges: list[Range]) -> None:
+        end = max(offset + length for offset, length in ranges)
+        if end > self.size:
+            raise TruncatedSlideError(
+                f"A stored image of the slide ends {end - self.size} bytes before its last tile: the upload "
+                "was cut short, store the slide again."
+            )
+        for (offset, _), frame in zip(ranges, self._read_ranges(self.instance, ranges), strict=True):
+            self._frames.put(self.instance.id, offset, frame)
+
+    def _is_kept(self, item: Range) -> bool:
+        return self._frames.get(self.instance.id, item[0]) is not None
 
     def _read_blocks(self, offset: int, length: int) -> bytes:
         first, last = offset // BLOCK, (offset + length - 1) // BLOCK

@@ -6,14 +6,15 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import requests
 
 from worker.contract import InstanceRef
 from worker.settings import Settings
 from worker.sources.errors import SourceError
+from worker.sources.range_files import Range
 from worker.sources.repeating import TryAgainError, Wait, changed, ranges_failure, repeat
+from worker.sources.source import Traffic
 from worker.transport import unreachable
 
 MAX_RANGES = 512
@@ -22,25 +23,6 @@ MAX_BYTES = 32_000_000
 
 MAX_AT_ONCE = 4
 """Calls in flight: enough to fill a line, and half of what the server grants to all workers together."""
-
-Range = tuple[int, int]
-"""Offset and length in bytes."""
-
-
-@dataclass
-class Traffic:
-    """What was asked of the server so far.
-
-    Attributes
-    ----------
-    requests
-        Answered calls.
-    bytes
-        Bytes in their answers.
-    """
-
-    requests: int = 0
-    bytes: int = 0
 
 
 class RangesClient:
@@ -60,7 +42,6 @@ class RangesClient:
         self._settings = settings
         self._session = session
         self._wait = wait if wait is not None else threading.Event().wait
-        self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
         self.traffic = Traffic()
 
@@ -81,7 +62,7 @@ class RangesClient:
 
         Raises
         ------
-        RangesMissingError
+        WayMissingError
             If the server has no such route.
         SourceError
             If the bytes cannot be had, or the file is not the one that was claimed.
@@ -122,13 +103,8 @@ class RangesClient:
             raise changed()
         if len(answer.content) != expected:
             raise TryAgainError("Orthanc sent fewer bytes of the slide than it was asked for.")
-        self._count(expected)
+        self.traffic.count(expected)
         return answer.content
-
-    def _count(self, size: int) -> None:
-        with self._lock:
-            self.traffic.requests += 1
-            self.traffic.bytes += size
 
 
 def calls(ranges: Sequence[Range]) -> Iterator[list[Range]]:

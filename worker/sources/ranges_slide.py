@@ -4,26 +4,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from wsidicom import WsiDicom
 from wsidicom.file.wsidicom_file_image_data import WsiDicomFileImageData
-from wsidicom.geometry import Point
 
-from clam_core.slides import WSIDICOM_ERRORS, Pixels, WsiDicomSlide
-from worker.contract import InstanceRef
+from clam_core.slides import OPENING, WSIDICOM_ERRORS
+from worker.contract import Claim, InstanceRef
+from worker.preflight import check_slide
 from worker.sources.errors import IncompleteSlideError
 from worker.sources.filesystem import paths_of
-from worker.sources.range_files import PieceCache, RangeFile, ReadRanges
-from worker.sources.ranges_client import Range
-from worker.sources.volumes import check_complete, incomplete
+from worker.sources.headers import read_header
+from worker.sources.prefetching import PrefetchingSlide, Tile, frame_number
+from worker.sources.range_files import PieceCache, Range, RangeFile, RangeStream, ReadRanges
+from worker.sources.source import SourceReport
+from worker.sources.volumes import check_complete, incomplete, volumes_of
 
 _BLOCKS_BOUND = 64 * 1024 * 1024
 _FRAMES_BOUND = 128 * 1024 * 1024
 
 
-class RangesSlide(WsiDicomSlide):
-    """A slide whose frames are fetched in batches of byte ranges before they are decoded.
+class RangesSlide(PrefetchingSlide):
+    """A slide whose frames are fetched as byte ranges of its files.
 
     Parameters
     ----------
@@ -31,73 +33,44 @@ class RangesSlide(WsiDicomSlide):
         The opened series.
     files
         Its instances by Orthanc id.
+    report
+        Says how the files are read.
     """
 
-    def __init__(self, wsi: WsiDicom, files: dict[str, RangeFile]) -> None:
+    def __init__(
+        self, wsi: WsiDicom, files: Mapping[str, RangeFile], report: Callable[[], SourceReport]
+    ) -> None:
         super().__init__(wsi)
         self._files = files
-        self._frames = [_LevelFrames(level.default_instance.image_data) for level in wsi.pyramids[0]]
+        self._report = report
+        self._places = [_FramePlaces(image) for image in self._images]
 
-    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
-        """Read a rectangle, all its frames in one request."""
-        self.prefetch(level, [location], size)
-        return super().read_region(location, level, size)
+    def source_report(self) -> SourceReport:
+        """Say how the slide was read, and what it cost so far."""
+        return self._report()
 
-    def prefetch(self, level: int, locations: Iterable[tuple[int, int]], size: tuple[int, int]) -> None:
-        """Fetch the frames under several rectangles, each frame once, in as few requests as possible.
-
-        A hint: reading fetches what was not prefetched, or was dropped since for want of room.
-
-        Parameters
-        ----------
-        level
-            Index into `levels`.
-        locations
-            Top-left corners, (x, y), in level-0 pixels, such as those of a batch of patches.
-        size
-            (width, height) in pixels of the level.
-
-        Raises
-        ------
-        SourceError
-            If the frames cannot be had.
-        """
-        target = self.levels[level]
-        frames = self._frames[level]
-        wanted: set[tuple[int, int]] = set()
-        for x, y in locations:
-            left, top = round(x / target.downsample[0]), round(y / target.downsample[1])
-            right, bottom = min(left + size[0], target.width), min(top + size[1], target.height)
-            wanted.update(frames.tiles_of((max(left, 0), max(top, 0), right, bottom)))
-        for name, ranges in frames.ranges_of(sorted(wanted, key=lambda tile: (tile[1], tile[0]))).items():
+    def _fetch(self, level: int, tiles: Sequence[Tile]) -> None:
+        for name, ranges in self._places[level].ranges_of(tiles).items():
             self._files[name].fetch_frames(ranges)
 
 
-class _LevelFrames:
+class _FramePlaces:
     """Where the frames of one level lie.
 
     Parameters
     ----------
-    image_data
+    image
         wsidicom's image of the level. Its readers and their frame index are private to wsidicom 0.36; the
         tests hold them to what its public `read_tile` returns.
     """
 
-    def __init__(self, image_data: object) -> None:
-        if not isinstance(image_data, WsiDicomFileImageData):
+    def __init__(self, image: object) -> None:
+        if not isinstance(image, WsiDicomFileImageData):
             raise IncompleteSlideError("A level of the slide is not stored as DICOM files.")
-        self._image = image_data
-        self._places: dict[tuple[int, int], tuple[str, int, int] | tuple[()]] = {}
+        self._image = image
+        self._places: dict[Tile, tuple[str, int, int] | tuple[()]] = {}
 
-    def tiles_of(self, box: tuple[int, int, int, int]) -> Iterable[tuple[int, int]]:
-        """Return the tiles, (column, row), under a box (left, top, right, bottom) of level pixels."""
-        width, height = self._image.tile_size.width, self._image.tile_size.height
-        left, top, right, bottom = box
-        for row in range(top // height, -(-bottom // height)):
-            for column in range(left // width, -(-right // width)):
-                yield column, row
-
-    def ranges_of(self, tiles: Iterable[tuple[int, int]]) -> dict[str, list[Range]]:
+    def ranges_of(self, tiles: Iterable[Tile]) -> dict[str, list[Range]]:
         """Return the byte ranges of tiles by the file that holds them; sparse tiles have none."""
         ranges: dict[str, list[Range]] = defaultdict(list)
         for tile in tiles:
@@ -109,25 +82,28 @@ class _LevelFrames:
                 ranges[name].append((offset, length))
         return ranges
 
-    def _place(self, tile: tuple[int, int]) -> tuple[str, int, int] | tuple[()]:
-        image = self._image
-        frame = image.tiles.get_frame_index(Point(*tile), image.default_z, image.default_path)
+    def _place(self, tile: Tile) -> tuple[str, int, int] | tuple[()]:
+        frame = frame_number(self._image, tile)
         if frame < 0:
             return ()
-        reader = image._get_reader(frame)  # noqa: SLF001 - see the class' docstring
+        reader = self._image._get_reader(frame)  # noqa: SLF001 - see the class' docstring
         offset, length = reader.frame_index[frame - reader.frame_offset]
         return reader.filepath.name, int(offset), int(length)
 
 
-def open_ranges_slide(instances: Sequence[InstanceRef], read_ranges: ReadRanges) -> RangesSlide:
+def open_ranges_slide(
+    claim: Claim, read_ranges: ReadRanges, report: Callable[[tuple[str, ...]], SourceReport]
+) -> RangesSlide:
     """Open a slide whose instances are read by byte ranges.
 
     Parameters
     ----------
-    instances
-        The instances of the series that hold VOLUME images, and no others.
+    claim
+        The request; of its series the VOLUME images are read, and no others.
     read_ranges
         Reads their bytes.
+    report
+        Says what was read so far, given the notes of the preflight.
 
     Raises
     ------
@@ -135,26 +111,23 @@ def open_ranges_slide(instances: Sequence[InstanceRef], read_ranges: ReadRanges)
         If its bytes cannot be had, or one of the instances cannot be opened: a slide that lacks a level
         would be analysed at a wrong one without a word.
     SlideError
-        If it is no slide.
-    RangesMissingError
-        If the server has no ranges route.
+        If it is no slide, or not one that may be analysed.
+    WayMissingError
+        If the server does not offer such reading.
     """
     guard = _Guard(read_ranges)
     blocks, frames = PieceCache(_BLOCKS_BOUND), PieceCache(_FRAMES_BOUND)
-    files = {
-        instance.id: RangeFile(instance, guard.read, blocks, frames)
-        for instance in instances
-        if instance.is_volume
-    }
+    files = {instance.id: RangeFile(instance, guard.read, blocks, frames) for instance in volumes_of(claim)}
+    notes = check_slide([read_header(RangeStream(file)) for file in files.values()], claim.parameters)
     try:
-        wsi = WsiDicom.open(paths_of(files))
+        wsi = WsiDicom.open(paths_of(files), settings=OPENING)
     except WSIDICOM_ERRORS as error:
         guard.raise_failure()
         raise incomplete(len(files), len(files)) from error
     try:
         guard.raise_failure()
         check_complete(wsi, files)
-        return RangesSlide(wsi, files)
+        return RangesSlide(wsi, files, lambda: report(notes))
     except BaseException:
         wsi.close()
         raise

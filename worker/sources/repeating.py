@@ -11,11 +11,11 @@ import requests
 from worker.errors import RefusedError, ServerError, UnauthorizedError
 from worker.sources.errors import (
     ChangedInMidReadError,
-    RangesMissingError,
     SourceDeletedError,
     SourceError,
     SourceRefusedError,
     SourceUnreachableError,
+    WayMissingError,
 )
 from worker.transport import refusal
 
@@ -81,7 +81,7 @@ def ranges_failure(answer: requests.Response, address: str) -> Exception:
     if code == "changed_in_mid_read":
         return changed()
     if code in {"unknown_route", "method_not_allowed", "http_404", "http_405"}:
-        return RangesMissingError(str(error))
+        return WayMissingError(str(error))
     return _failure(answer.status_code, error)
 
 

@@ -24,6 +24,7 @@ from worker.contract import Claim
 from worker.settings import Settings
 from worker.sources.errors import AmbiguousSlideFileError, NoSlideFileError, SourceError
 from worker.sources.repeating import TryAgainError, Wait, orthanc_failure, repeat
+from worker.sources.source import SourceReport
 from worker.transport import unreachable
 
 _log = logging.getLogger(__name__)
@@ -183,6 +184,10 @@ class NamelessSlide(OpenSlideSlide):
         """UIDs and container, as Orthanc has them."""
         return self._known_as
 
+    def source_report(self) -> SourceReport:
+        """Say how the slide was read."""
+        return SourceReport("slide_file")
+
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         """Read a rectangle as `Slide.read_region` says."""
         try:
@@ -222,6 +227,7 @@ class SlideFolderSource:
     """
 
     name = "file in SVS_STORAGE_DIR"
+    cost = "nothing of the network; DICOM results cannot be written for want of a header"
 
     def __init__(
         self, folder: Path, settings: Settings, session: requests.Session, wait: Wait | None = None

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The third choice, of any vendor's server: DICOMweb (WADO-RS), frames in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import requests
+from pydicom import Dataset
+from wsidicom import WsiDicom
+
+from clam_core.slides import OPENING, WSIDICOM_ERRORS, Slide
+from worker.contract import Claim
+from worker.preflight import check_slide
+from worker.settings import Settings
+from worker.sources.dicomweb_client import DicomwebFrames
+from worker.sources.errors import SourceDeletedError, SourceRefusedError, WayMissingError
+from worker.sources.prefetching import PrefetchingSlide, Tile, frame_number
+from worker.sources.repeating import Wait
+from worker.sources.source import SourceReport
+from worker.sources.volumes import incomplete, volumes_of
+
+
+class DicomwebSlide(PrefetchingSlide):
+    """A slide whose frames come from a DICOMweb server.
+
+    Parameters
+    ----------
+    wsi
+        The opened series.
+    frames
+        Fetches and keeps its frames.
+    report
+        Says what was fetched so far.
+    """
+
+    def __init__(self, wsi: WsiDicom, frames: DicomwebFrames, report: Callable[[], SourceReport]) -> None:
+        super().__init__(wsi)
+        self._frames = frames
+        self._report = report
+        self._uids = [str(level.default_instance.dataset.uids.instance) for level in wsi.pyramids[0]]
+
+    def source_report(self) -> SourceReport:
+        """Say how the slide was read, and what it cost so far."""
+        return self._report()
+
+    def _fetch(self, level: int, tiles: Sequence[Tile]) -> None:
+        numbers = (frame_number(self._images[level], tile) for tile in tiles)
+        self._frames.fetch(self._uids[level], [number + 1 for number in numbers if number >= 0])
+
+
+class DicomwebSource:
+    """Slides by WADO-RS.
+
+    Parameters
+    ----------
+    settings
+        Addresses and time-outs.
+    session
+        An authenticated session.
+    wait
+        Waits between repeats; by default an event that nobody sets.
+    """
+
+    name = "DICOMweb"
+    cost = (
+        "one request for each batch of tiles, for each of which Orthanc before 1.12 reads the whole image "
+        "again; that the slide is replaced meanwhile is only noticed when the result is sent"
+    )
+
+    def __init__(self, settings: Settings, session: requests.Session, wait: Wait | None = None) -> None:
+        self._settings = settings
+        self._session = session
+        self._wait = wait
+
+    def open(self, claim: Claim) -> Slide:
+        """Open the slide; headers are read now, and a tile of each level."""
+        uids = (claim.request.get("study_instance_uid"), claim.request.get("series_instance_uid"))
+        if not all(uids):
+            raise WayMissingError("The request does not name its study and series.")
+        frames = DicomwebFrames(
+            self._settings,
+            self._session,
+            (str(uids[0]), str(uids[1])),
+            volumes_of(claim),
+            self._wait,
+        )
+        notes = check_slide(self._headers(frames), claim.parameters)
+        wsi = _open(frames, str(uids[0]), str(uids[1]))
+        try:
+            _check_complete(wsi, claim)
+            traffic = frames.traffic
+            return DicomwebSlide(
+                wsi,
+                frames,
+                lambda: SourceReport("dicomweb", traffic.requests, traffic.bytes, notes),
+            )
+        except BaseException:
+            wsi.close()
+            raise
+
+    @staticmethod
+    def _headers(frames: DicomwebFrames) -> list[Dataset]:
+        """Return the headers; a server without them has no DICOMweb, or not of this slide."""
+        try:
+            return frames.headers()
+        except (SourceDeletedError, SourceRefusedError) as error:
+            raise WayMissingError(str(error)) from error
+
+
+def _open(frames: DicomwebFrames, study: str, series: str) -> WsiDicom:
+    try:
+        return WsiDicom.open_web(frames, study, series, settings=OPENING)
+    except WSIDICOM_ERRORS as error:
+        raise incomplete(1, 1) from error
+
+
+def _check_complete(wsi: WsiDicom, claim: Claim) -> None:
+    """See that wsidicom took every level: it leaves out those that it cannot read, and says nothing."""
+    wanted = {instance.sop_instance_uid for instance in volumes_of(claim)}
+    opened = {str(dataset.uids.instance) for level in wsi.pyramids[0] for dataset in level.datasets}
+    if wanted - opened:
+        raise incomplete(len(wanted - opened), len(wanted))

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The name of the file that Orthanc keeps of an instance: another one after every overwrite."""
+
+from __future__ import annotations
+
+import requests
+
+from worker.contract import InstanceRef
+from worker.settings import Settings
+from worker.sources.repeating import TryAgainError, Wait, orthanc_failure, repeat
+from worker.transport import unreachable
+
+
+def stored_uuid(settings: Settings, session: requests.Session, instance: InstanceRef, wait: Wait) -> str:
+    """Return the name of the file that is stored now.
+
+    Raises
+    ------
+    SourceError
+        If Orthanc does not say.
+    """
+    return repeat(lambda: _ask(settings, session, instance), wait)
+
+
+def _ask(settings: Settings, session: requests.Session, instance: InstanceRef) -> str:
+    address = settings.orthanc_url
+    try:
+        answer = session.get(
+            f"{address}/instances/{instance.id}/attachments/dicom/info",
+            timeout=(settings.connect_timeout_s, settings.read_timeout_s),
+            allow_redirects=False,
+        )
+        if answer.status_code != 200:
+            raise orthanc_failure(answer, address)
+        return str(answer.json().get("Uuid", ""))
+    except requests.RequestException as error:
+        raise TryAgainError(str(unreachable(address, error))) from error
