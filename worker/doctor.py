@@ -99,6 +99,7 @@ class Doctor:
         for name, url in (
             ("ORTHANC_URL", self.settings.orthanc_url),
             ("PATHOLOGY_API_URL", self.settings.api_url),
+            ("DICOMWEB_URL", self.settings.dicomweb_url),
         ):
             if sends_password_in_clear(url):
                 yield Finding(

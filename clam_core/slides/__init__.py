@@ -6,10 +6,11 @@ from pathlib import Path
 from clam_core.slides.openslide_slide import OpenSlideSlide
 from clam_core.slides.slide import Level, Pixels, Prefetching, Slide, SlideIdentity, best_level_for_downsample
 from clam_core.slides.whole_level import level_for_picture, picture_strips, strips, thumbnail
-from clam_core.slides.wsidicom_errors import WSIDICOM_ERRORS
+from clam_core.slides.wsidicom_errors import DAMAGED, WSIDICOM_ERRORS
 from clam_core.slides.wsidicom_slide import OPENING, WsiDicomSlide
 
 __all__ = [
+    "DAMAGED",
     "OPENING",
     "WSIDICOM_ERRORS",
     "Level",

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,24 +17,11 @@ from wsidicom.series import Pyramid
 
 from clam_core.errors import FocalPlanesError, NoVolumeError, OpticalPathsError, PyramidsError, SlideError
 from clam_core.slides.slide import Level, Pixels, SlideIdentity, container_name, pyramid
-from clam_core.slides.wsidicom_errors import WSIDICOM_ERRORS
+from clam_core.slides.wsidicom_errors import DAMAGED
 
 OPENING = Settings(strict_tile_size_check=False)
 """Levels may have tiles of different sizes: by default wsidicom leaves those out whose tiles are not those of
 level 0, and without its small levels a slide is read whole to find tissue."""
-
-_DAMAGED: tuple[type[Exception], ...] = (
-    *WSIDICOM_ERRORS,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    struct.error,
-)
-"""What readers and decoders raise on damaged files.
-
-Not OSError: a disk or a network that fails says nothing about the slide, and passes through as it is.
-"""
 
 
 class WsiDicomSlide:
@@ -84,7 +70,7 @@ class WsiDicomSlide:
             wsi = WsiDicom.open(path if isinstance(path, Path) else list(path), settings=OPENING)
         except WsiDicomNotFoundError as error:
             raise _no_volume(first.name) from error
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise SlideError(f"{first.name} cannot be opened as a DICOM slide ({error}).") from error
         return cls(wsi, first.name)
 
@@ -130,11 +116,13 @@ class WsiDicomSlide:
     def _read(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         try:
             pixels = self._wsi.read_region(location, self._indices[level], size, threads=1, as_array=True)
-        except _DAMAGED as error:
-            raise SlideError(
-                f"The slide cannot be read at {location} of level {level} ({error}); "
-                "the file is damaged, or its compression is not supported."
-            ) from error
+        except DAMAGED as error:
+            raise _unreadable(location, level, error) from error
+        except OSError as error:
+            # Decoders raise it as well, about a frame; what the system raises has a number.
+            if error.errno is not None:
+                raise
+            raise _unreadable(location, level, error) from error
         array = np.asarray(pixels)
         if array.ndim == 2 or array.shape[2] == 1:
             array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
@@ -158,6 +146,13 @@ class WsiDicomSlide:
 
 def _white(size: tuple[int, int]) -> Pixels:
     return np.full((size[1], size[0], 3), 255, dtype=np.uint8)
+
+
+def _unreadable(location: tuple[int, int], level: int, error: Exception) -> SlideError:
+    return SlideError(
+        f"The slide cannot be read at {location} of level {level} ({error}); "
+        "the file is damaged, or its compression is not supported."
+    )
 
 
 def _no_volume(name: str) -> NoVolumeError:

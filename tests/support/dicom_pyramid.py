@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,23 @@ from clam_core.slides import WsiDicomSlide
 from tests.support.dicom_files import volume_file
 
 TILE = 240
-"""The base level's: wsidicom takes only levels with one tile size into a pyramid."""
+"""The base level's."""
 
 
-def pyramid_folder(folder: Path, *, factors: tuple[int, ...] = (4, 16)) -> Path:
-    """Write the real slide's VOLUME and smaller levels beside it; return the folder."""
+def pyramid_folder(
+    folder: Path, *, factors: tuple[int, ...] = (4, 16), tiles: Mapping[int, int] | None = None
+) -> Path:
+    """Write the real slide's VOLUME and smaller levels beside it; return the folder.
+
+    `tiles` gives levels, by their factor, tiles of another side than the base level's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     base = Path(shutil.copy(volume_file(), folder / "level-1.dcm"))
     with WsiDicomSlide.open(base) as slide:
         whole = slide.read_region((0, 0), 0, (slide.levels[0].width, slide.levels[0].height))
     for factor in factors:
-        _write_level(base, folder / f"level-{factor}.dcm", _shrink(whole, factor), factor)
+        side = (tiles or {}).get(factor, TILE)
+        _write_level(base, folder / f"level-{factor}.dcm", _shrink(whole, factor), factor, side)
     return folder
 
 
@@ -40,7 +47,7 @@ def _shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
     return blocks.mean(axis=(1, 3)).astype(np.uint8)
 
 
-def _write_level(base: Path, path: Path, pixels: np.ndarray, factor: int) -> None:
+def _write_level(base: Path, path: Path, pixels: np.ndarray, factor: int, side: int) -> None:
     level = pydicom.dcmread(base)
     height, width = pixels.shape[:2]
     level.SOPInstanceUID = level.file_meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -51,8 +58,8 @@ def _write_level(base: Path, path: Path, pixels: np.ndarray, factor: int) -> Non
     shared.PixelMeasuresSequence[0].PixelSpacing = [0.000499 * factor, 0.000499 * factor]
     level.InstanceNumber = factor
     level.TotalPixelMatrixColumns, level.TotalPixelMatrixRows = width, height
-    level.Rows = level.Columns = TILE
-    tiles = _tiles(pixels)
+    level.Rows = level.Columns = side
+    tiles = _tiles(pixels, side)
     level.NumberOfFrames = len(tiles)
     level.PhotometricInterpretation = "RGB"
     level.PixelData = b"".join(tile.tobytes() for tile in tiles)
@@ -61,12 +68,12 @@ def _write_level(base: Path, path: Path, pixels: np.ndarray, factor: int) -> Non
     level.save_as(path)
 
 
-def _tiles(pixels: np.ndarray) -> list[np.ndarray]:
-    rows, columns = -(-pixels.shape[0] // TILE), -(-pixels.shape[1] // TILE)
-    padded = np.full((rows * TILE, columns * TILE, 3), 255, np.uint8)
+def _tiles(pixels: np.ndarray, side: int) -> list[np.ndarray]:
+    rows, columns = -(-pixels.shape[0] // side), -(-pixels.shape[1] // side)
+    padded = np.full((rows * side, columns * side, 3), 255, np.uint8)
     padded[: pixels.shape[0], : pixels.shape[1]] = pixels
     return [
-        padded[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+        padded[row * side : (row + 1) * side, column * side : (column + 1) * side]
         for row in range(rows)
         for column in range(columns)
     ]

@@ -22,7 +22,7 @@ import pydicom
 from worker.contract import Claim, InstanceRef, Lease
 
 _RANGES = re.compile(r"/pathology/instances/([\w-]+)/ranges")
-_NATIVE = re.compile(r"/instances/([\w-]+)/(file|simplified-tags|attachments/dicom/info)")
+_NATIVE = re.compile(r"/instances/([\w-]+)/(file|simplified-tags|attachments/dicom/(?:info|data))")
 
 
 @dataclass
@@ -46,6 +46,8 @@ class Behaviour:
     """Calls to answer with 503."""
     ranges_route: bool = True
     """Whether the plugin has the route."""
+    http_range: bool = False
+    """Whether it takes HTTP Range on an attachment's data, as Orthanc does from 1.12.5 on."""
     status: int = 0
     """Answer everything with this status, unless 0."""
     paths: list[str] = field(default_factory=list)
@@ -166,10 +168,21 @@ class RangesServer:
             self.answer(request, 404, {"HttpStatus": 404})
         elif what == "file":
             self.send(request, 200, file.data, {})
+        elif what.endswith("data"):
+            self.serve_data(request, file)
         elif what == "simplified-tags":
             self.answer(request, 200, file.tags)
         else:
             self.answer(request, 200, {"Uuid": file.uuid, "UncompressedSize": len(file.data)})
+
+    def serve_data(self, request: BaseHTTPRequestHandler, file: StoredFile) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+        if asked is None or not self.behaviour.http_range:
+            self.send(request, 200, file.data, {})
+            return
+        first, last = int(asked[1]), min(int(asked[2]), len(file.data) - 1)
+        headers = {"Content-Range": f"bytes {first}-{last}/{len(file.data)}"}
+        self.send(request, 206, file.data[first : last + 1], headers)
 
     def answer(self, request: BaseHTTPRequestHandler, status: int, document: Any) -> None:
         self.send(request, status, json.dumps(document).encode(), {"Content-Type": "application/json"})
@@ -185,10 +198,10 @@ class RangesServer:
         request.wfile.write(data)
 
 
-def claim_of(instances: list[InstanceRef]) -> Claim:
+def claim_of(instances: list[InstanceRef], **request: Any) -> Claim:
     """Return a claim of some instances."""
     return Claim(
-        {"request_id": "0" * 32, "fingerprint": "f" * 64},
+        {"request_id": "0" * 32, "fingerprint": "f" * 64, **request},
         Lease("t" * 32, 1, 60.0, 15.0, 15.0),
         tuple(instances),
     )

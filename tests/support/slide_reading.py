@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 from wsidicom import WsiDicom
 
-from clam_core.slides import Slide, WsiDicomSlide
+from clam_core.slides import OPENING, Slide, WsiDicomSlide
 from tests.support.shared_data import shared_path
 from worker.settings import Settings
 from worker.settings_reading import load_settings
@@ -43,7 +43,10 @@ def settings_for(url: str, user: tuple[str, str] = ("worker", "secret"), **more:
 
 def assert_same_tiles(slide: Slide, files: list[Path]) -> None:
     """Compare every tile of every level with wsidicom on the same local files."""
-    with WsiDicom.open(files) as local, WsiDicomSlide(WsiDicom.open(files)) as reference:
+    with (
+        WsiDicom.open(files, settings=OPENING) as local,
+        WsiDicomSlide(WsiDicom.open(files, settings=OPENING)) as reference,
+    ):
         assert slide.levels == reference.levels
         assert slide.mpp == reference.mpp
         assert slide.identity.series_instance_uid == reference.identity.series_instance_uid

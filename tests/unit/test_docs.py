@@ -7,6 +7,7 @@ import ast
 import re
 from pathlib import Path
 
+from clam_core.errors import SlideError
 from clam_core.tissue import PRESETS
 from orthanc_plugin import settings as plugin_settings
 
@@ -45,6 +46,24 @@ def test_what_the_troubleshooting_page_quotes_is_what_the_code_says() -> None:
     assert len(quotes) > 30
     strange = [quote for quote in quotes for part in quote.split("…") if part.strip() not in code]
     assert strange == []
+
+
+def codes_of(path: str) -> set[str]:
+    """Return what the exceptions of a module name themselves to machines."""
+    return set(re.findall(r'^    code = "([a-z_]+)"', (ROOT / path).read_text("utf-8"), re.MULTILINE))
+
+
+def test_every_code_that_a_slide_can_be_refused_with_stands_in_the_troubleshooting_page() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
+    codes = codes_of("worker/preflight_errors.py") | codes_of("worker/sources/errors.py")
+    slide_errors = {kind.code for kind in every_kind_of(SlideError)}
+    assert len(codes) > 12
+    assert {code for code in codes | slide_errors if f"`{code}`" not in page} == set()
+
+
+def every_kind_of(root: type[SlideError]) -> set[type[SlideError]]:
+    """Return an exception and all that are derived from it."""
+    return {root, *(kind for child in root.__subclasses__() for kind in every_kind_of(child))}
 
 
 def test_the_tissue_presets_that_the_troubleshooting_page_names_exist() -> None:

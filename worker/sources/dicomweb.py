@@ -18,7 +18,7 @@ from worker.sources.errors import SourceDeletedError, SourceRefusedError, WayMis
 from worker.sources.prefetching import PrefetchingSlide, Tile, frame_number
 from worker.sources.repeating import Wait
 from worker.sources.source import SourceReport
-from worker.sources.volumes import incomplete, volumes_of
+from worker.sources.volumes import volumes_of
 
 
 class DicomwebSlide(PrefetchingSlide):
@@ -112,12 +112,16 @@ def _open(frames: DicomwebFrames, study: str, series: str) -> WsiDicom:
     try:
         return WsiDicom.open_web(frames, study, series, settings=OPENING)
     except WSIDICOM_ERRORS as error:
-        raise incomplete(1, 1) from error
+        raise _not_this_way() from error
 
 
 def _check_complete(wsi: WsiDicom, claim: Claim) -> None:
-    """See that wsidicom took every level: it leaves out those that it cannot read, and says nothing."""
+    """See that wsidicom took every level: it joins no concatenations, and leaves out what it cannot read."""
     wanted = {instance.sop_instance_uid for instance in volumes_of(claim)}
     opened = {str(dataset.uids.instance) for level in wsi.pyramids[0] for dataset in level.datasets}
     if wanted - opened:
-        raise incomplete(len(wanted - opened), len(wanted))
+        raise _not_this_way()
+
+
+def _not_this_way() -> WayMissingError:
+    return WayMissingError("Some of its images are stored in a form that is not read by DICOMweb.")

@@ -21,6 +21,7 @@ from pydicom.uid import (
     JPEG2000,
     UID,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
     JPEGLSNearLossless,
 )
@@ -217,11 +218,17 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
             with self._session.get(
                 address, headers=_AS_STORED, timeout=self._timeout, allow_redirects=False
             ) as answer:
+                if answer.status_code == 500:
+                    # Orthanc's answer where it knows the compression not at all; a repeat would not help.
+                    raise WayMissingError("The DICOMweb server fails on the first tile.")
                 answer.raise_for_status()
                 self.traffic.count(len(answer.content))
                 return stated_syntax(answer)
 
         syntax = self._asked(ask) or syntax_by_header(header)
+        if syntax == ImplicitVRLittleEndian:
+            # Implicit or explicit is a matter of headers; DICOMweb names uncompressed tiles explicit.
+            return ExplicitVRLittleEndian
         if syntax is None:
             raise WayMissingError("The DICOMweb server does not say how the tiles are compressed.")
         return syntax

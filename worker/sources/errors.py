@@ -11,6 +11,7 @@
         |-- ChangedInMidReadError    the instance was overwritten while it was read
         |-- IncompleteSlideError     a stored level cannot be read: nothing is guessed from the others
         |-- TruncatedSlideError      the stored file ends before its last frame
+        |-- FragmentedFramesError    a frame lies in several pieces
         |-- NoSlideFileError         no file in SVS_STORAGE_DIR belongs to the series either
         `-- AmbiguousSlideFileError  several files in SVS_STORAGE_DIR do
 """
@@ -60,6 +61,12 @@ class TruncatedSlideError(SourceError):
     """A stored file is shorter than its own header says."""
 
     code = "slide_truncated"
+
+
+class FragmentedFramesError(SourceError):
+    """A frame is not one piece of its file."""
+
+    code = "frames_fragmented"
 
 
 class NoSlideFileError(SourceError):

@@ -27,7 +27,7 @@ class OrthancRangesSource:
 
     def open(self, claim: Claim) -> Slide:
         """Open the slide; only headers are read now."""
-        return open_ranges_slide(claim, self._client.read, self._report)
+        return open_ranges_slide(claim, self._client.read, self._report, self._client.frames)
 
     def _report(self, notes: tuple[str, ...]) -> SourceReport:
         traffic = self._client.traffic

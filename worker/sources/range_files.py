@@ -8,12 +8,13 @@ frames, fetched in batches before a reader asks for them. Together they never ex
 from __future__ import annotations
 
 import io
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from worker.contract import InstanceRef
-from worker.sources.errors import TruncatedSlideError
+from worker.sources.errors import FragmentedFramesError, TruncatedSlideError
 from worker.sources.shared_fetch import SharedFetch
 
 BLOCK = 64 * 1024
@@ -24,6 +25,9 @@ _WALK_AFTER = 4
 look at every frame's header."""
 _LONGEST_WALK = 64
 """Blocks that are then fetched at once, at most."""
+
+_ITEM_HEAD = 8
+_ITEM_TAG = 0xE000FFFE
 
 Range = tuple[int, int]
 """Offset and length in bytes."""
@@ -83,6 +87,11 @@ class RangeFile:
         Reads its bytes.
     blocks, frames
         Where pieces are kept; shared by the files of one slide.
+
+    Attributes
+    ----------
+    is_encapsulated
+        Whether each frame is wrapped in an item, whose head is read along and checked.
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class RangeFile:
         self._read_ranges = read_ranges
         self._blocks = blocks
         self._frames = frames
+        self.is_encapsulated = False
         self._walk = _Walk()
         self._shared = SharedFetch(self._is_kept)
 
@@ -131,8 +141,13 @@ class RangeFile:
                 f"A stored image of the slide ends {end - self.size} bytes before its last tile: the upload "
                 "was cut short, store the slide again."
             )
+        if self.is_encapsulated:
+            ranges = [(offset - _ITEM_HEAD, length + _ITEM_HEAD) for offset, length in ranges]
         for (offset, _), frame in zip(ranges, self._read_ranges(self.instance, ranges), strict=True):
-            self._frames.put(self.instance.id, offset, frame)
+            if self.is_encapsulated:
+                self._frames.put(self.instance.id, offset + _ITEM_HEAD, _unwrapped(frame))
+            else:
+                self._frames.put(self.instance.id, offset, frame)
 
     def _is_kept(self, item: Range) -> bool:
         return self._frames.get(self.instance.id, item[0]) is not None
@@ -161,6 +176,23 @@ class RangeFile:
         for index, block in fetched.items():
             self._blocks.put(self.instance.id, index * BLOCK, block)
         return fetched
+
+
+def _unwrapped(item: bytes) -> bytes:
+    """Return a frame without the head of its item (DICOM PS3.5 annex A.4).
+
+    Raises
+    ------
+    FragmentedFramesError
+        If the frame goes on in a further item: decoders take the head in between for pixels.
+    """
+    tag, length = struct.unpack("<II", item[:_ITEM_HEAD])
+    if tag != _ITEM_TAG or length != len(item) - _ITEM_HEAD:
+        raise FragmentedFramesError(
+            "The tiles of the slide lie in several pieces each, or not where the file says: convert the "
+            "slide again with `worker ingest`."
+        )
+    return item[_ITEM_HEAD:]
 
 
 class _Walk:

@@ -11,7 +11,7 @@ import requests
 
 from worker.contract import InstanceRef
 from worker.settings import Settings
-from worker.sources.errors import SourceError
+from worker.sources.errors import SourceError, WayMissingError
 from worker.sources.range_files import Range
 from worker.sources.repeating import TryAgainError, Wait, changed, ranges_failure, repeat
 from worker.sources.source import Traffic
@@ -42,6 +42,7 @@ class RangesClient:
         self._settings = settings
         self._session = session
         self._wait = wait if wait is not None else threading.Event().wait
+        self._timeout = (settings.connect_timeout_s, settings.read_timeout_s)
         self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
         self.traffic = Traffic()
 
@@ -76,6 +77,38 @@ class RangesClient:
                 position += length
         return found
 
+    def frames(self, instance: InstanceRef) -> list[Range] | None:
+        """Return where the frames of an instance lie, as the server finds them; None where it cannot tell.
+
+        Raises
+        ------
+        SourceError
+            If the server fails, or the file is not the one that was claimed.
+        """
+        with self._places:
+            try:
+                return repeat(lambda: self._frames_once(instance), self._wait)
+            except WayMissingError:
+                return None
+
+    def _frames_once(self, instance: InstanceRef) -> list[Range] | None:
+        try:
+            answer = self._session.get(
+                f"{self._settings.api_url}/instances/{instance.id}/frames",
+                headers={"If-Match": f'"{instance.uuid}"'},
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise TryAgainError(str(unreachable(self._settings.api_url, error))) from error
+        if answer.status_code == 422:
+            return None
+        if answer.status_code != 200:
+            raise ranges_failure(answer, self._settings.api_url)
+        self.traffic.count(len(answer.content))
+        found = answer.json()
+        return list(zip(found["offsets"], found["lengths"], strict=True))
+
     def _post(self, instance: InstanceRef, group: Sequence[Range]) -> bytes:
         body = json.dumps({"ranges": group}, separators=(",", ":")).encode()
         expected = sum(length for _, length in group)
@@ -92,7 +125,7 @@ class RangesClient:
                     "If-Match": f'"{instance.uuid}"',
                     "Accept-Encoding": "identity",
                 },
-                timeout=(self._settings.connect_timeout_s, self._settings.read_timeout_s),
+                timeout=self._timeout,
                 allow_redirects=False,
             )
         except requests.RequestException as error:

@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from wsidicom import WsiDicom
-from wsidicom.file.wsidicom_file_image_data import WsiDicomFileImageData
 
 from clam_core.slides import OPENING, WSIDICOM_ERRORS
 from worker.contract import Claim, InstanceRef
 from worker.preflight import check_slide
-from worker.sources.errors import IncompleteSlideError
 from worker.sources.filesystem import paths_of
+from worker.sources.frame_places import AskFrames, FramePlaces
 from worker.sources.headers import read_header
-from worker.sources.prefetching import PrefetchingSlide, Tile, frame_number
+from worker.sources.prefetching import PrefetchingSlide, Tile
 from worker.sources.range_files import PieceCache, Range, RangeFile, RangeStream, ReadRanges
 from worker.sources.source import SourceReport
 from worker.sources.volumes import check_complete, incomplete, volumes_of
@@ -35,64 +33,36 @@ class RangesSlide(PrefetchingSlide):
         Its instances by Orthanc id.
     report
         Says how the files are read.
+    ask_frames
+        Asks the server where the frames of an instance lie.
     """
 
     def __init__(
-        self, wsi: WsiDicom, files: Mapping[str, RangeFile], report: Callable[[], SourceReport]
+        self,
+        wsi: WsiDicom,
+        files: Mapping[str, RangeFile],
+        report: Callable[[], SourceReport],
+        ask_frames: AskFrames,
     ) -> None:
         super().__init__(wsi)
         self._files = files
         self._report = report
-        self._places = [_FramePlaces(image) for image in self._images]
+        self._places = [FramePlaces(image, files, ask_frames) for image in self._images]
 
     def source_report(self) -> SourceReport:
         """Say how the slide was read, and what it cost so far."""
         return self._report()
 
     def _fetch(self, level: int, tiles: Sequence[Tile]) -> None:
-        for name, ranges in self._places[level].ranges_of(tiles).items():
-            self._files[name].fetch_frames(ranges)
-
-
-class _FramePlaces:
-    """Where the frames of one level lie.
-
-    Parameters
-    ----------
-    image
-        wsidicom's image of the level. Its readers and their frame index are private to wsidicom 0.36; the
-        tests hold them to what its public `read_tile` returns.
-    """
-
-    def __init__(self, image: object) -> None:
-        if not isinstance(image, WsiDicomFileImageData):
-            raise IncompleteSlideError("A level of the slide is not stored as DICOM files.")
-        self._image = image
-        self._places: dict[Tile, tuple[str, int, int] | tuple[()]] = {}
-
-    def ranges_of(self, tiles: Iterable[Tile]) -> dict[str, list[Range]]:
-        """Return the byte ranges of tiles by the file that holds them; sparse tiles have none."""
-        ranges: dict[str, list[Range]] = defaultdict(list)
-        for tile in tiles:
-            place = self._places.get(tile)
-            if place is None:
-                place = self._places[tile] = self._place(tile)
-            if place:
-                name, offset, length = place
-                ranges[name].append((offset, length))
-        return ranges
-
-    def _place(self, tile: Tile) -> tuple[str, int, int] | tuple[()]:
-        frame = frame_number(self._image, tile)
-        if frame < 0:
-            return ()
-        reader = self._image._get_reader(frame)  # noqa: SLF001 - see the class' docstring
-        offset, length = reader.frame_index[frame - reader.frame_offset]
-        return reader.filepath.name, int(offset), int(length)
+        for file, ranges in self._places[level].ranges_of(tiles).items():
+            self._files[file].fetch_frames(ranges)
 
 
 def open_ranges_slide(
-    claim: Claim, read_ranges: ReadRanges, report: Callable[[tuple[str, ...]], SourceReport]
+    claim: Claim,
+    read_ranges: ReadRanges,
+    report: Callable[[tuple[str, ...]], SourceReport],
+    ask_frames: AskFrames = lambda _instance: None,
 ) -> RangesSlide:
     """Open a slide whose instances are read by byte ranges.
 
@@ -104,6 +74,8 @@ def open_ranges_slide(
         Reads their bytes.
     report
         Says what was read so far, given the notes of the preflight.
+    ask_frames
+        Asks the server where the frames of an instance lie, so that nobody walks through it to find them.
 
     Raises
     ------
@@ -127,7 +99,7 @@ def open_ranges_slide(
     try:
         guard.raise_failure()
         check_complete(wsi, files)
-        return RangesSlide(wsi, files, lambda: report(notes))
+        return RangesSlide(wsi, files, lambda: report(notes), ask_frames)
     except BaseException:
         wsi.close()
         raise

@@ -26,6 +26,7 @@ def test_nothing_set_means_a_local_orthanc_and_its_plugin() -> None:
     settings = load_settings({})
     assert settings.orthanc_url == "http://localhost:8042"
     assert settings.api_url == "http://localhost:8042/pathology"
+    assert settings.dicomweb_url == "http://localhost:8042/dicom-web"
     assert (settings.worker, settings.person) == (None, None)
     assert (settings.shutdown, settings.log_format) == (Shutdown.FINISH, LogFormat.TEXT)
 

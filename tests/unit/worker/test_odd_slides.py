@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""However DICOM lets a slide be stored, every tile by every source is what wsidicom reads from the file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+import requests
+
+from clam_core.errors import SlideError
+from clam_core.slides import WsiDicomSlide
+from tests.support.dicom_pyramid import pyramid_folder
+from tests.support.odd_dicom import ODD_STORAGE, write_slide
+from tests.support.ranges_server import RangesServer
+from tests.support.slide_reading import assert_same_tiles, settings_for
+from worker.settings import Credentials
+from worker.sources import (
+    HttpRangeClient,
+    HttpRangeSource,
+    OrthancDownloadSource,
+    OrthancRangesSource,
+    RangesClient,
+    SlideSource,
+)
+from worker.sources.errors import FragmentedFramesError, TruncatedSlideError
+from worker.transport import make_session
+
+MakeSource = Callable[[str, requests.Session, Path], SlideSource]
+SOURCES: dict[str, MakeSource] = {
+    "plugin ranges": lambda url, session, _: OrthancRangesSource(RangesClient(settings_for(url), session)),
+    "http range": lambda url, session, _: HttpRangeSource(HttpRangeClient(settings_for(url), session)),
+    "download": lambda url, session, folder: OrthancDownloadSource(settings_for(url), session, folder),
+}
+
+
+@pytest.fixture
+def server() -> Iterator[RangesServer]:
+    with RangesServer() as running:
+        running.behaviour.http_range = True
+        yield running
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    with make_session(Credentials("worker", "secret")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("storage", ODD_STORAGE)
+def test_every_tile_of_an_oddly_stored_slide_is_the_same(
+    storage: str, source: str, server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    files = write_slide(tmp_path / "slide", **ODD_STORAGE[storage])
+    for path in files:
+        server.store(path)
+    with SOURCES[source](server.url, session, tmp_path).open(server.claim()) as slide:
+        assert_same_tiles(slide, files)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_levels_with_tiles_of_other_sizes_belong_to_the_slide(
+    source: str, server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    folder = pyramid_folder(tmp_path / "slide", tiles={16: 128})
+    files = sorted(folder.glob("*.dcm"))
+    for path in files:
+        server.store(path)
+    with SOURCES[source](server.url, session, tmp_path).open(server.claim()) as slide:
+        assert len(slide.levels) == 3
+        assert_same_tiles(slide, files)
+
+
+def test_frames_in_several_pieces_are_refused_and_never_shown(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    for path in write_slide(tmp_path, fragments=2):
+        server.store(path)
+    with (
+        SOURCES["plugin ranges"](server.url, session, tmp_path).open(server.claim()) as slide,
+        pytest.raises(FragmentedFramesError, match="worker ingest"),
+    ):
+        slide.read_region((0, 0), 0, (50, 50))
+
+
+def test_a_frame_that_no_decoder_takes_is_the_slides_fault_not_the_disks(tmp_path: Path) -> None:
+    (path,) = write_slide(tmp_path, frames=[b"\xff\xd8 no picture "] * 15)
+    with WsiDicomSlide.open(path) as slide, pytest.raises(SlideError, match="damaged"):
+        slide.read_region((0, 0), 0, (50, 50))
+
+
+def test_a_file_that_was_cut_short_says_so(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    (path,) = write_slide(tmp_path)
+    path.write_bytes(path.read_bytes()[:-5000])
+    server.store(path)
+    with (
+        SOURCES["plugin ranges"](server.url, session, tmp_path).open(server.claim()) as slide,
+        pytest.raises(TruncatedSlideError, match="cut short"),
+    ):
+        slide.read_region((300, 150), 0, (130, 100))
+
+
+def test_a_missing_part_of_a_level_is_not_passed_over(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    for path in write_slide(tmp_path, parts=3)[:2]:
+        server.store(path)
+    with pytest.raises(SlideError, match="2 of 3 are there") as caught:
+        SOURCES["plugin ranges"](server.url, session, tmp_path).open(server.claim())
+    assert caught.value.code == "frames_missing"
+
+
+@pytest.mark.parametrize(
+    ("plane", "code"), [("NumberOfOpticalPaths", "several_optical_paths"), ("focal", "several_focal_planes")]
+)
+def test_which_of_several_planes_is_meant_is_not_guessed(
+    plane: str, code: str, server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    (path,) = write_slide(tmp_path)
+    dataset: Any = pydicom.dcmread(path)
+    if plane == "focal":
+        dataset.TotalPixelMatrixFocalPlanes = 3
+        dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = 0.001
+    else:
+        dataset.NumberOfOpticalPaths = 3
+    dataset.NumberOfFrames = 45
+    dataset.save_as(path)
+    server.store(path)
+    with pytest.raises(SlideError, match="export one of them") as caught:
+        SOURCES["plugin ranges"](server.url, session, tmp_path).open(server.claim())
+    assert caught.value.code == code
+
+
+def test_focal_planes_that_only_single_frames_name_are_found_as_well(tmp_path: Path) -> None:
+    (path,) = write_slide(tmp_path, sparse=True)
+    dataset: Any = pydicom.dcmread(path)
+    last = dataset.PerFrameFunctionalGroupsSequence[-1].PlanePositionSlideSequence[0]
+    last.ZOffsetInSlideCoordinateSystem = 4.0
+    dataset.save_as(path)
+    with pytest.raises(SlideError, match="2 focal planes"):
+        WsiDicomSlide.open(path)
+
+
+def test_a_claim_without_parameters_asks_for_nothing(server: RangesServer) -> None:
+    claim = server.claim()
+    asking = dataclasses.replace(claim, request={**claim.request, "parameters": {"mpp": 0.5}})
+    assert (dict(claim.parameters), dict(asking.parameters)) == ({}, {"mpp": 0.5})
