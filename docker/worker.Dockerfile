@@ -3,6 +3,7 @@
 # Build from the repository's root: docker build -f docker/worker.Dockerfile -t orthanc-pathology-worker .
 FROM python:3.11-slim-bookworm
 
+# hadolint ignore=DL3008
 RUN apt-get update -q \
     && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libturbojpeg0 \
     && rm -rf /var/lib/apt/lists/* \
@@ -25,7 +26,10 @@ RUN pip install --no-cache-dir -c requirements/constraints.txt .
 
 USER worker
 WORKDIR /home/worker
-ENV SPOOL_DIR=/home/worker/spool
+ENV SPOOL_DIR=/home/worker/spool ALIVE_FILE=/tmp/alive PYTHONDONTWRITEBYTECODE=1
 VOLUME /home/worker/spool
+# The loop touches the file each second unless it, or the work in its hand, hangs.
+HEALTHCHECK --interval=1m --timeout=5s --start-period=10m \
+    CMD ["sh", "-c", "[ $(($(date +%s) - $(stat -c %Y \"$ALIVE_FILE\"))) -lt 900 ]"]
 ENTRYPOINT ["pathology-worker"]
 CMD ["run"]

@@ -143,6 +143,12 @@ def gpu_memory() -> Mapping[str, float]:
     }
 
 
+def free_gpu_memory(device: str) -> tuple[int, int] | None:
+    """Return free and total bytes of the GPU that a text such as ``cuda:0 NVIDIA H200`` begins with."""
+    name = device.split(" ", 1)[0]
+    return torch.cuda.mem_get_info(name) if name.startswith("cuda") else None
+
+
 def _detail(stage: str, done: int, total: int) -> str:
     return f"{done} of {total} patches" if stage == "encode" else ""
 

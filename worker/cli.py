@@ -17,7 +17,7 @@ from pathlib import Path
 
 from worker import __version__, logs
 from worker.errors import WorkerError
-from worker.settings_reading import load_settings
+from worker.settings_reading import env_file_of, load_settings
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the process' exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        settings = load_settings(os.environ, _env_file(arguments.env_file))
+        settings = load_settings(os.environ, env_file_of(arguments.env_file))
         for name, value in settings.passed_on.items():
             os.environ.setdefault(name, value)
         logs.configure(
@@ -66,10 +66,3 @@ def build_parser() -> argparse.ArgumentParser:
     for name in _COMMANDS:
         importlib.import_module(f"worker.commands.{name}").add_parser(subparsers)
     return parser
-
-
-def _env_file(chosen: Path | None) -> Path | None:
-    if chosen is not None:
-        return chosen
-    usual = Path(".env")
-    return usual if usual.is_file() else None

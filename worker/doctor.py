@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import os
 import platform
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,8 +17,9 @@ from urllib.parse import urlsplit
 import requests
 
 from clam_core.errors import ClamCoreError
-from worker import API_VERSION, __version__
+from worker import API_VERSION, __version__, doctor_machine, doctor_server
 from worker.errors import WorkerError
+from worker.findings import Finding, Verdict
 from worker.settings import Credentials, Settings
 from worker.transport import make_session, unreachable
 
@@ -27,37 +27,8 @@ if TYPE_CHECKING:
     from worker.job import Analyzer
 
 _NO_REQUEST = "0" * 32
-_MIN_FREE_BYTES = 2 * 1024**3
 _MAX_SKEW_S = 30.0
 _TIMEOUT_S = (5.0, 15.0)
-
-
-class Verdict(Enum):
-    """How a check ended."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "FAILED"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check found.
-
-    Attributes
-    ----------
-    check
-        Its name.
-    verdict
-        How it ended.
-    message
-        What was found, and the fix where one is needed.
-    """
-
-    check: str
-    verdict: Verdict
-    message: str
 
 
 @dataclass(frozen=True)
@@ -70,20 +41,29 @@ class Doctor:
         What to examine.
     load_analyzer
         Loads the models, as ``worker run`` would.
+    env_file
+        Where the settings were read from, or None.
+    gpu_memory
+        Returns free and total bytes of the GPU that a worker's device names, or None where it is none.
     now
         The time here, in UTC.
     """
 
     settings: Settings
     load_analyzer: Callable[[Settings], Analyzer]
+    env_file: Path | None = None
+    gpu_memory: Callable[[str], tuple[int, int] | None] = lambda _device: None
     now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
 
     def examine(self) -> Iterator[Finding]:
         """Yield the findings one by one, as they are made."""
         yield from self._settings()
+        yield doctor_machine.settings_file(self.env_file)
+        yield doctor_machine.ca_file(os.environ)
         yield from self._server()
-        yield self._models()
-        yield self._disk()
+        yield from self._models()
+        yield doctor_machine.spool(self.settings)
+        yield doctor_machine.disk(self.settings)
         yield self._slides_folder()
         yield Finding(
             "versions",
@@ -110,41 +90,41 @@ class Doctor:
                 )
 
     def _server(self) -> Iterator[Finding]:
-        orthanc = self._orthanc()
+        orthanc, orthanc_version = self._orthanc()
         yield orthanc
         if orthanc.verdict is Verdict.FAILED:
             yield Finding("plugin", Verdict.SKIPPED, "Orthanc must answer first.")
             return
+        yield doctor_server.certificate(self.settings, self.now())
         yield self._clock()
-        plugin = self._plugin()
+        plugin, plugin_version = self._plugin()
         yield plugin
+        if plugin.verdict is Verdict.OK:
+            yield doctor_server.versions(orthanc_version, plugin_version)
+            yield doctor_server.origin(self.settings)
         if plugin.verdict is not Verdict.FAILED:
             yield self._role("worker's role", self.settings.worker, is_worker=True)
             yield self._role("person's role", self.settings.person, is_worker=False)
 
-    def _orthanc(self) -> Finding:
-        address = f"{self.settings.orthanc_url}/system"
+    def _orthanc(self) -> tuple[Finding, str]:
+        """Return whether Orthanc answers, and its version."""
+        url = self.settings.orthanc_url
         try:
-            answer = self._get(address)
+            answer = self._get(f"{url}/system")
         except WorkerError as error:
-            return Finding("Orthanc", Verdict.FAILED, f"{error} (ORTHANC_URL)")
+            return Finding("Orthanc", Verdict.FAILED, f"{error} (ORTHANC_URL)"), ""
         if answer.status_code == 401:
-            return Finding(
-                "Orthanc",
-                Verdict.FAILED,
-                f"{self.settings.orthanc_url} does not accept this user or password: check ORTHANC_USER and "
-                "ORTHANC_PASSWORD against RegisteredUsers in Orthanc's configuration.",
+            text = (
+                f"{url} does not accept this user or password: check ORTHANC_USER and ORTHANC_PASSWORD "
+                "against RegisteredUsers in Orthanc's configuration."
             )
+            return Finding("Orthanc", Verdict.FAILED, text), ""
         try:
-            version = answer.json()["Version"]
+            version = str(answer.json()["Version"])
         except (ValueError, KeyError, TypeError):
-            return Finding(
-                "Orthanc",
-                Verdict.FAILED,
-                f"What answers at {self.settings.orthanc_url} is no Orthanc (status {answer.status_code}): "
-                "check ORTHANC_URL.",
-            )
-        return Finding("Orthanc", Verdict.OK, f"Orthanc {version} at {self.settings.orthanc_url}.")
+            text = f"What answers at {url} is no Orthanc (status {answer.status_code}): check ORTHANC_URL."
+            return Finding("Orthanc", Verdict.FAILED, text), ""
+        return Finding("Orthanc", Verdict.OK, f"Orthanc {version} at {url}."), version
 
     def _clock(self) -> Finding:
         """Compare clocks: a proxy tells its time with each answer, Orthanc itself only persons who ask."""
@@ -167,33 +147,34 @@ class Doctor:
             )
         return Finding("clock", Verdict.OK, "The clocks of this machine and of the server agree.")
 
-    def _plugin(self) -> Finding:
+    def _plugin(self) -> tuple[Finding, str]:
+        """Return whether the plugin answers, and its version."""
+        url = f"{self.settings.api_url}/health"
         try:
-            answer = self._get(f"{self.settings.api_url}/health")
+            answer = self._get(url)
             document = answer.json() if answer.status_code == 200 else {}
         except WorkerError as error:
-            return Finding("plugin", Verdict.FAILED, f"{error} (PATHOLOGY_API_URL)")
+            return Finding("plugin", Verdict.FAILED, f"{error} (PATHOLOGY_API_URL)"), ""
         except ValueError:
             document = {}
         if answer.status_code == 503:
-            return Finding("plugin", Verdict.WARNING, "The plugin is still starting: try again in a minute.")
+            return Finding(
+                "plugin", Verdict.WARNING, "The plugin is still starting: try again in a minute."
+            ), ""
         if not isinstance(document, dict) or "api" not in document:
-            return Finding(
-                "plugin",
-                Verdict.FAILED,
-                f"Nothing answers at {self.settings.api_url}/health (status {answer.status_code}): load the "
-                "pathology plugin (PythonScript in orthanc.json), or correct PATHOLOGY_API_URL.",
+            text = (
+                f"Nothing answers at {url} (status {answer.status_code}): load the pathology plugin "
+                "(PythonScript in orthanc.json), or correct PATHOLOGY_API_URL."
             )
+            return Finding("plugin", Verdict.FAILED, text), ""
         if document["api"] != API_VERSION:
-            return Finding(
-                "plugin",
-                Verdict.FAILED,
+            text = (
                 f"The plugin speaks version {document['api']} of the contract, this worker {API_VERSION}: "
-                "upgrade the older one.",
+                "upgrade the older one."
             )
-        return Finding(
-            "plugin", Verdict.OK, f"Plugin {document.get('version', '?')}, contract {API_VERSION}."
-        )
+            return Finding("plugin", Verdict.FAILED, text), ""
+        version = str(document.get("version", "?"))
+        return Finding("plugin", Verdict.OK, f"Plugin {version}, contract {API_VERSION}."), version
 
     def _role(self, check: str, user: Credentials | None, *, is_worker: bool) -> Finding:
         """Ask about a request that cannot exist: workers are told so, persons are turned away before."""
@@ -222,11 +203,18 @@ class Doctor:
             fix = f"{user.user} is a worker and may not submit: set SUBMIT_USER to another user."
         return Finding(check, Verdict.FAILED, fix)
 
-    def _models(self) -> Finding:
+    def _models(self) -> Iterator[Finding]:
         try:
             analyzer = self.load_analyzer(self.settings)
         except (WorkerError, ClamCoreError) as error:
-            return Finding("models", Verdict.FAILED, str(error))
+            yield Finding("models", Verdict.FAILED, str(error))
+            return
+        yield self._device(analyzer)
+        memory = self.gpu_memory(analyzer.device)
+        if memory is not None:
+            yield doctor_machine.gpu_memory(*memory)
+
+    def _device(self, analyzer: Analyzer) -> Finding:
         names = ", ".join(f"{offer.name} {offer.version}" for offer in analyzer.offers)
         if self.settings.device == "auto" and analyzer.device.startswith("cpu"):
             return Finding(
@@ -236,17 +224,6 @@ class Doctor:
                 "the build of torch for your GPU, or set DEVICE=cpu to say that this is meant.",
             )
         return Finding("models", Verdict.OK, f"{names} on {analyzer.device}.")
-
-    def _disk(self) -> Finding:
-        folder = _existing(self.settings.spool_dir)
-        free = shutil.disk_usage(folder).free
-        if free < _MIN_FREE_BYTES:
-            return Finding(
-                "disk",
-                Verdict.WARNING,
-                f"{free / 1024**3:.1f} GB are free at {folder}: free some, or set SPOOL_DIR elsewhere.",
-            )
-        return Finding("disk", Verdict.OK, f"{free / 1024**3:.0f} GB are free at {folder}.")
 
     def _slides_folder(self) -> Finding:
         folder = self.settings.svs_storage_dir
@@ -289,11 +266,6 @@ def server_time(date_header: str | None, orthanc_now: str) -> dt.datetime | None
         return dt.datetime.strptime(orthanc_now.strip(), "%Y%m%dT%H%M%S").replace(tzinfo=dt.UTC)
     except ValueError:
         return None
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest above it that is there."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
 
 
 def _sentence_of(check: Callable[[], object]) -> str:

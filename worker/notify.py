@@ -13,6 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 READY = "READY=1"
@@ -82,11 +83,46 @@ class Notifier:
         self._stopped = True
 
 
+@dataclass
+class AliveFile:
+    """Touches a file, whose age a container's health check looks at.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
+
+    path: Path
+
+    def ready(self) -> None:
+        """Say that work is taken from now on."""
+        self._touch()
+
+    def alive(self, doing: str) -> None:  # noqa: ARG002 - a file's age is all that is looked at
+        """Say that the loop still turns."""
+        self._touch()
+
+    def stopping(self) -> None:
+        """Say nothing: the container ends with its process."""
+
+    def _touch(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.touch()
+
+
 def from_environment(environ: Mapping[str, str]) -> Supervision:
-    """Return who is to be told; nobody where no socket is named or this system has none of its kind."""
-    address = environ.get("NOTIFY_SOCKET", "")
+    """Return who is to be told: a socket, a container's file, or nobody."""
+    if environ.get("NOTIFY_SOCKET"):
+        return _of_socket(environ["NOTIFY_SOCKET"])
+    if environ.get("ALIVE_FILE"):
+        return AliveFile(Path(environ["ALIVE_FILE"]))
+    return Unsupervised()
+
+
+def _of_socket(address: str) -> Supervision:
     family = getattr(socket, "AF_UNIX", None)
-    if not address or family is None:
+    if family is None:
         return Unsupervised()
     # A name that begins with @ is one of Linux's abstract ones.
     target = "\0" + address[1:] if address.startswith("@") else address

@@ -94,6 +94,14 @@ def load_settings(environ: Mapping[str, str], env_file: Path | None = None) -> S
     return settings
 
 
+def env_file_of(chosen: Path | None) -> Path | None:
+    """Return the file of settings: the one that was chosen, else ``.env`` where it is there."""
+    if chosen is not None:
+        return chosen
+    usual = Path(".env")
+    return usual if usual.is_file() else None
+
+
 def parse_env_file(path: Path) -> dict[str, str]:
     """Read ``NAME=value`` lines; ``#`` begins a comment line, quotes around a value are taken off.
 

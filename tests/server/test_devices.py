@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -42,6 +43,11 @@ def processes_of(parent: int) -> dict[str, int]:
                 }
             )
     return found
+
+
+def finding_of(worker: WorkerProcess, check: str) -> dict[str, str]:
+    told = worker.command("doctor", "--round-trip", "--json").stdout
+    return next(finding for finding in json.loads(told)["findings"] if finding["check"] == check)
 
 
 def wait_for(condition: Callable[[], bool], worker: WorkerProcess, seconds: float = 90) -> None:
@@ -88,7 +94,7 @@ def test_two_processes_share_the_work_one_that_dies_comes_back_and_a_signal_ends
         assert not [process for process in after.values() if Path(f"/proc/{process}").exists()]
 
 
-def test_workers_whose_supervisor_was_killed_end_in_good_order(tmp_path: Path) -> None:
+def test_the_doctors_round_trip_and_workers_that_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     with OrthancServer() as orthanc:
         worker = WorkerProcess(
             orthanc.url,
@@ -98,9 +104,16 @@ def test_workers_whose_supervisor_was_killed_end_in_good_order(tmp_path: Path) -
             worker_id="lab",
             options=("--devices", "cpu"),
         )
+        nobody = finding_of(worker, "round trip")
+        assert nobody["verdict"] == "failed"
+        assert "No worker is alive now" in nobody["message"]
+        assert orthanc.get("/studies").json() == []
         with worker:
             wait_for(lambda: workers_of(orthanc) == {"lab-cpu": True}, worker)
+            done = finding_of(worker, "round trip")
+            assert (done["verdict"], done["message"][:28]) == ("ok", "lab-cpu analysed a drawn sli")
+            assert orthanc.get("/studies").json() == []
             process = processes_of(worker.pid)["lab-cpu"]
             worker.stop(signal.SIGKILL)
             wait_for(lambda: not Path(f"/proc/{process}").exists(), worker, seconds=30)
-        assert "The worker ends after 0 request(s)." in worker.log()
+        assert "The worker ends after 1 request(s)." in worker.log()

@@ -14,8 +14,10 @@ import responses
 
 from clam_core.errors import EncoderWeightsError
 from tests.unit.worker.conftest import PASSWORD, ScriptedAnalyzer, good_analysis
-from worker.doctor import Doctor, Finding, Verdict, sends_password_in_clear, server_time
+from worker.doctor import Doctor, sends_password_in_clear, server_time
+from worker.doctor_server import judge_certificate
 from worker.errors import ModelError
+from worker.findings import Finding, Verdict
 from worker.job import Analyzer
 from worker.settings import Settings
 from worker.settings_reading import load_settings
@@ -38,10 +40,13 @@ class Patient:
             "SPOOL_DIR": str(folder),
             "DEVICE": "cpu",
         }
-        self.system: dict[str, Any] = {"json": {"Version": "1.10.1"}}
+        self.system: dict[str, Any] = {"json": {"Version": "1.12.11"}}
         self.now: dict[str, Any] = {"body": "20261122T120001"}
         self.health: dict[str, Any] = {"json": {"success": True, "api": 1, "version": "0.1.0"}}
         self.roles = {"lab": 404, "alice": 403}
+        self.origin: dict[str, Any] = {"status": 400, "json": {"code": "bad_request"}}
+        self.env_file: Path | None = None
+        self.gpu: tuple[int, int] | None = None
         self.analyzer: Analyzer | Exception = ScriptedAnalyzer(good_analysis)
 
     def findings(self) -> dict[str, Finding]:
@@ -49,7 +54,14 @@ class Patient:
         self.http.get(f"{URL}/tools/now", **self.now)
         self.http.get(f"{URL}/pathology/health", **self.health)
         self.http.add_callback("POST", f"{URL}/pathology/update-status/{'0' * 32}/", self._role)
-        doctor = Doctor(load_settings(self.environment), self._load, now=lambda: NOW)
+        self.http.post(f"{URL}/pathology/analyze", **self.origin)
+        doctor = Doctor(
+            load_settings(self.environment),
+            self._load,
+            self.env_file,
+            gpu_memory=lambda _device: self.gpu,
+            now=lambda: NOW,
+        )
         return {finding.check: finding for finding in doctor.examine()}
 
     def _role(self, request: requests.PreparedRequest) -> tuple[int, dict[str, str], str]:
@@ -199,6 +211,85 @@ def test_a_proxys_date_is_taken_where_there_is_one() -> None:
     assert server_time(None, "20261122T120000") == NOW
     assert server_time(None, "forbidden") is None
     assert server_time("yesterday", "") is None
+
+
+def assert_warned(finding: Finding, *words: str) -> None:
+    assert finding.verdict is Verdict.WARNING
+    for word in words:
+        assert word in finding.message
+
+
+def test_an_orthanc_with_known_holes_is_named(patient: Patient) -> None:
+    patient.system = {"json": {"Version": "1.12.10"}}
+    assert_warned(patient.findings()["server versions"], "1.12.10", "CVE-2026-5437", "upgrade")
+
+
+def test_a_plugin_of_another_version_is_named(patient: Patient) -> None:
+    patient.health = {"json": {"success": True, "api": 1, "version": "0.0.9"}}
+    assert_warned(patient.findings()["server versions"], "0.0.9", "upgrade the older one")
+
+
+def test_a_proxy_that_makes_orthancs_own_pages_foreign(patient: Patient) -> None:
+    patient.origin = {"status": 403, "json": {"code": "forbidden_origin"}}
+    assert_failed(patient.findings()["origin"], URL, "proxy_set_header Host $http_host", "AllowedOrigins")
+
+
+def test_the_origin_is_asked_about_as_a_page_would(patient: Patient) -> None:
+    assert patient.findings()["origin"].verdict is Verdict.OK
+    asked = [call.request for call in patient.http.calls if call.request.url.endswith("/analyze")]
+    assert asked[0].headers["Origin"] == URL
+
+
+def test_a_file_of_settings_that_others_may_read(patient: Patient, tmp_path: Path) -> None:
+    patient.env_file = tmp_path / ".env"
+    patient.env_file.write_text("", "utf-8")
+    patient.env_file.chmod(0o640)
+    assert_warned(patient.findings()["settings file"], "chmod 600", "ORTHANC_PASSWORD_FILE")
+
+
+def test_a_file_of_settings_of_ones_own(patient: Patient, tmp_path: Path) -> None:
+    patient.env_file = tmp_path / ".env"
+    patient.env_file.write_text("", "utf-8")
+    patient.env_file.chmod(0o600)
+    assert patient.findings()["settings file"].verdict is Verdict.OK
+
+
+def test_a_private_ca_that_is_not_there(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    assert_failed(patient.findings()["private CA"], "REQUESTS_CA_BUNDLE=/nowhere/ca.pem", "not there")
+
+
+def test_a_spool_that_cannot_be_written(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda _path, _mode: False)
+    assert_failed(patient.findings()["spool"], "cannot be written", "SPOOL_DIR")
+
+
+def test_a_gpu_that_is_nearly_full(patient: Patient) -> None:
+    patient.gpu = (1024**3, 80 * 1024**3)
+    assert_warned(patient.findings()["GPU memory"], "1.0 of 80.0 GB", "nvidia-smi")
+
+
+def test_a_gpu_with_room(patient: Patient) -> None:
+    patient.gpu = (60 * 1024**3, 80 * 1024**3)
+    assert patient.findings()["GPU memory"].verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("ends", "protocol", "words"),
+    [
+        ("Dec  1 12:00:00 2026 GMT", "TLSv1.3", ("2026-12-01", "in 9 days", "renew")),
+        ("Nov 20 12:00:00 2027 GMT", "TLSv1.1", ("TLSv1.1", "ssl_protocols")),
+    ],
+)
+def test_a_certificate_or_protocol_that_is_near_its_end(
+    ends: str, protocol: str, words: tuple[str, ...]
+) -> None:
+    assert_warned(judge_certificate({"notAfter": ends}, protocol, NOW), *words)
+
+
+def test_a_certificate_with_a_year_to_go() -> None:
+    finding = judge_certificate({"notAfter": "Nov 20 12:00:00 2027 GMT"}, "TLSv1.3", NOW)
+    assert (finding.verdict, "2027-11-20" in finding.message) == (Verdict.OK, True)
 
 
 def test_no_finding_repeats_the_password(patient: Patient) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import threading
@@ -70,6 +71,16 @@ def test_an_abstract_socket_is_found_by_its_name(tmp_path: Path) -> None:
 def test_nobody_listening_is_no_reason_to_fail(tmp_path: Path) -> None:
     assert isinstance(from_environment({}), Unsupervised)
     from_environment({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).alive("Waiting.")
+
+
+def test_a_containers_health_check_sees_a_file_that_is_touched(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    supervision = from_environment({"ALIVE_FILE": str(alive)})
+    supervision.ready()
+    os.utime(alive, (0, 0))
+    supervision.alive("Waiting.")
+    assert time.time() - alive.stat().st_mtime < 60
+    from_environment({"ALIVE_FILE": str(tmp_path / "missing" / "alive")}).alive("Waiting.")
 
 
 def test_work_that_stands_still_too_long_gives_no_sign_of_life_until_it_moves() -> None:

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor's look at this machine: rights, disk, memory of the GPU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from worker.findings import Finding, Verdict
+from worker.settings import Settings
+
+_MIN_FREE_BYTES = 2 * 1024**3
+_MIN_GPU_BYTES = 4 * 1024**3
+"""Encoders of people's choice (ViT-L to ViT-g) want 2 to 5 GB with a batch of 32."""
+
+
+def settings_file(path: Path | None) -> Finding:
+    """See that nobody else on this machine may read the password."""
+    if path is None or sys.platform == "win32":
+        return Finding("settings file", Verdict.SKIPPED, "The settings come from the environment.")
+    others = path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    if others:
+        return Finding(
+            "settings file",
+            Verdict.WARNING,
+            f"Others on this machine may read {path} and the passwords in it: chmod 600 {path}, or keep them "
+            "in files of their own (ORTHANC_PASSWORD_FILE).",
+        )
+    return Finding("settings file", Verdict.OK, f"Only its owner may read {path}.")
+
+
+def spool(settings: Settings) -> Finding:
+    """See that results can wait on disk, and that nobody else may read them there."""
+    folder = existing(settings.spool_dir)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(
+            "spool",
+            Verdict.FAILED,
+            f"{folder} cannot be written by this user: correct its rights, or set SPOOL_DIR elsewhere.",
+        )
+    if folder == settings.spool_dir and sys.platform != "win32" and folder.stat().st_mode & stat.S_IRWXO:
+        return Finding(
+            "spool", Verdict.WARNING, f"Everybody on this machine may look into {folder}: chmod 700 {folder}."
+        )
+    return Finding("spool", Verdict.OK, f"Results can wait in {settings.spool_dir}.")
+
+
+def disk(settings: Settings) -> Finding:
+    """See that there is room where results and temporary files lie."""
+    for folder, setting in (
+        (existing(settings.spool_dir), "SPOOL_DIR"),
+        (Path(tempfile.gettempdir()), "TMPDIR"),
+    ):
+        free = shutil.disk_usage(folder).free
+        if free < _MIN_FREE_BYTES:
+            return Finding(
+                "disk",
+                Verdict.WARNING,
+                f"{free / 1024**3:.1f} GB are free at {folder}: free some, or set {setting} elsewhere.",
+            )
+    return Finding("disk", Verdict.OK, f"{free / 1024**3:.0f} GB are free at {folder}.")
+
+
+def gpu_memory(free: int, total: int) -> Finding:
+    """Judge the memory of the GPU after the models were loaded."""
+    what = f"{free / 1024**3:.1f} of {total / 1024**3:.1f} GB are free on the GPU"
+    if free < _MIN_GPU_BYTES:
+        return Finding(
+            "GPU memory",
+            Verdict.WARNING,
+            f"{what}: batches will be small and slow. Close what else uses it (nvidia-smi), or offer "
+            "fewer models.",
+        )
+    return Finding("GPU memory", Verdict.OK, f"{what}.")
+
+
+def existing(folder: Path) -> Path:
+    """Return the folder, or the nearest above it that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+
+
+def ca_file(environ: Mapping[str, str]) -> Finding:
+    """See that the file of certificates that is named is there: else every connection fails."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        path = environ.get(name)
+        if path and not Path(path).exists():
+            return Finding(
+                "private CA", Verdict.FAILED, f"{name}={path} is not there: correct it, or leave it out."
+            )
+        if path:
+            return Finding("private CA", Verdict.OK, f"Certificates are checked against {path}.")
+    return Finding("private CA", Verdict.SKIPPED, "REQUESTS_CA_BUNDLE is not set; the usual CAs are trusted.")
