@@ -90,10 +90,10 @@ export async function listModels(signal = null) {
 /**
  * Ask for the analysis of a slide.
  * @param {Object} wanted what `POST /pathology/analyze` takes
- * @returns {Promise<Object>} the request; the existing one where the same was asked for before
+ * @returns {Promise<{request: Object, warnings: string[]}>} the existing request where the same was asked for before
  */
 export async function analyse(wanted) {
-    return (await post("analyze", wanted)).value.request;
+    return (await post("analyze", wanted)).value;
 }
 
 /** Cancel, retry, withdraw or review a request; return it as it is then. */

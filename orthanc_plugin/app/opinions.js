@@ -9,7 +9,7 @@ import { t } from "./i18n.js";
 const VERDICTS = ["agree", "disagree", "unusable"];
 
 /** Return a button that does something once, and says so where it fails. */
-function actionButton(name, label, work, told) {
+export function actionButton(name, label, work, told) {
     const button = element(
         `button.${name}`,
         {

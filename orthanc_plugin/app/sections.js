@@ -41,20 +41,22 @@ export function contradictions(request, facts, levels) {
     return found;
 }
 
-/** Return the verdict: the class, or in words why there is none. */
-export function verdict(result) {
+/** Return the class and its probability in large letters, or in words why there is none. */
+export function headline(result, properties = {}) {
     const abstained = result.quality?.status === "abstained";
-    const headline = abstained ? t("verdict.abstained") : result.predicted_class;
+    const name = abstained ? t("verdict.abstained") : result.predicted_class;
     const share = result.probabilities?.[result.predicted_class];
-    return [
-        element("h2", {}, t("verdict.title")),
-        element(
-            `p.verdict${abstained ? ".abstained" : ""}`,
-            { id: "predicted-class" },
-            headline ?? t("verdict.none"),
-            !abstained && share !== undefined ? element("span.share", {}, percent(share, 1)) : null,
-        ),
-    ];
+    return element(
+        `p.verdict${abstained ? ".abstained" : ""}`,
+        properties,
+        name ?? t("verdict.none"),
+        !abstained && share !== undefined ? element("span.share", {}, percent(share, 1)) : null,
+    );
+}
+
+/** Return the verdict under its title. */
+export function verdict(result) {
+    return [element("h2", {}, t("verdict.title")), headline(result, { id: "predicted-class" })];
 }
 
 function bar(name, share, chosen) {
@@ -191,7 +193,8 @@ const FORMS = [
     ["h5", "attention.h5", "HDF5 (CLAM)"],
 ];
 
-function exports(request, address) {
+/** Return links to all patches of a result in the forms that other programs read. */
+export function exports(request, address) {
     const stored = new Set((request.artifacts ?? []).map(({ name }) => name));
     return FORMS.filter(([, needed]) => stored.has(needed)).map(([form, , label]) =>
         element("a.button", { href: address(form), id: `export-${form}`, download: "" }, label),

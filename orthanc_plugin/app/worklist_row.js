@@ -38,13 +38,22 @@ function answer({ predicted_class: name, probabilities = {}, quality = {} }) {
     );
 }
 
+/** Return what went wrong: the page's own words where it has them, the worker's with the numbers behind. */
+function failure({ code, message }) {
+    const known = word("error", code);
+    return [
+        element("p.small", {}, known),
+        message && message !== known ? element("p.small.muted", { lang: "en" }, message) : null,
+    ];
+}
+
 function stateCell(request) {
     const { status, error, summary, review } = request;
     return [
         element("p", {}, chip(word("status", status), status), review ? ` ${t(`review.${review.verdict}`)}` : ""),
         status === "processing" ? running(request) : null,
         status === "completed" && summary ? answer(summary) : null,
-        error && status !== "completed" ? element("p.small", {}, error.message || word("error", error.code)) : null,
+        error && status !== "completed" ? failure(error) : null,
     ];
 }
 

@@ -3,155 +3,150 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
+from playwright.sync_api import Locator, expect
 from pydicom.uid import generate_uid
 
+from tests.support.analysed_slide import CONTAINER, analysed, deliver
 from tests.support.browser import Visit, open_browser
-from tests.support.dicom_files import volume_file
-from tests.support.fake_worker import MODEL, FakeWorker
-from tests.support.heatmap import heatmap_png
-from tests.support.orthanc_server import OrthancServer, store_file, store_slide
+from tests.support.dicom_files import another_slide, volume_file
+from tests.support.fake_worker import FakeWorker
+from tests.support.orthanc_server import OrthancServer, store_file
 from tests.support.shared_data import shared_path
 
 pytestmark = pytest.mark.browser
 
-RESULT: dict[str, Any] = {
-    "predicted_class": "oscc",
-    "probabilities": {"normal": 0.0824, "oscc": 0.9176},
-    "patches": {"count": 84, "size_px": 256, "level_mpp": 0.499, "tissue_mm2": 1.37},
-    "top_patches": [],
-    "slide": {"container_id": "S26-1042-A1", "width": 2220, "height": 2967, "mpp": [0.499, 0.499]},
-    "model": {
-        **MODEL,
-        "encoder": {"name": "efficientnet-lite0", "sha256": "6" * 64},
-        "intended_use": "demonstration, not for clinical use",
-        "use": "non-commercial",
-    },
-    "quality": {"status": "ok", "flags": []},
-    "artifacts": ["heatmap.png"],
-    "timings_s": {"open": 0.3, "tissue": 0.4, "encode": 3.1, "predict": 0.1},
-}
 
-
-@pytest.fixture
-def server() -> Iterator[OrthancServer]:
-    with OrthancServer() as running:
-        yield running
-
-
-@pytest.fixture
-def visit(server: OrthancServer) -> Iterator[Visit]:
-    with open_browser(server) as opened:
-        yield opened
-    assert opened.problems == []
-
-
-@pytest.fixture
-def slide(server: OrthancServer) -> str:
-    return store_slide(server, shared_path("slides/dicom-cmu-1-small-region"))
-
-
-@pytest.fixture
-def screenshot() -> Callable[[Visit, str], None]:
-    """Keep a picture of the page where SCREENSHOTS names a folder."""
-    folder = os.environ.get("SCREENSHOTS")
-
-    def keep(visit: Visit, name: str) -> None:
-        if folder is not None:
-            visit.page.screenshot(path=Path(folder) / f"{name}.png")
-
-    return keep
-
-
-def complete(worker: FakeWorker, **changes: Any) -> None:
-    heatmap = worker.put("heatmap.png", heatmap_png(), "image/png")
-    worker.complete({**RESULT, **changes}, [heatmap])
-
-
-def analysed(server: OrthancServer, series: str, **changes: Any) -> None:
-    server.post("/pathology/analyze", json={"series": series}).raise_for_status()
-    worker = FakeWorker(server)
-    worker.claim()
-    complete(worker, **changes)
+def panel_on(visit: Visit, level: str, orthanc_id: str) -> Locator:
+    """Open a page of Orthanc Explorer; return our panel on it."""
+    visit.open(level, orthanc_id)
+    panel = visit.page.locator(f"#pathology-{level}")
+    expect(panel.locator(".buttons button").first).to_be_visible()
+    return panel
 
 
 def test_a_click_leads_through_live_progress_to_the_result(
-    server: OrthancServer, visit: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
 ) -> None:
-    page = visit.open("series", slide)
-    page.click(".pathology-start")
-    page.wait_for_selector("text=Waiting for a worker")
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("[data-action=start]").click()
+    expect(panel.locator(".stage")).to_contain_text("Waiting for a worker")
     worker = FakeWorker(server)
     worker.claim()
     worker.report("encode", 0.42, "35 of 84 tiles")
-    page.wait_for_selector("text=Running: reading the tissue, 42 %")
-    assert "35 of 84 tiles" in page.inner_text(".pathology-row")
-    screenshot(visit, "explorer-progress")
+    expect(panel.locator(".stage")).to_have_text("Encoding patches 42%")
+    expect(panel).to_contain_text("35 of 84 tiles")
+    screenshot(faultless, "explorer-progress")
     worker.report("heatmap", 0.95)
-    page.wait_for_selector("text=Running: drawing the heatmap, 95 %")
-    complete(worker)
-    page.click(".pathology-result")
-    page.wait_for_selector(".pathology-heatmap img")
-    text = page.inner_text(".pathology-dialog")
-    assert "Demonstration, not for clinical use." in text
+    expect(panel.locator(".stage")).to_have_text("Drawing the heatmap 95%")
+    deliver(worker, CONTAINER)
+    expect(panel.locator(".state .verdict")).to_contain_text("oscc")
+    panel.locator("button.result").click()
+    dialog = panel.locator("dialog")
+    expect(dialog.locator("header h2")).to_have_text(CONTAINER)
     for expected in (
+        "Demonstration. Not for clinical use.",
         "oscc",
-        "91.8 %",
+        "91.8%",
         "normal",
-        "8.2 %",
-        "S26-1042-A1",
-        "0.499 µm/px",
+        "8.2%",
+        "0.499 µm a pixel",
         "lab-1",
-        "84 patches",
+        "84, 1.37 mm² of tissue",
+        "not on this site's list",
     ):
-        assert expected in text
-    loaded = "document.querySelector('.pathology-heatmap img').naturalWidth > 0"
-    page.wait_for_function(loaded)
-    screenshot(visit, "explorer-result")
-    page.keyboard.press("Escape")
-    page.wait_for_selector(".pathology-dialog", state="detached")
+        expect(dialog).to_contain_text(expected)
+    screenshot(faultless, "explorer-result")
+    faultless.page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
+def test_the_dialog_shows_the_slide_under_its_attention_and_leads_to_all_the_rest(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    request_id = analysed(server, slide, CONTAINER)
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("button.result").click()
+    pictures = panel.locator(".stack img")
+    expect(pictures).to_have_count(2)
+    for picture in pictures.all():
+        picture.evaluate("one => one.decode()")
+    boxes = [picture.bounding_box() for picture in pictures.all()]
+    assert boxes[0] == boxes[1]
+    with faultless.page.expect_download() as saved:
+        panel.locator("#export-csv").click()
+    assert saved.value.suggested_filename == f"{request_id}.csv"
+    with faultless.page.context.expect_page() as opened:
+        panel.locator("a.page").click()
+    opened.value.wait_for_selector("body[data-pictures=shown]")
+    assert opened.value.inner_text("#container") == CONTAINER
+
+
+def test_the_slide_is_named_by_orthanc_where_the_result_came_without_its_name(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    analysed(server, slide, slide={"width": 2220, "height": 2967, "mpp": [0.499, 0.499]})
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("button.result").click()
+    expect(panel.locator("dialog header h2")).to_have_text(CONTAINER)
+
+
+def test_a_result_about_another_slide_raises_an_alarm_and_is_not_shown(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    analysed(server, slide, "S26-9999-Z9")
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("button.result").click()
+    dialog = panel.locator("dialog")
+    expect(dialog.locator("[role=alert]")).to_contain_text("does not belong to the slide")
+    expect(dialog.locator(".verdict")).to_have_count(0)
+    expect(dialog.locator("img")).to_have_count(0)
 
 
 def test_the_page_of_a_study_offers_every_slide_in_it(
-    server: OrthancServer,
-    visit: Visit,
+    without_workers: OrthancServer,
+    faultless: Visit,
     slide: str,
     screenshot: Callable[[Visit, str], None],
     tmp_path: Path,
 ) -> None:
-    second = store_file(server, slide_beside(tmp_path))["ParentSeries"]
-    page = visit.open("study", server.get(f"/series/{slide}").json()["ParentStudy"])
-    page.wait_for_selector(f'[data-series="{slide}"] .pathology-start')
-    page.click(f'[data-series="{second}"] .pathology-start')
-    page.wait_for_selector(f'[data-series="{second}"] >> text=Waiting for a worker')
-    assert page.query_selector(f'[data-series="{slide}"] .pathology-state') is None
-    assert "No worker is alive now" in page.inner_text(f'[data-series="{second}"]')
-    screenshot(visit, "explorer-study")
+    server = without_workers
+    second = store_file(server, slide_beside(server, slide, tmp_path))["ParentSeries"]
+    panel = panel_on(faultless, "study", server.get(f"/series/{slide}").json()["ParentStudy"])
+    rows = {one: panel.locator(f'[data-series="{one}"]') for one in (slide, second)}
+    rows[second].locator("[data-action=start]").click()
+    expect(rows[second].locator(".stage")).to_contain_text("Waiting for a worker")
+    expect(rows[second]).to_contain_text("No worker is alive now")
+    expect(rows[second].locator("h2")).to_contain_text("second <i>slide</i>")
+    expect(rows[slide].locator("h2")).to_have_text(f"AI analysis: {CONTAINER} · Slide 1")
+    expect(rows[slide].locator(".stage")).to_have_count(0)
+    screenshot(faultless, "explorer-study")
 
 
 def test_a_picture_that_an_analysis_made_is_no_slide_to_analyse(
-    server: OrthancServer, visit: Visit, slide: str, tmp_path: Path
+    server: OrthancServer, faultless: Visit, slide: str, tmp_path: Path
 ) -> None:
     server.post("/pathology/analyze", json={"series": slide}).raise_for_status()
     worker = FakeWorker(server)
     worker.claim()
-    overlay = worker.put("overlay.dcm", slide_beside(tmp_path).read_bytes(), "application/dicom")
-    worker.complete({**RESULT, "artifacts": ["overlay.dcm"]}, [overlay])
-    page = visit.open("study", server.get(f"/series/{slide}").json()["ParentStudy"])
-    page.wait_for_selector(f'[data-series="{slide}"]')
+    made = slide_beside(server, slide, tmp_path).read_bytes()
+    overlay = worker.put("overlay.dcm", made, "application/dicom")
+    worker.complete({"predicted_class": "oscc", "probabilities": {"oscc": 1.0}}, [overlay])
+    panel = panel_on(faultless, "study", server.get(f"/series/{slide}").json()["ParentStudy"])
     assert len(server.get("/series").json()) == 2
-    assert len(page.query_selector_all(".pathology-row")) == 1
+    expect(panel.locator("[data-series]")).to_have_count(1)
 
 
-def slide_beside(folder: Path) -> Path:
+def slide_beside(server: OrthancServer, slide: str, folder: Path) -> Path:
     """Write the real slide's VOLUME as another series of the same study; return the file."""
     dataset = pydicom.dcmread(volume_file())
+    study = server.get(f"/series/{slide}/study").json()
+    dataset.StudyInstanceUID = study["MainDicomTags"]["StudyInstanceUID"]
+    dataset.PatientID = study["PatientMainDicomTags"]["PatientID"]
     dataset.SeriesInstanceUID = generate_uid()
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset.SeriesDescription = "second <i>slide</i>"
@@ -159,109 +154,173 @@ def slide_beside(folder: Path) -> Path:
     return folder / "second.dcm"
 
 
-def test_where_there_is_no_slide_there_is_no_button(server: OrthancServer, visit: Visit) -> None:
+def test_where_there_is_no_slide_there_is_no_button(server: OrthancServer, faultless: Visit) -> None:
     stored = store_file(server, shared_path("slides/dicom-misc/hd_sm_annotations.dcm"))
-    for level in ("series", "study"):
-        page = visit.open(level, stored[f"Parent{level.title()}"])
+    for level, parent in (("series", "Series"), ("study", "Study"), ("patient", "Patient")):
+        page = faultless.open(level, stored[f"Parent{parent}"])
         page.wait_for_selector(f"#{level}-info li")
         page.wait_for_load_state("networkidle")
         assert page.query_selector(".pathology-panel") is None
 
 
 def test_a_failure_is_a_sentence_and_can_be_tried_again(
-    server: OrthancServer, visit: Visit, slide: str
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
 ) -> None:
-    page = visit.open("series", slide)
-    page.click(".pathology-start")
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("[data-action=start]").click()
     worker = FakeWorker(server)
     worker.claim()
-    worker.fail("no_tissue", "No tissue was found on the slide; check its focus and its stain.")
-    page.wait_for_selector("text=No tissue was found on the slide; check its focus and its stain.")
-    page.click(".pathology-start")
-    page.wait_for_selector("text=Waiting for a worker")
+    worker.fail("no_tissue", "Check the slide's focus and its stain.")
+    expect(panel.locator(".state")).to_contain_text("The analysis failed")
+    expect(panel.locator(".state")).to_contain_text("No tissue was found on the slide.")
+    expect(panel.locator(".state")).to_contain_text("Check the slide's focus and its stain.")
+    screenshot(faultless, "explorer-failed")
+    panel.locator("[data-action=retry]").click()
+    expect(panel.locator(".stage")).to_contain_text("Waiting for a worker")
 
 
 def test_where_workers_offer_several_models_a_person_chooses(
-    server: OrthancServer, visit: Visit, slide: str
+    without_workers: OrthancServer, faultless: Visit, slide: str
 ) -> None:
+    server = without_workers
     FakeWorker(server).offer()
     other = {"name": "other <b>model</b>", "version": "2", "sha256": "7" * 64}
     worker = FakeWorker(server, worker_id="lab-2", model=other)
     worker.offer()
-    page = visit.open("series", slide)
-    page.select_option(".pathology-model", other["name"])
-    page.click(".pathology-start")
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("select.model").select_option(other["name"])
+    panel.locator("[data-action=start]").click()
     assert worker.claim()["request"]["model"] == other["name"]
 
 
-def test_a_pending_request_can_be_cancelled(visit: Visit, slide: str) -> None:
-    page = visit.open("series", slide)
-    page.click(".pathology-start")
-    page.click(".pathology-cancel")
-    page.wait_for_selector("text=Cancelled")
+def test_pending_and_running_requests_can_be_cancelled(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("[data-action=start]").click()
+    panel.locator("[data-action=cancel]").click()
+    expect(panel.locator(".state")).to_contain_text("The analysis was cancelled")
+    panel.locator("[data-action=retry]").click()
+    worker = FakeWorker(server)
+    worker.claim()
+    worker.report("encode", 0.3)
+    panel.locator("[data-action=cancel]").click()
+    expect(panel).to_contain_text("the worker will stop at its next report")
+    assert worker.report("encode", 0.4)["cancel"] is True
 
 
 def test_an_abstaining_model_makes_no_statement(
-    server: OrthancServer, visit: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
 ) -> None:
     reason = "The model abstains: there is little tissue on the slide (0.2 mm²)."
     quality = {"status": "abstained", "flags": ["little_tissue", "some_new_flag"], "reason": reason}
-    analysed(server, slide, quality=quality)
-    page = visit.open("series", slide)
-    page.click(".pathology-result")
-    page.wait_for_selector(".pathology-call")
-    assert page.inner_text(".pathology-call") == "No statement"
-    text = page.inner_text(".pathology-dialog")
-    for expected in (reason, "There is little tissue on the slide.", "some new flag.", "not to be relied on"):
-        assert expected.lower() in text.lower()
-    screenshot(visit, "explorer-abstained")
+    analysed(server, slide, CONTAINER, quality=quality)
+    panel = panel_on(faultless, "series", slide)
+    expect(panel.locator(".state .verdict")).to_have_text("The model abstains")
+    panel.locator("button.result").click()
+    dialog = panel.locator("dialog")
+    expect(dialog.locator(".verdict")).to_have_text("The model abstains")
+    expect(dialog.locator(".chosen")).to_have_count(0)
+    for expected in (reason, "There is little tissue on the slide.", "some new flag"):
+        expect(dialog.locator("#quality")).to_contain_text(expected)
+    screenshot(faultless, "explorer-abstained")
 
 
-def test_names_with_markup_are_shown_as_text(server: OrthancServer, visit: Visit, slide: str) -> None:
+def test_names_with_markup_are_shown_as_text(server: OrthancServer, faultless: Visit, tmp_path: Path) -> None:
     markup = '<img src=x onerror="window.hurt=1"><b>x</b>'
+    path = another_slide(tmp_path, container_id=CONTAINER)
+    dataset = pydicom.dcmread(path)
+    dataset.PatientID = markup
+    dataset.save_as(path)
+    series = store_file(server, path)["ParentSeries"]
     analysed(
         server,
-        slide,
+        series,
+        CONTAINER,
         predicted_class=markup,
         probabilities={markup: 0.9, "normal": 0.1},
-        slide={**RESULT["slide"], "container_id": markup},
-        model={**RESULT["model"], "intended_use": markup},
+        model={"name": markup, "version": "1", "intended_use": markup, "use": "demonstration"},
         quality={"status": "limited", "flags": [markup], "reason": markup},
     )
-    page = visit.open("series", slide)
-    page.click(".pathology-result")
-    page.wait_for_selector(".pathology-call")
-    assert page.inner_text(".pathology-call span") == markup
-    assert page.inner_text(".pathology-dialog").count(markup) >= 5
-    assert page.query_selector(".pathology-dialog b") is None
-    assert page.evaluate("window.hurt") is None
+    panel = panel_on(faultless, "series", series)
+    panel.locator("button.result").click()
+    dialog = panel.locator("dialog")
+    expect(dialog.locator(".verdict")).to_contain_text(markup)
+    expect(dialog.locator(".facts.identity")).to_contain_text(markup)
+    expect(dialog.locator("b, img[src=x]")).to_have_count(0)
+    assert faultless.page.evaluate("window.hurt") is None
 
 
-def test_earlier_results_stay_within_reach(server: OrthancServer, visit: Visit, slide: str) -> None:
-    analysed(server, slide, predicted_class="normal", probabilities={"normal": 0.7, "oscc": 0.3})
-    page = visit.open("series", slide)
-    page.click(".pathology-again")
-    page.wait_for_selector("text=Waiting for a worker")
+def test_earlier_results_stay_within_reach(server: OrthancServer, faultless: Visit, slide: str) -> None:
+    analysed(server, slide, CONTAINER, predicted_class="normal", probabilities={"normal": 0.7, "oscc": 0.3})
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("[data-action=again]").click()
+    expect(panel.locator(".stage")).to_contain_text("Waiting for a worker")
     worker = FakeWorker(server, worker_id="lab-2")
     worker.claim()
-    complete(worker)
-    page.click(".pathology-result")
-    page.wait_for_selector(".pathology-call >> text=oscc")
-    page.click(".pathology-other")
-    page.wait_for_selector(".pathology-call >> text=normal")
+    deliver(worker, CONTAINER)
+    expect(panel.locator(".state .verdict")).to_contain_text("oscc")
+    panel.locator("button.result").click()
+    expect(panel.locator("dialog .verdict")).to_contain_text("oscc")
+    panel.locator("button.other").click()
+    expect(panel.locator("dialog .verdict")).to_contain_text("normal")
 
 
-def test_the_page_survives_a_restart_of_orthanc(server: OrthancServer, visit: Visit, slide: str) -> None:
-    page = visit.open("series", slide)
-    page.click(".pathology-start")
-    page.wait_for_selector("text=Waiting for a worker")
-    server.stop()
-    page.wait_for_selector("text=Orthanc does not answer")
-    visit.problems.clear()
-    server.start()
-    page.wait_for_selector("text=Orthanc does not answer", state="detached", timeout=60_000)
-    visit.problems.clear()
+def test_the_panel_speaks_korean_where_that_was_chosen(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    analysed(server, slide, CONTAINER)
+    faultless.page.goto(f"{server.url}/pathology/app/worklist.html")
+    faultless.page.click("button[lang=ko]")
+    panel = panel_on(faultless, "series", slide)
+    expect(panel.locator("h2").first).to_have_text("AI 분석")
+    panel.locator("button.result").click()
+    expect(panel.locator("dialog")).to_contain_text("시연용 결과입니다. 임상 진단에 사용하지 마십시오.")
+    screenshot(faultless, "explorer-ko")
+
+
+def test_progress_does_not_take_the_keyboards_focus_away(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("[data-action=start]").click()
     worker = FakeWorker(server)
     worker.claim()
     worker.report("tissue", 0.05)
-    page.wait_for_selector("text=Running: finding tissue, 5 %")
+    expect(panel.locator(".stage")).to_have_text("Finding tissue 5%")
+    cancel = panel.locator("[data-action=cancel]")
+    cancel.focus()
+    worker.report("encode", 0.5)
+    expect(panel.locator(".stage")).to_have_text("Encoding patches 50%")
+    expect(cancel).to_be_focused()
+
+
+def test_two_browsers_on_one_slide_see_the_same(server: OrthancServer, faultless: Visit, slide: str) -> None:
+    panel = panel_on(faultless, "series", slide)
+    with open_browser(server, faultless.browser) as second:
+        other = panel_on(second, "series", slide)
+        panel.locator("[data-action=start]").click()
+        other.locator("[data-action=start]").click()
+        for one in (panel, other):
+            expect(one.locator(".stage")).to_contain_text("Waiting for a worker")
+        assert server.get("/pathology/requests/").json()["count"] == 1
+        other.locator("[data-action=cancel]").click()
+        expect(panel.locator(".state")).to_contain_text("The analysis was cancelled")
+        assert second.problems == []
+
+
+def test_the_page_survives_a_restart_of_orthanc(server: OrthancServer, faultless: Visit, slide: str) -> None:
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("[data-action=start]").click()
+    expect(panel.locator(".stage")).to_contain_text("Waiting for a worker")
+    server.stop()
+    notice = panel.locator("[role=alert]")
+    expect(notice).to_contain_text("The server does not answer")
+    faultless.problems.clear()
+    server.start()
+    expect(notice).to_be_hidden(timeout=60_000)
+    faultless.problems.clear()
+    worker = FakeWorker(server)
+    worker.claim()
+    worker.report("tissue", 0.05)
+    expect(panel.locator(".stage")).to_have_text("Finding tissue 5%")

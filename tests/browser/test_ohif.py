@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from demo.errors import DemoError
 from demo.ohif import NGINX, SHA512, VERSION, ohif_dist, one_origin
@@ -91,9 +91,9 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def browser(site: Site) -> Iterator[Visit]:
-    """One browser for all tests of a version: opening OHIF is what costs."""
-    with open_browser(site) as opened:  # type: ignore[arg-type]
+def browser(site: Site, chromium: Browser) -> Iterator[Visit]:
+    """One profile for all tests of a version: opening OHIF is what costs."""
+    with open_browser(site, chromium) as opened:  # type: ignore[arg-type]
         yield opened
 
 

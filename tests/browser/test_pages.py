@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pydicom
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 from shapely.geometry import shape
 
-from tests.support.analysed_slide import HEIGHT, WIDTH, analysed, deliver, submit, top_patches
+from tests.support.analysed_slide import CONTAINER, HEIGHT, WIDTH, analysed, deliver, submit, top_patches
 from tests.support.browser import Visit, open_browser
 from tests.support.dicom_files import another_slide, slide_folder
 from tests.support.dicom_pyramid import pyramid_folder
@@ -25,7 +24,6 @@ from tests.support.orthanc_server import OrthancServer, store_file, store_slide
 
 pytestmark = pytest.mark.browser
 
-CONTAINER = "S26-1042-A1"
 SCRIPT_IN_A_NAME = "<script>alert(1)</script>"
 SCRIPT_IN_A_TEXT = "<img src=x onerror=document.title='owned'>"
 
@@ -63,56 +61,13 @@ view => {
   return data.filter((value, at) => at % 4 === 3 && value > 0).length;
 }
 """
-BOUNDS = "view => JSON.stringify(view.viewer.viewport.getBounds(true))"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[OrthancServer]:
-    with OrthancServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: OrthancServer) -> Iterator[OrthancServer]:
-    """A server without any slide; what a test leaves there goes, and its requests with it."""
-    yield running
-    for study in running.get("/studies").json():
-        running.request("DELETE", f"/studies/{study}").raise_for_status()
-    while running.get("/pathology/requests/").json().get("count") != 0:
-        time.sleep(0.1)
-
-
-@pytest.fixture
-def visit(server: OrthancServer) -> Iterator[Visit]:
-    with open_browser(server) as opened:
-        # Whatever the policy refuses is said on the console only.
-        opened.page.on("console", lambda line: line.type == "error" and opened.problems.append(line.text))
-        yield opened
-
-
-@pytest.fixture
-def faultless(visit: Visit) -> Iterator[Visit]:
-    """A visit during which nothing may go wrong."""
-    yield visit
-    assert visit.problems == []
-
-
-@pytest.fixture
-def slide(server: OrthancServer, tmp_path: Path) -> str:
-    """A slide that no other test has."""
-    return str(store_file(server, another_slide(tmp_path, container_id=CONTAINER))["ParentSeries"])
-
-
-@pytest.fixture
-def screenshot() -> Callable[[Visit, str], None]:
-    """Keep a picture of the page where SCREENSHOTS names a folder."""
-    folder = os.environ.get("SCREENSHOTS")
-
-    def keep(visit: Visit, name: str) -> None:
-        if folder is not None:
-            visit.page.screenshot(path=Path(folder) / f"{name}.png")
-
-    return keep
+AT_REST = """
+() => {
+  const { viewport } = document.querySelector("slide-view").viewer;
+  const [now, then] = [viewport.getBounds(true), viewport.getBounds(false)];
+  return ["x", "y", "width", "height"].every(side => Math.abs(now[side] - then[side]) < 1e-6);
+}
+"""
 
 
 def open_result(visit: Visit, request_id: str) -> Page:
@@ -132,10 +87,9 @@ def wait_for_pictures(page: Page) -> None:
 
 
 def come_to_rest(page: Page) -> None:
-    view, before = page.locator("slide-view"), None
-    while (now := view.evaluate(BOUNDS)) != before:
-        before = now
-        page.wait_for_timeout(200)
+    """Wait until the view is where it is going to, and has been drawn there."""
+    page.wait_for_function(AT_REST)
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def named_slide(folder: Path, **tags: str) -> Path:
@@ -456,12 +410,15 @@ def test_a_result_about_another_slide_raises_an_alarm_and_is_not_laid_over_this_
     assert page.is_hidden("slide-view")
 
 
-def test_without_tiles_the_thumbnail_stands_in() -> None:
+def test_without_tiles_the_thumbnail_stands_in(chromium: Browser) -> None:
     without_tiles = [
         "/usr/share/orthanc/plugins/libOrthancPython.so",
         "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
     ]
-    with OrthancServer(overrides={"Plugins": without_tiles}) as server, open_browser(server) as visit:
+    with (
+        OrthancServer(overrides={"Plugins": without_tiles}) as server,
+        open_browser(server, chromium) as visit,
+    ):
         page = open_result(visit, analysed(server, store_slide(server, slide_folder())))
         wait_for_pictures(page)
         assert page.locator("slide-view").evaluate("view => view.viewer.world.getItemCount()") == 1
@@ -504,7 +461,7 @@ def test_the_pages_speak_korean(
     expect(page.locator("h1")).to_have_text("AI 분석 목록")
     page = open_result(faultless, request_id)
     wait_for_pictures(page)
-    assert page.inner_text("#demonstration") == "시연용입니다. 임상에 사용하지 마십시오."
+    assert page.inner_text("#demonstration") == "시연용 결과입니다. 임상 진단에 사용하지 마십시오."
     assert page.get_attribute("html", "lang") == "ko"
     screenshot(faultless, "result-ko")
 

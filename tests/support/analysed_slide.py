@@ -20,6 +20,7 @@ from tests.support.orthanc_server import OrthancServer
 
 WIDTH, HEIGHT, MPP, PATCH_PX = 2220, 2967, 0.499, 256
 MOST_PATCHES = 30
+CONTAINER = "S26-1042-A1"
 BACKGROUND = 225
 
 
@@ -167,7 +168,7 @@ def deliver(
     worker.complete(result_for(worker.claimed["request"], container_id, **changes), sent)
 
 
-def analysed(server: OrthancServer, series: str, container_id: str = "S26-1042-A1", **changes: Any) -> str:
+def analysed(server: OrthancServer, series: str, container_id: str = CONTAINER, **changes: Any) -> str:
     """Submit, claim and complete a slide; return the request's id."""
     request_id = submit(server, series)
     worker = FakeWorker(server)

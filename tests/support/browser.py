@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Response, sync_playwright
+from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 
 from tests.support.orthanc_server import OrthancServer
 
 CHROMIUM = Path("/usr/bin/chromium")
 SELECTOR_MS = 40_000
+expect.set_options(timeout=SELECTOR_MS)
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-quic",
@@ -34,6 +35,7 @@ class Visit:
 
     server: OrthancServer
     page: Page
+    browser: Browser
     problems: list[str] = field(default_factory=list)
 
     def open(self, level: str, orthanc_id: str) -> Page:
@@ -50,12 +52,9 @@ class Visit:
 
 
 @contextmanager
-def open_browser(server: OrthancServer) -> Iterator[Visit]:
-    """Open a Chromium with a fresh profile, signed in as the person."""
-    if not CHROMIUM.exists():
-        pytest.skip("needs a real Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+def open_browser(server: OrthancServer, beside: Browser | None = None) -> Iterator[Visit]:
+    """Open a page with a fresh profile, signed in as the person; `beside` others in a running Chromium."""
+    with nullcontext(beside) if beside is not None else open_chromium() as browser:
         name, password = server.person
         context = browser.new_context(
             http_credentials={"username": name, "password": password, "origin": server.url, "send": "always"},
@@ -64,10 +63,23 @@ def open_browser(server: OrthancServer) -> Iterator[Visit]:
         )
         page = context.new_page()
         page.set_default_timeout(SELECTOR_MS)
-        visit = Visit(server, page)
+        visit = Visit(server, page, browser)
         page.on("pageerror", lambda error: visit.problems.append(str(error)))
         page.on("response", visit.note_answer)
         try:
             yield visit
+        finally:
+            context.close()
+
+
+@contextmanager
+def open_chromium() -> Iterator[Browser]:
+    """Start a headless Chromium."""
+    if not CHROMIUM.exists():
+        pytest.skip("needs a real Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        try:
+            yield browser
         finally:
             browser.close()

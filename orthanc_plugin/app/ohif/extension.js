@@ -38,8 +38,8 @@ export default {
             {
                 name: "analysis",
                 iconName: "tab-patient-info",
-                iconLabel: t("ohif.panel"),
-                label: t("ohif.panel"),
+                iconLabel: t("panel.title"),
+                label: t("panel.title"),
                 component: component(panel),
             },
         ];

@@ -206,7 +206,7 @@ class SlidePanel {
     #resultPage(request) {
         const page = new URL(`../result.html?request=${encodeURIComponent(request.request_id)}`, import.meta.url);
         const properties = { href: page.href, target: "_blank", rel: "noopener", id: "result-page" };
-        return element("a", properties, t("ohif.open"));
+        return element("a", properties, t("panel.open"));
     }
 
     async #showOverlay(request, controls) {
@@ -256,13 +256,13 @@ class SlidePanel {
         }
         const choice = modelChoice(models);
         const again = this.#request?.status === "completed";
-        const button = element("button.primary", { type: "button", id: "analyse" }, t(again ? "ohif.again" : "ohif.start"));
+        const button = element("button.primary", { type: "button", id: "analyse" }, t(again ? "panel.again" : "panel.start"));
         button.onclick = () => this.#analyse(button, choice, again);
         fill(
             this.start,
-            this.#request === null ? element("p.muted", {}, t("ohif.none")) : null,
-            choice ? element("label", {}, t("ohif.model"), choice) : null,
-            models.length ? null : element("p.muted", {}, t("ohif.no_workers")),
+            this.#request === null ? element("p.muted", {}, t("panel.none")) : null,
+            choice ? element("label", {}, t("panel.model"), choice) : null,
+            models.length ? null : element("p.muted", {}, t("panel.no_workers")),
             button,
         );
     }
@@ -273,7 +273,7 @@ class SlidePanel {
         if (choice) wanted.model = choice.value;
         if (again) wanted.force = true;
         try {
-            await this.#adopt(await analyse(wanted));
+            await this.#adopt((await analyse(wanted)).request);
         } catch (error) {
             this.#failed(error, 0);
         } finally {

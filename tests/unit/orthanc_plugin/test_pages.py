@@ -13,6 +13,7 @@ import pytest
 from orthanc_plugin.errors import ApiError
 from orthanc_plugin.pages import APP, POLICY, serve_page
 
+DOCS = APP.parents[1] / "docs"
 PAGES = ("result.html", "worklist.html")
 OWN_FILES = sorted(
     path for path in APP.rglob("*") if path.suffix in {".html", ".css", ".js"} and "vendor" not in path.parts
@@ -96,8 +97,9 @@ def test_everything_a_page_names_is_served(page: str) -> None:
 
 def test_every_module_that_is_imported_is_served() -> None:
     for path in OWN_FILES:
-        for name in re.findall(r'from "\./([^"]+)"', path.read_text("utf-8")):
-            assert serve_page((path.parent / name).relative_to(APP).as_posix()).status == 200, (path, name)
+        for name in re.findall(r'(?:from|import) "(\.{1,2}/[^"]+)"', path.read_text("utf-8")):
+            found = (path.parent / name).resolve().relative_to(APP).as_posix()
+            assert serve_page(found).status == 200, (path, name)
 
 
 @pytest.mark.parametrize("path", OWN_FILES, ids=lambda path: path.name)
@@ -126,6 +128,20 @@ def test_every_message_that_is_asked_for_exists() -> None:
         text = path.read_text("utf-8")
         asked = re.findall(r'\bt\("([^"]+)"', text) + re.findall(r'data-t(?:-[a-z-]+)?="([^"]+)"', text)
         assert set(asked) <= known, path
+
+
+def codes_in(page: str) -> set[str]:
+    """Return the codes in the first column of every table of a document."""
+    text = (DOCS / page).read_text("utf-8")
+    first = re.findall(r"^\| ((?:`[a-z_0-9]+`(?:, )?)+) \|", text, flags=re.MULTILINE)
+    return {code for cell in first for code in re.findall(r"`([a-z_0-9]+)`", cell)}
+
+
+def test_every_flag_and_failure_that_the_documents_name_has_words() -> None:
+    known = catalogue("en").keys()
+    codes = codes_in("troubleshooting.md") | codes_in("dicom-results.md")
+    assert {"no_tissue", "out_of_memory", "dicom_results_failed", "dicom_size_differs"} <= codes
+    assert {code for code in codes if f"error.{code}" not in known and f"flag.{code}" not in known} == set()
 
 
 def test_every_message_is_plain_text() -> None:
