@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from clam_core.encoders import dinov2, efficientnet_lite, resnet, vit
-from clam_core.encoders.transforms import H_OPTIMUS, IMAGENET, TENSORFLOW_LITE, Normalisation
+from clam_core.encoders import conch, dinov2, efficientnet_lite, resnet, vit
+from clam_core.encoders.transforms import CLIP, H_OPTIMUS, IMAGENET, TENSORFLOW_LITE, Normalisation
 
 Tensors = dict[str, torch.Tensor]
 
@@ -120,6 +120,28 @@ ENCODERS: dict[str, EncoderEntry] = {
             commercial_use=False,
             how_to_get="ask for access to MahmoodLab/UNI2-h at Hugging Face and download pytorch_model.bin",
             build=lambda: vit.VisionTransformer(vit.UNI2_H),
+        ),
+        EncoderEntry(
+            name="conch",
+            dim=512,
+            input_px=224,
+            normalisation=CLIP,
+            licence="CC-BY-NC-ND-4.0 (MahmoodLab/CONCH), access on request at Hugging Face",
+            commercial_use=False,
+            how_to_get="ask for access to MahmoodLab/CONCH at Hugging Face and download pytorch_model.bin",
+            build=conch.PooledTransformer,
+            select=conch.picture_side,
+        ),
+        EncoderEntry(
+            name="conch-448",
+            dim=512,
+            input_px=448,
+            normalisation=CLIP,
+            licence="CC-BY-NC-ND-4.0 (MahmoodLab/CONCH), access on request at Hugging Face",
+            commercial_use=False,
+            how_to_get="ask for access to MahmoodLab/CONCH at Hugging Face and download pytorch_model.bin",
+            build=conch.PooledTransformer,
+            select=conch.picture_side,
         ),
         EncoderEntry(
             name="virchow",

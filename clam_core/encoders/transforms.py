@@ -25,6 +25,9 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 H_OPTIMUS = Normalisation((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 """Of the slides that H-optimus-0 and H-optimus-1 were trained on (their model cards)."""
 
+CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""Of CLIP's training images; CONCH v1 kept it."""
+
 TENSORFLOW_LITE = Normalisation((127 / 255,) * 3, (128 / 255,) * 3)
 """(x - 127) / 128.
 

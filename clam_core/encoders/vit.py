@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vision transformers in timm's layout: UNI, UNI2-h, Virchow, H-optimus, Phikon-v2 and GigaPath.
+"""Vision transformers in timm's layout: UNI, UNI2-h, Virchow, H-optimus, Phikon-v2, GigaPath, CONCH's trunk.
 
 Architecture: A. Dosovitskiy et al., "An image is worth 16x16 words", ICLR 2021; pre-norm, LayerNorm eps
 1e-6, exact GELU or a gated SiLU (N. Shazeer, "GLU variants improve transformer", 2020), LayerScale
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 NORM_EPS = 1e-6
 TRAINING_PX = 224
-"""Side of the pictures that all of these were trained on: it fixes the number of position embeddings."""
+"""Side of the pictures that nearly all of these were trained on."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class ViTShape:
         How many of the class token and the registers have position embeddings.
     with_mean
         Whether the output is the class token followed by the mean of the patches' tokens.
+    training_px
+        Side of the pictures it was trained on: it fixes the number of position embeddings.
     """
 
     width: int
@@ -54,9 +56,11 @@ class ViTShape:
     registers: int = 0
     placed: int = 1
     with_mean: bool = False
+    training_px: int = TRAINING_PX
 
 
 SMALL_16 = ViTShape(width=384, depth=12, heads=6, hidden=1536)
+BASE_16_AT_448 = ViTShape(width=768, depth=12, heads=12, hidden=3072, training_px=448)
 LARGE_16 = ViTShape(width=1024, depth=24, heads=16, hidden=4096)
 GIANT_16 = ViTShape(width=1536, depth=40, heads=24, hidden=4096, gated=True)
 GIANT_14_REG4 = ViTShape(
@@ -157,7 +161,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.width))
         if shape.registers:
             self.reg_token = nn.Parameter(torch.zeros(1, shape.registers, shape.width))
-        places = shape.placed + (TRAINING_PX // shape.patch) ** 2
+        places = shape.placed + (shape.training_px // shape.patch) ** 2
         self.pos_embed = nn.Parameter(torch.zeros(1, places, shape.width))
         self.patch_embed = _PatchEmbedding(shape)
         self.blocks = nn.ModuleList(_Block(shape) for _ in range(shape.depth))
@@ -165,14 +169,19 @@ class VisionTransformer(nn.Module):
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """Encode normalised tiles."""
-        tokens = self._tokens(self.patch_embed(tiles))
-        for block in self.blocks:
-            tokens = block(tokens)
-        tokens = self.norm(tokens)
+        tokens = self.tokens(tiles)
         of_class: torch.Tensor = tokens[:, 0]
         if not self.shape.with_mean:
             return of_class
         return torch.cat([of_class, tokens[:, 1 + self.shape.registers :].mean(dim=1)], dim=-1)
+
+    def tokens(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Return the normed tokens (B, N, width): of the class, of registers, of patches."""
+        tokens = self._tokens(self.patch_embed(tiles))
+        for block in self.blocks:
+            tokens = block(tokens)
+        normed: torch.Tensor = self.norm(tokens)
+        return normed
 
     def _tokens(self, patches: torch.Tensor) -> torch.Tensor:
         """Class token, registers and patches (B, width, rows, columns), with their positions."""

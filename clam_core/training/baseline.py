@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logistic regression on mean features: what a bag model has to be compared with."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,10 +11,33 @@ from torch.nn import functional
 Features = NDArray[np.float32]
 
 
-def logistic_scores(
-    training: Features, labels: NDArray[np.int64], held_out: Features, strength: float = 0.01
-) -> NDArray[np.float64]:
-    """Fit a logistic regression and score what was held out.
+@dataclass(frozen=True)
+class Logistic:
+    """A fitted logistic regression.
+
+    Attributes
+    ----------
+    mean, deviation
+        (D,), what vectors are standardised with.
+    weight
+        (D,), of standardised vectors.
+    bias
+        Log-odds at the mean.
+    """
+
+    mean: NDArray[np.floating]
+    deviation: NDArray[np.floating]
+    weight: NDArray[np.float64]
+    bias: float
+
+    def scores(self, vectors: Features) -> NDArray[np.float64]:
+        """Return the log-odds (N,) of class 1 of vectors (N, D)."""
+        scores: NDArray[np.float64] = ((vectors - self.mean) / self.deviation) @ self.weight + self.bias
+        return scores
+
+
+def fit_logistic(training: Features, labels: NDArray[np.int64], strength: float = 0.01) -> Logistic:
+    """Fit a logistic regression.
 
     Parameters
     ----------
@@ -20,15 +45,8 @@ def logistic_scores(
         Vectors (N, D); they are standardised here.
     labels
         (N,), 0 or 1; both classes weigh the same.
-    held_out
-        Vectors (M, D).
     strength
         Inverse of the L2 penalty, as scikit-learn's C.
-
-    Returns
-    -------
-    numpy.ndarray
-        Log-odds (M,) of class 1.
     """
     mean, deviation = training.mean(axis=0), training.std(axis=0) + 1e-6
     inputs = torch.from_numpy((training - mean) / deviation).double()
@@ -48,6 +66,4 @@ def logistic_scores(
         return total
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    scaled = torch.from_numpy((held_out - mean) / deviation).double()
-    scores: NDArray[np.float64] = (scaled @ weight + bias).detach().numpy()
-    return scores
+    return Logistic(mean, deviation, weight.detach().numpy(), float(bias.detach()))

@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,13 @@ from clam_core.models.clam import Clam
 from clam_core.training.fields import FieldFeatures
 
 Features = NDArray[np.float32]
+
+
+class Linear(Protocol):
+    """What is done to features before a network sees them."""
+
+    def apply(self, features: Features) -> Features:
+        """Change features (N, D)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,27 @@ def fit_scaler(fields: Sequence[FieldFeatures]) -> Scaler:
 
 
 @dataclass(frozen=True)
+class Whitening:
+    """Principal directions (K, D) of the features around their mean (D,), each divided by its deviation."""
+
+    mean: Features
+    directions: Features
+
+    def apply(self, features: Features) -> Features:
+        """Whiten features (N, D) into (N, K)."""
+        return np.asarray((features - self.mean) @ self.directions.T, dtype=np.float32)
+
+
+def fit_whitening(fields: Sequence[FieldFeatures], directions: int = 128) -> Whitening:
+    """Measure all views of the fields."""
+    features = np.concatenate([view for item in fields for view in item.views])
+    variances, axes = np.linalg.eigh(np.cov(features.T.astype(np.float64)))
+    scaled = axes[:, -directions:] / np.sqrt(variances[-directions:])
+    mean = features.mean(axis=0, dtype=np.float32)
+    return Whitening(mean, np.ascontiguousarray(scaled.T.astype(np.float32)))
+
+
+@dataclass(frozen=True)
 class FieldBag:
     """A block of neighbouring fields.
 
@@ -50,7 +79,7 @@ class FieldBag:
     """
 
     fields: tuple[FieldFeatures, ...]
-    scaler: Scaler
+    scaler: Linear
     shown: int = 0
 
     @property

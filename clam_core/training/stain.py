@@ -17,6 +17,8 @@ HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 EOSIN = np.array([0.07, 0.99, 0.11])
 """Optical densities in red, green and blue of the two dyes (A. C. Ruifrok, D. A. Johnston, 2001)."""
 
+TEXTBOOK = np.stack([HAEMATOXYLIN, EOSIN])
+
 STAINED = 0.15
 """Optical density above which a pixel counts as tissue (Macenko et al.)."""
 
@@ -73,8 +75,40 @@ def restained(
     amounts = np.maximum(density.reshape(-1, 3) @ np.linalg.pinv(found), 0.0)
     amounts *= _typical(amounts) * rng.uniform(1 - chosen.strength, 1 + chosen.strength, size=2)
     white = rng.uniform(chosen.white, 255.0, size=3)
-    pixels = white * np.exp(-amounts @ _random_stains(rng, chosen.vector))
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8).reshape(tile.shape)
+    return _shown(white, amounts @ _random_stains(rng, chosen.vector)).reshape(tile.shape)
+
+
+def normalised(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Show a tile (H, W, 3) in the textbook's dyes, as strong as on a well stained slide (Macenko et al.)."""
+    density = optical_density(tile)
+    found = stain_vectors(density)
+    if found is None:
+        return tile
+    amounts = np.maximum(density.reshape(-1, 3) @ np.linalg.pinv(found), 0.0)
+    return _shown(255.0, (amounts * _typical(amounts)) @ _unit(TEXTBOOK)).reshape(tile.shape)
+
+
+def hed_jittered(tile: NDArray[np.uint8], rng: np.random.Generator, sigma: float = 0.2) -> NDArray[np.uint8]:
+    """Change the amounts of haematoxylin, eosin and of what is neither, as much for all pixels.
+
+    D. Tellez et al., "Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference",
+    IEEE TMI 37 (2018): each amount times 1 + a, plus b, with a and b uniform in +- `sigma`.
+    """
+    stains = np.vstack([TEXTBOOK, np.cross(*TEXTBOOK)])
+    stains = _unit(stains)
+    amounts = -np.log((tile.reshape(-1, 3).astype(np.float64) + 1.0) / 256.0) @ np.linalg.inv(stains)
+    amounts = amounts * rng.uniform(1 - sigma, 1 + sigma, size=3) + rng.uniform(-sigma, sigma, size=3)
+    return _shown(256.0, amounts @ stains).reshape(tile.shape)
+
+
+def _shown(white: Floats | float, density: Floats) -> NDArray[np.uint8]:
+    """Turn optical densities (N, 3) into bytes, before light of this strength."""
+    return np.clip(np.rint(white * np.exp(-density)), 0, 255).astype(np.uint8)
+
+
+def _unit(vectors: Floats) -> Floats:
+    unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 def optical_density(tile: NDArray[np.uint8]) -> Floats:
@@ -114,7 +148,4 @@ def _typical(amounts: Floats) -> Floats:
 
 
 def _random_stains(rng: np.random.Generator, deviation: float) -> Floats:
-    stains = np.stack([HAEMATOXYLIN, EOSIN]) + rng.normal(0.0, deviation, size=(2, 3))
-    stains = np.clip(stains, 0.02, None)
-    unit: Floats = stains / np.linalg.norm(stains, axis=1, keepdims=True)
-    return unit
+    return _unit(np.clip(TEXTBOOK + rng.normal(0.0, deviation, size=(2, 3)), 0.02, None))

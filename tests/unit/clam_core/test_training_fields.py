@@ -13,17 +13,9 @@ from PIL import Image
 
 from clam_core.errors import ParameterError
 from clam_core.models.clam import Clam, ClamShape
-from clam_core.training.baseline import logistic_scores
+from clam_core.training.baseline import fit_logistic
 from clam_core.training.field_bags import FieldBag, fit_scaler
-from clam_core.training.fields import (
-    CropPlan,
-    Field,
-    FieldFeatures,
-    blocks_of,
-    field_features,
-    read_fields,
-    unsqueezed,
-)
+from clam_core.training.fields import Field, FieldFeatures, blocks_of, field_features, read_fields
 from clam_core.training.metrics import (
     auc,
     balanced_accuracy,
@@ -35,6 +27,7 @@ from clam_core.training.metrics import (
     softmax,
 )
 from clam_core.training.stain import EOSIN, HAEMATOXYLIN, optical_density, restained, stain_vectors
+from clam_core.training.views import CropPlan, unsqueezed
 from tests.support.shared_data import shared_path
 
 
@@ -145,7 +138,7 @@ def test_a_field_gets_its_aspect_ratio_back(folder: Path) -> None:
 
 
 def test_every_view_of_a_field_is_encoded_once_and_kept(folder: Path, tmp_path: Path) -> None:
-    encoder, plan = MeanColour(), CropPlan(restained_views=2)
+    encoder, plan = MeanColour(), CropPlan(copies=2)
     fields = read_fields(folder, "400x")[:2]
     first = field_features(fields, encoder, plan, tmp_path / "cache")
     assert [len(item.views) for item in first] == [3, 3]
@@ -207,7 +200,7 @@ def test_logistic_regression_separates_what_a_line_separates() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)
     vectors = (rng.standard_normal((200, 4)) + 3.0 * labels[:, None]).astype(np.float32)
-    assert auc(labels[100:], logistic_scores(vectors[:100], labels[:100], vectors[100:])) > 0.99
+    assert auc(labels[100:], fit_logistic(vectors[:100], labels[:100]).scores(vectors[100:])) > 0.99
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=2, max_size=60))

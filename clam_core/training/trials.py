@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was tried to make the demonstration model better, on its folds, whether it helped or not.
+
+``python -m clam_core.training.trials --tiles FOLDER --out trials.json`` measures everything anew. Each trial
+is judged on the 400x fields of the fold that it has not seen, like the model itself. A gain counts only where
+it lies beyond the spread: where the 95 % interval of the paired differences over the five folds leaves out 0.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from clam_core.encoders import load_encoder
+from clam_core.training.baseline import fit_logistic
+from clam_core.training.engine import TrainingSettings
+from clam_core.training.field_bags import Linear, fit_scaler, fit_whitening
+from clam_core.training.field_models import FIELDS_PER_BAG, SETTINGS, train_network
+from clam_core.training.fields import FieldFeatures, blocks_of, field_features, read_fields
+from clam_core.training.fine_tuning import FrozenBlocks, fine_tune
+from clam_core.training.heldout import FOLDS, HeldOut, from_scores, gain, spread
+from clam_core.training.metrics import auc
+from clam_core.training.views import Colours, CropPlan
+
+Patches = NDArray[np.float32]
+Judge = Callable[[Patches], float]
+"""Gives the log-odds of carcinoma of the patches (N, D) of one bag."""
+Fit = Callable[[Sequence[FieldFeatures]], Judge]
+
+ENCODER = "efficientnet-lite0"
+PLAN = CropPlan()
+STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Fields of one magnification, cut and recoloured by one plan; ``maps`` stops before the last blocks."""
+
+    magnification: str = "400x"
+    plan: CropPlan = PLAN
+    maps: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attempt.
+
+    Attributes
+    ----------
+    title
+        What was done, for the card.
+    fit
+        Trains on fields.
+    tested
+        The 400x fields that are judged; those of the other folds are trained on.
+    beside
+        More fields of the other folds to train on.
+    other_stains
+        The same 400x fields where their view 1 is in other stains, to be judged as well; None where the
+        trial's own features do not allow it.
+    """
+
+    title: str
+    fit: Fit
+    tested: Source = Source()
+    beside: tuple[Source, ...] = ()
+    other_stains: Source | None = Source()
+
+
+def clam(fields: Sequence[FieldFeatures], seeds: Sequence[int] = (1,)) -> Judge:
+    """Train the demonstration model's CLAM, or several whose logits are averaged."""
+    scaler = fit_scaler(fields)
+    return _committee(fields, scaler, [replace(SETTINGS, seed=seed) for seed in seeds])
+
+
+def _committee(
+    fields: Sequence[FieldFeatures], scaler: Linear, settings: Sequence[TrainingSettings]
+) -> Judge:
+    networks = [train_network(fields, scaler, chosen).eval() for chosen in settings]
+
+    def judge(patches: Patches) -> float:
+        with torch.inference_mode():
+            scaled = torch.from_numpy(scaler.apply(patches))
+            logits = torch.stack([network.bag_logits(scaled) for network in networks]).mean(dim=0)
+        return float(logits[1] - logits[0])
+
+    return judge
+
+
+def clam_on_originals(fields: Sequence[FieldFeatures]) -> Judge:
+    """Train without any recoloured copy."""
+    return clam([FieldFeatures(item.field, item.views[:1]) for item in fields])
+
+
+def three_heads(fields: Sequence[FieldFeatures]) -> Judge:
+    """Average three CLAMs that differ by their seed."""
+    return clam(fields, seeds=(1, 2, 3))
+
+
+def clam_on_whitened(fields: Sequence[FieldFeatures]) -> Judge:
+    """Whiten the features before CLAM."""
+    return _committee(fields, fit_whitening(fields), [SETTINGS])
+
+
+def logistic(fields: Sequence[FieldFeatures], views: int = 1, strength: float = 0.01) -> Judge:
+    """Fit a logistic regression to the mean features of the first views of each field."""
+    rows = [view.mean(axis=0) for item in fields for view in item.views[:views]]
+    labels = [item.field.label for item in fields for _ in item.views[:views]]
+    fitted = fit_logistic(np.stack(rows), np.array(labels), strength)
+    return lambda patches: float(fitted.scores(patches.mean(axis=0, keepdims=True))[0])
+
+
+def nested_logistic(fields: Sequence[FieldFeatures]) -> Judge:
+    """Fit one to all views, its penalty chosen by cross-validation inside the training folds."""
+    inner = sorted({item.field.fold for item in fields})
+
+    def value(strength: float) -> float:
+        areas = []
+        for fold in inner:
+            judge = logistic([item for item in fields if item.field.fold != fold], 4, strength)
+            inside = [item for item in fields if item.field.fold == fold]
+            scores = np.array([judge(item.views[0]) for item in inside])
+            areas.append(auc(np.array([item.field.label for item in inside]), scores))
+        return float(np.mean(areas))
+
+    return logistic(fields, 4, max(STRENGTHS, key=value))
+
+
+class FineTuned:
+    """Fine-tuning with one set of frozen blocks."""
+
+    @cached_property
+    def frozen(self) -> FrozenBlocks:
+        """The blocks that stay as they are."""
+        return FrozenBlocks()
+
+    def fit(self, fields: Sequence[FieldFeatures]) -> Judge:
+        """Tune the last blocks."""
+        return fine_tune(fields, self.frozen)
+
+
+FINE_TUNED = FineTuned()
+
+_MAPS = Source(plan=replace(PLAN, copies=1), maps=True)
+_AT_100 = Source("100x", replace(PLAN, copies=1))
+_NORMALISED = Source(plan=replace(PLAN, copies=0, colours=Colours.NORMALISED))
+_HED = Source(plan=replace(PLAN, copies=1, colours=Colours.HED))
+_HALF_SIZE = Source(plan=replace(PLAN, height_px=112, copies=1))
+_DOUBLE_SIZE = Source("100x", replace(PLAN, height_px=448, copies=1))
+
+TRIALS = (
+    Trial("the model as it is", clam),
+    Trial("logistic regression, original colours", logistic),
+    Trial("whitened features (128 directions)", clam_on_whitened),
+    Trial("last two blocks of the encoder fine-tuned", FINE_TUNED.fit, _MAPS, other_stains=_MAPS),
+    Trial("100x fields beside the 400x ones, each at its own scale", clam, beside=(_AT_100,)),
+    Trial("without recoloured copies", clam_on_originals),
+    Trial("all fields normalised to one stain, no copies", clam, _NORMALISED, other_stains=None),
+    Trial("one copy jittered in haematoxylin and eosin instead of three restained", clam, _HED),
+    Trial("logistic regression, all copies, penalty chosen inside the training folds", nested_logistic),
+    Trial("400x fields alone at 2 um/px", clam, _HALF_SIZE, other_stains=_HALF_SIZE),
+    Trial("100x and 400x fields, both at 2 um/px", clam, _HALF_SIZE, (_DOUBLE_SIZE,), _HALF_SIZE),
+    Trial("three heads, averaged", three_heads),
+)
+
+
+class Fields:
+    """Encoded fields, each source once."""
+
+    def __init__(self, tiles: Path, cache: Path | None) -> None:
+        self._tiles = tiles
+        self._cache = cache
+        self._kept: dict[Source, list[FieldFeatures]] = {}
+
+    def of(self, source: Source) -> list[FieldFeatures]:
+        """Read and encode, or return what was encoded before."""
+        if source not in self._kept:
+            encoder = FINE_TUNED.frozen if source.maps else load_encoder(ENCODER)
+            fields = read_fields(self._tiles, source.magnification)
+            self._kept[source] = field_features(fields, encoder, source.plan, self._cache)
+        return self._kept[source]
+
+
+def judged(fields: Sequence[FieldFeatures], judges: Sequence[Judge], block: int, view: int = 0) -> HeldOut:
+    """Let the judge of each fold judge that fold's blocks of `block` fields, in one of their views."""
+    labels, folds, scores = [], [], []
+    for fold, judge in enumerate(judges):
+        for members in blocks_of([item for item in fields if item.field.fold == fold], block):
+            labels.append(members[0].field.label)
+            folds.append(fold)
+            scores.append(judge(np.concatenate([item.views[view] for item in members])))
+    return from_scores(np.array(labels), np.array(folds), scores)
+
+
+def run(trial: Trial, fields: Fields) -> dict[str, Any]:
+    """Train and judge one trial in every fold.
+
+    Returns
+    -------
+    dict
+        ``title`` and the AUCs: of ``blocks_of_four_fields``, ``single_fields`` and, where it can be told,
+        ``single_fields_restained``.
+    """
+    tested = fields.of(trial.tested)
+    training = [*tested, *(item for source in trial.beside for item in fields.of(source))]
+    judges = [trial.fit([item for item in training if item.field.fold != fold]) for fold in range(FOLDS)]
+    row = {
+        "title": trial.title,
+        "blocks_of_four_fields": spread(judged(tested, judges, FIELDS_PER_BAG).fold_aucs()),
+        "single_fields": spread(judged(tested, judges, 1).fold_aucs()),
+    }
+    if trial.other_stains is not None:
+        restained = judged(fields.of(trial.other_stains), judges, 1, view=1)
+        row["single_fields_restained"] = spread(restained.fold_aucs())
+    return row
+
+
+def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each row its gain over the first one, in single fields: the most bags, the least noise."""
+    first = rows[0]["single_fields"]["folds"]
+    return [row | {"gain": gain(row["single_fields"]["folds"], first)} for row in rows]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Measure what was tried for the demonstration model.")
+    parser.add_argument(
+        "--tiles", type=Path, required=True, help="the folder oral-scc-rahman2020 with labels.csv"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="file for the figures")
+    parser.add_argument("--cache", type=Path, help="folder that keeps encoded fields between runs")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(chosen.threads)
+    fields = Fields(chosen.tiles, chosen.cache)
+    rows: list[dict[str, Any]] = []
+    for trial in TRIALS:
+        rows.append(run(trial, fields))
+        # After each: an hour's work is not lost with the last trial.
+        chosen.out.write_text(json.dumps(compared(rows), indent=1) + "\n", encoding="utf-8")
+        tqdm.write(f"{trial.title}: AUC {rows[-1]['single_fields']['mean']:.3f} on single fields")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
