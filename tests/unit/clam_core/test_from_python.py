@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lines of Python in docs/models.md do what they say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from clam_core.package import demo_package_path
+from tests.support.shared_data import shared_path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def python_lines() -> str:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/models.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    return str(blocks[0])
+
+
+def test_the_documented_lines_analyse_a_slide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slide.svs").symlink_to(shared_path("slides/CMU-1-Small-Region.svs"))
+    (tmp_path / "clam_core").mkdir()
+    (tmp_path / "clam_core/demo_model").symlink_to(demo_package_path())
+    exec(compile(python_lines(), "docs/models.md", "exec"), {})
+    result = json.loads((tmp_path / "result/result.json").read_text("utf-8"))
+    assert capsys.readouterr().out.split()[0] == result["predicted_class"]
+    assert {path.name for path in (tmp_path / "result").iterdir()} >= {"result.json", *result["artifacts"]}
+    assert len(result["model"]["sha256"]) == len(result["model"]["encoder"]["sha256"]) == 64
+    assert result["software"].keys() >= {"clam_core", "torch", "device"}
