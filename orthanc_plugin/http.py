@@ -60,14 +60,15 @@ def _refuse_constant(name: str) -> Any:
 
 def _check_storable(value: Any, depth: int = 0) -> None:
     """Raise `ValueError` for what Python reads as JSON and cannot write as UTF-8 JSON again."""
-    if isinstance(value, str):
-        value.encode("utf-8")  # half of a surrogate pair has no encoding
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number is too large")
-    elif isinstance(value, (dict, list)):
-        if depth == _DEEPEST:
-            raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
-        for item in (*value.keys(), *value.values()) if isinstance(value, dict) else value:
+    if depth == _DEEPEST:
+        raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+    for item in (*value.keys(), *value.values()) if isinstance(value, dict) else value:
+        if isinstance(item, str):
+            item.encode("utf-8")  # half of a surrogate pair has no encoding
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise ValueError("a number is too large")
+        elif isinstance(item, (dict, list)):
             _check_storable(item, depth + 1)
 
 
@@ -87,11 +88,11 @@ def parse_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
         raise ApiError(413, "body_too_large", f"The body may have at most {max_bytes} bytes.")
     try:
         value = json.loads(request.body.decode("utf-8"), parse_constant=_refuse_constant)
+        if not isinstance(value, dict):
+            raise ApiError(400, "bad_json", "The body must be a JSON object.")
         _check_storable(value)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "bad_json", f"The body is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise ApiError(400, "bad_json", "The body must be a JSON object.")
     return value
 
 

@@ -88,6 +88,10 @@ def _delete(uri: str) -> None:
             raise _failure(f"delete {uri}", error) from error
 
 
+class _GoneError(Exception):
+    """A study went while its series was read; raised so that nothing is kept of it."""
+
+
 class OrthancGateway:
     """Orthanc's resources through its plugin interface; see `Gateway`.
 
@@ -97,6 +101,8 @@ class OrthancGateway:
     def __init__(self) -> None:
         # An attachment never changes under its uuid, so what was read of it stays true.
         self._kind = lru_cache(_CACHED_KINDS)(self._read_kind)
+        # A study's Orthanc id is a digest of its UID (and its patient's id).
+        self._study_uid = lru_cache(_CACHED_KINDS)(self._read_study_uid)
         self._storage_directory = _storage_directory()
 
     def configuration(self) -> Mapping[str, Any]:
@@ -122,20 +128,30 @@ class OrthancGateway:
     def series(self, series_id: str) -> SeriesInfo | None:
         """Return a series, or None where there is none (any more)."""
         found = _resource("series", series_id)
-        study = None if found is None else _get_json(f"/studies/{found['ParentStudy']}")
-        if study is None:
+        if found is None:
+            return None
+        try:
+            study_uid = self._study_uid(found["ParentStudy"])
+        except _GoneError:
             return None
         tags = found["MainDicomTags"]
         return SeriesInfo(
             series_id=found["ID"],
             study_id=found["ParentStudy"],
             series_instance_uid=tags["SeriesInstanceUID"],
-            study_instance_uid=study["MainDicomTags"]["StudyInstanceUID"],
+            study_instance_uid=study_uid,
             modality=tags.get("Modality", ""),
             instance_ids=tuple(found["Instances"]),
             is_stable=bool(found["IsStable"]),
             last_update=found["LastUpdate"],
         )
+
+    @staticmethod
+    def _read_study_uid(study_id: str) -> str:
+        study = _get_json(f"/studies/{study_id}")
+        if study is None:
+            raise _GoneError
+        return str(study["MainDicomTags"]["StudyInstanceUID"])
 
     def instances(self, series_id: str) -> tuple[InstanceInfo, ...]:
         """Return the instances of a series, sorted by SOPInstanceUID; empty where there is no such series."""

@@ -65,17 +65,19 @@ def written_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
     return {artifact.number for request in requests for artifact in request.artifacts} | records
 
 
-def fold(state: SeriesState) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
-    """Return the state within its limits, and the oldest finished requests that had to leave it."""
+def fold(state: SeriesState) -> tuple[SeriesState, bytes, tuple[AnalysisRequest, ...]]:
+    """Return the state within its limits, its bytes, and the oldest requests that had to leave it."""
     folded: list[AnalysisRequest] = []
+    content = encode_state(state)
     while finished := [request for request in state.requests if _is_settled(request)]:
-        if len(finished) <= MAX_FINISHED and len(encode_state(state)) <= MAX_BYTES:
+        if len(finished) <= MAX_FINISHED and len(content) <= MAX_BYTES:
             break
         oldest = finished[0]
         folded.append(oldest)
         kept = tuple(request for request in state.requests if request is not oldest)
         state = replace(state, requests=kept, folded=state.folded + 1)
-    return state, tuple(folded)
+        content = encode_state(state)
+    return state, content, tuple(folded)
 
 
 def _is_settled(request: AnalysisRequest) -> bool:
@@ -148,8 +150,7 @@ class Store:
             return self._write(replace(after, revision=before.revision + 1), must_fit=must_fit)
 
     def _write(self, state: SeriesState, *, must_fit: bool) -> SeriesState:
-        fitted, folded = fold(state)
-        content = encode_state(fitted)
+        fitted, content, folded = fold(state)
         if must_fit and len(content) > MAX_BYTES:
             raise ApiError(
                 413,

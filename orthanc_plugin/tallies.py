@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import values
+from .transition import new_events
 from .values import AnalysisRequest
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,29}")
@@ -41,11 +42,12 @@ class Tallies:
 
     def transition(self, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
         """Count what became of a request with one write."""
-        latest = after.history[-1]
-        if before is not None and before.history[-1] == latest:
+        events = new_events(before, after)
+        if not events:
             return
+        latest = events[-1]
         with self._lock:
-            self._transitions[latest.event] += 1
+            self._transitions.update(event.event for event in events)
             outcome = None if after.grant is None else after.grant.outcome
             if after.status == values.COMPLETED and latest.event == values.COMPLETED and after.grants:
                 known = self._durations.setdefault(after.grants[-1].model.name, deque(maxlen=_DURATIONS_KEPT))

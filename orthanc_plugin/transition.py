@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from . import values
@@ -23,6 +24,15 @@ def changed(
     if len(history) > _FIRST_EVENTS_KEPT + _LAST_EVENTS_KEPT:
         history = (*history[:_FIRST_EVENTS_KEPT], *history[-_LAST_EVENTS_KEPT:])
     return replace(request, updated=max(now, request.updated), history=history, **members)
+
+
+def new_events(before: AnalysisRequest | None, after: AnalysisRequest) -> tuple[Event, ...]:
+    """Return the lines that a write has added to a request's history."""
+    if before is None:
+        return after.history
+    known = before.history[-1]
+    added = takewhile(lambda event: event is not known, reversed(after.history))
+    return tuple(added)[::-1]
 
 
 def with_last_grant(request: AnalysisRequest, **members: Any) -> tuple[Grant, ...]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Any
 
 PENDING = "pending"
@@ -38,14 +39,30 @@ ENDED_BY_PERSON = "ended_by_person"
 TAKEN_OVER = "taken_over"
 
 
+_TEXT = "_json_text"
+
+
 class Stored:
     """A value that is stored as a JSON object; members that have their default are left out."""
 
-    @cached_property
+    @property
     def json_text(self) -> str:
-        """The value as it is stored; kept, since a transition changes few of the values within a state."""
-        found = ((name, getattr(self, name), default) for name, default in _MEMBERS[type(self)])
-        texts = (f'"{name}":{_json_text(member)}' for name, member, default in found if member != default)
+        """The value as it is stored; kept, since a transition changes few of the values within a state.
+
+        Kept by hand: `functools.cached_property` takes a lock until Python 3.12.
+        """
+        kept: str | None = self.__dict__.get(_TEXT)
+        if kept is None:
+            kept = self.__dict__[_TEXT] = self._encoded()
+        return kept
+
+    def _encoded(self) -> str:
+        members = self.__dict__
+        texts = []
+        for name, key, default in _MEMBERS[type(self)]:
+            member = members[name]
+            if member != default:
+                texts.append(key + _json_text(member))
         return "{" + ",".join(texts) + "}"
 
 
@@ -206,8 +223,9 @@ class AnalysisRequest(Stored):
         return Model(self.model or "", self.model_version)
 
 
-_MEMBERS: Mapping[type, tuple[tuple[str, Any], ...]] = {
-    kind: tuple((field.name, field.default) for field in fields(kind))
+# Name, name as a JSON key, default.
+_MEMBERS: Mapping[type, tuple[tuple[str, str, Any], ...]] = {
+    kind: tuple((field.name, f'"{field.name}":', field.default) for field in fields(kind))
     for kind in (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
 }
 
@@ -216,11 +234,30 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=
 
 
 def _json_text(value: Any) -> str:
-    if isinstance(value, Stored):
-        return value.json_text
-    if isinstance(value, tuple):
-        return "[" + ",".join(map(_json_text, value)) + "]"
-    return _encode(value)
+    """Return what `_encode` returns, faster for what a request is made of: every transition writes it."""
+    return _TEXT_OF.get(type(value), _encode)(value)
+
+
+def _texts(items: tuple[Any, ...]) -> str:
+    return "[" + ",".join(map(_json_text, items)) + "]"
+
+
+def _finite(number: float) -> str:
+    return repr(number) if math.isfinite(number) else _encode(number)
+
+
+def _stored(value: Stored) -> str:
+    return value.json_text
+
+
+_TEXT_OF: Mapping[type, Callable[[Any], str]] = {
+    str: encode_basestring,
+    int: repr,
+    float: _finite,
+    tuple: _texts,
+    type(None): lambda _: "null",
+    **dict.fromkeys(_MEMBERS, _stored),
+}
 
 
 def canonical(value: Any) -> str:

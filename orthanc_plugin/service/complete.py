@@ -10,7 +10,7 @@ from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE
-from orthanc_plugin.delivery import Delivery, failed, publishing, series_changed
+from orthanc_plugin.delivery import Delivery, completed, failed, publishing, series_changed
 from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.leases import authorised, find_grant, require_deliverable
@@ -126,7 +126,9 @@ def _accept(
 
     def change(current: AnalysisRequest) -> AnalysisRequest:
         authorised(current, proof.fence, proof.token_sha256)
-        return publishing(current, delivery, core.clock.now())
+        delivered = publishing(current, delivery, core.clock.now())
+        # Where there is nothing to store in between, both transitions are one write.
+        return delivered if delivered.outputs else completed(delivered, (), core.clock.now())
 
     change_request(core, request.request_id, change)
     core.tallies.timings(outcome.result.get("timings_s"))

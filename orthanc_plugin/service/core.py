@@ -17,6 +17,7 @@ from orthanc_plugin.open_series import OpenSeries
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import Store, source_deleted, take_number, with_request
 from orthanc_plugin.tallies import Tallies
+from orthanc_plugin.transition import new_events
 from orthanc_plugin.values import AnalysisRequest, Event
 from orthanc_plugin.waiting import ClaimPool, PagePool
 from orthanc_plugin.webhook import Webhook
@@ -166,13 +167,12 @@ def _change(
 
 
 def audit_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
-    """Count a transition, write its audit line and tell the webhook, if it was one."""
+    """Count what became of a request with one write, write its audit lines and tell the webhook."""
     core.tallies.transition(before, after)
     if core.webhook is not None:
         core.webhook.tell(before, after)
-    latest = after.history[-1]
-    if before is None or before.history[-1] != latest:
-        core.audit.write(latest, request_id=after.request_id, series=after.series)
+    for event in new_events(before, after):
+        core.audit.write(event, request_id=after.request_id, series=after.series)
 
 
 def audit_refusal(core: Core, user: str, what: str, error: ApiError) -> None:
