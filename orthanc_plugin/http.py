@@ -58,6 +58,10 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
 def _check_storable(value: Any, depth: int = 0) -> None:
     """Raise `ValueError` for what Python reads as JSON and cannot write as UTF-8 JSON again."""
     if depth == _DEEPEST:
@@ -87,7 +91,7 @@ def parse_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     if len(request.body) > max_bytes:
         raise ApiError(413, "body_too_large", f"The body may have at most {max_bytes} bytes.")
     try:
-        value = json.loads(request.body.decode("utf-8"), parse_constant=_refuse_constant)
+        value = _decode(request.body.decode("utf-8"))
         if not isinstance(value, dict):
             raise ApiError(400, "bad_json", "The body must be a JSON object.")
         _check_storable(value)
@@ -100,7 +104,7 @@ def json_response(
     status: int, value: Mapping[str, Any], headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return `value` as a JSON answer."""
-    body = json.dumps(value, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    body = _encode(value).encode("utf-8")
     return Response(status, body, JSON_TYPE, dict(headers or {}))
 
 

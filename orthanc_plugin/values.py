@@ -231,6 +231,9 @@ _MEMBERS: Mapping[type, tuple[tuple[str, str, Any], ...]] = {
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_encode_sorted = json.JSONEncoder(
+    separators=(",", ":"), ensure_ascii=False, allow_nan=False, sort_keys=True
+).encode
 
 
 def _json_text(value: Any) -> str:
@@ -262,7 +265,7 @@ _TEXT_OF: Mapping[type, Callable[[Any], str]] = {
 
 def canonical(value: Any) -> str:
     """Return JSON text that is the same for equal values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _encode_sorted(value)
 
 
 def sha256_hex(content: bytes) -> str:
