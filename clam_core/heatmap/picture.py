@@ -142,11 +142,18 @@ def _scale_bar(picture: Image.Image, mpp: float) -> None:
 
 
 def _mark(picture: Image.Image, box: tuple[float, float, float, float], label: str) -> None:
-    """Frame a patch and number it; frames of patches smaller than a letter are drawn larger."""
+    """Frame the part of a patch that lies on the slide, and number it; no frame is smaller than a letter."""
     sides = (picture.width, picture.height) * 2
-    left, top, right, bottom = (round(share * side) for share, side in zip(box, sides, strict=True))
+    left, top, right, bottom = (
+        round(min(max(share, 0), 1) * side) for share, side in zip(box, sides, strict=True)
+    )
     spare = max(0, SMALLEST_FRAME - (right - left)) // 2
-    frame = (left - spare, top - spare, right - 1 + spare, bottom - 1 + spare)
+    frame = (
+        max(left - spare, 0),
+        max(top - spare, 0),
+        min(right + spare, picture.width) - 1,
+        min(bottom + spare, picture.height) - 1,
+    )
     draw = ImageDraw.Draw(picture)
     draw.rectangle(frame, outline=PAPER, width=4)
     draw.rectangle((frame[0] + 1, frame[1] + 1, frame[2] - 1, frame[3] - 1), outline=INK, width=2)

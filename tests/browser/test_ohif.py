@@ -106,8 +106,10 @@ def visit(browser: Visit) -> Iterator[Visit]:
 
 
 @pytest.fixture
-def unanalysed(site: Site) -> Site:
+def unanalysed(site: Site, browser: Visit) -> Site:
     """The slide without any request: Orthanc forgets them with the study."""
+    # The page of the test before may still be asking for the pictures of what goes now.
+    browser.page.goto("about:blank")
     for study in site.orthanc.get("/studies").json():
         site.orthanc.request("DELETE", f"/studies/{study}").raise_for_status()
     store_slide(site.orthanc, slide_folder())

@@ -57,11 +57,15 @@ def tracking(run: Run, kind: ResultKind, identifier: str) -> TrackingIdentifier:
 def report(
     kind: ResultKind, source: SourceSlide, prediction: Prediction, run: Run, groups: Sequence[Group]
 ) -> Dataset:
-    """Return a Comprehensive 3D SR with one measurement report (TID 1500)."""
+    """Return a Comprehensive 3D SR with one measurement report (TID 1500).
+
+    highdicom copies and searches all of the content several times while it makes the document, which takes
+    half of the time: it gets the first group; the others, which refer to no further image, are added after.
+    """
     content = MeasurementReport(
         observation_context=_observation_context(source.base, prediction, run),
         procedure_reported=HISTOPATHOLOGY_TEST,
-        imaging_measurements=groups,
+        imaging_measurements=groups[:1],
         title=codes.DCM.ImagingMeasurementReport,
         language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(ENGLISH),
         referenced_images=[source.base],
@@ -82,7 +86,18 @@ def report(
         specific_character_set=CHARACTER_SET,
         coding_schemes=[scheme_identification()],
     )
+    _imaging_measurements(document).ContentSequence.extend(item for group in groups[1:] for item in group)
     return finish(document, kind, source.base, prediction, run)
+
+
+def _imaging_measurements(document: Dataset) -> Dataset:
+    """Return the container of the groups."""
+    containers = (item for item in document.ContentSequence if item.ValueType == "CONTAINER")
+    wanted = codes.DCM.ImagingMeasurements
+    found: Dataset = next(
+        item for item in containers if item.ConceptNameCodeSequence[0].CodeValue == wanted.value
+    )
+    return found
 
 
 def _observation_context(header: Dataset, prediction: Prediction, run: Run) -> ObservationContext:

@@ -40,17 +40,18 @@ class Attention:
 
 
 def rectangle_mm(header: Dataset, patch: TopPatch) -> NDArray[np.float64]:
-    """Return the outline of a patch in the slide's frame of reference.
+    """Return the outline of a patch in the slide's frame of reference, cut off at the slide's edge.
 
     Returns
     -------
     numpy.ndarray
         (5, 3), millimetres; the last point is the first one again, as SCOORD3D polygons want it.
     """
-    right, bottom = patch.x + patch.width, patch.y + patch.height
+    width, height = matrix_size(header)
+    left, top = max(patch.x, 0), max(patch.y, 0)
+    right, bottom = min(patch.x + patch.width, width), min(patch.y + patch.height, height)
     corners = np.array(
-        [[patch.x, patch.y], [right, patch.y], [right, bottom], [patch.x, bottom], [patch.x, patch.y]],
-        dtype=np.float64,
+        [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]], dtype=np.float64
     )
     # Image coordinates: (0, 0) is the corner of the first pixel, its centre is (0.5, 0.5).
     transform = ImageToReferenceTransformer.for_image(header, for_total_pixel_matrix=True)

@@ -245,6 +245,17 @@ def test_most_attended_patches_are_framed_and_shown_beside() -> None:
     assert shown > 150**2
 
 
+def test_a_frame_over_the_slides_edge_is_closed_on_the_slide() -> None:
+    thumbnail = np.full((400, 300, 3), 200, dtype=np.uint8)
+    overlay = np.zeros((400, 300, 4), dtype=np.uint8)
+    over = Highlight((0.9, 0.9, 1.1, 1.2), thumbnail[:8, :8])
+    page = np.asarray(compose(thumbnail, overlay, CAPTION, highlights=[over]))
+    heat = page[28:428, 2 * 28 + 300 : 2 * 28 + 600]
+    white = (heat == 255).all(axis=2)
+    assert white[399, 270:].all(), "the lower edge of the frame"
+    assert white[360:, 299].all(), "its right edge"
+
+
 def test_frames_of_tiny_patches_can_still_be_seen() -> None:
     thumbnail = np.full((400, 300, 3), 200, dtype=np.uint8)
     overlay = np.zeros((400, 300, 4), dtype=np.uint8)

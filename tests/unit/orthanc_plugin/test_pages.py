@@ -131,10 +131,12 @@ def test_every_message_that_is_asked_for_exists() -> None:
 
 
 def codes_in(page: str) -> set[str]:
-    """Return the codes in the first column of every table of a document."""
-    text = (DOCS / page).read_text("utf-8")
-    first = re.findall(r"^\| ((?:`[a-z_0-9]+`(?:, )?)+) \|", text, flags=re.MULTILINE)
-    return {code for cell in first for code in re.findall(r"`([a-z_0-9]+)`", cell)}
+    """Return the codes in the first column of a document's tables of codes and flags."""
+    tables = re.findall(
+        r"^\| (?:code|flag) \|.*\n((?:\|.*\n)+)", (DOCS / page).read_text("utf-8"), flags=re.MULTILINE
+    )
+    cells = [row.split("|")[1] for table in tables for row in table.splitlines()]
+    return {code for cell in cells for code in re.findall(r"`([a-z_0-9]+)`", cell)}
 
 
 def test_every_flag_and_failure_that_the_documents_name_has_words() -> None:

@@ -274,6 +274,22 @@ class TestRoiReport:
             expected = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
             np.testing.assert_allclose(corners, expected, atol=1.0)
 
+    def test_a_patch_over_the_edge_ends_at_the_edge(self, header: Dataset) -> None:
+        width, height = header.TotalPixelMatrixColumns, header.TotalPixelMatrixRows
+        over = {
+            "x": width - 100,
+            "y": height - 50,
+            "width": 256,
+            "height": 256,
+            "attention": 0.1,
+            "percentile": 99,
+        }
+        (group,) = roi_groups(build(SourceSlide.of([header]), top_patches=[over]))
+        to_pixels = hd.spatial.ReferenceToImageTransformer.for_image(header, for_total_pixel_matrix=True)
+        corners = to_pixels(group.roi.value)[:, :2]
+        assert corners.min(axis=0) == pytest.approx([width - 100, height - 50], abs=0.01)
+        assert corners.max(axis=0) == pytest.approx([width, height], abs=0.01)
+
     def test_polygons_lie_in_the_slides_frame_of_reference(self, header: Dataset) -> None:
         for group in roi_groups(build(SourceSlide.of([header]))):
             assert group.roi.frame_of_reference_uid == header.FrameOfReferenceUID
