@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches into features: reading ahead of the encoder, with bounded memory."""
+"""Patches into features: known ones first, the rest encoded while others are read, with bounded memory."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,13 +15,83 @@ from numpy.typing import NDArray
 
 from clam_core.encoders import Encoder
 from clam_core.errors import NonFiniteError, OutOfMemoryError
+from clam_core.features import FeatureEntry, Features
+from clam_core.features.store import Chunk
 from clam_core.patches import Coordinates, PatchPlan, read_patch
 from clam_core.slides import Pixels, Prefetching, Slide
 
-Features = NDArray[np.float32]
-
 BATCHES_AHEAD = 3
 """Batches that wait for the encoder, besides those being read: enough to hide a slow read."""
+
+
+@dataclass(frozen=True)
+class EncodedPart:
+    """Features of some of the patches that were asked for.
+
+    Attributes
+    ----------
+    indices
+        Their places among the coordinates.
+    features
+        (n, dim) float32.
+    """
+
+    indices: NDArray[np.intp]
+    features: Features
+
+
+def encode_slide(
+    slide: Slide,
+    plan: PatchPlan,
+    coordinates: Coordinates,
+    encoder: Encoder,
+    entry: FeatureEntry,
+    *,
+    batch_size: int,
+    readers: int,
+    begin: Callable[[], object] = lambda: None,
+) -> Generator[EncodedPart]:
+    """Yield the features of patches: what the entry knows, then what is encoded and added to it.
+
+    Parameters
+    ----------
+    slide, plan, coordinates, encoder, batch_size, readers
+        As for `encode_patches`.
+    entry
+        Features of earlier runs.
+    begin
+        Called once before the first batch is encoded, and not at all where every patch is known. It may wait
+        for the encoder to be free: the first batches are read meanwhile.
+
+    Yields
+    ------
+    EncodedPart
+        Each patch once.
+    """
+    known = np.zeros(len(coordinates), dtype=bool)
+    places = {(int(x), int(y)): index for index, (x, y) in enumerate(coordinates)}
+    for chunk in entry.chunks():
+        part = _wanted(chunk, places)
+        known[part.indices] = True
+        yield part
+    left = np.flatnonzero(~known)
+    if len(left) == 0:
+        return
+    encoding = encode_patches(
+        slide, plan, coordinates[left], encoder, batch_size=batch_size, readers=readers, begin=begin
+    )
+    with closing(encoding) as batches:
+        for features in batches:
+            indices, left = left[: len(features)], left[len(features) :]
+            entry.add(Chunk(coordinates[indices], features))
+            yield EncodedPart(indices, features)
+
+
+def _wanted(chunk: Chunk, places: dict[tuple[int, int], int]) -> EncodedPart:
+    """Take from a chunk what is still wanted, and its places out of `places`."""
+    found = [places.pop((int(x), int(y)), -1) for x, y in chunk.coordinates]
+    indices = np.asarray(found, dtype=np.intp)
+    return EncodedPart(indices[indices >= 0], chunk.features[indices >= 0])
 
 
 def encode_patches(
@@ -31,10 +102,12 @@ def encode_patches(
     *,
     batch_size: int,
     readers: int,
+    begin: Callable[[], object] = lambda: None,
 ) -> Generator[Features]:
     """Yield the features of patches, batch by batch, in the order of the coordinates.
 
-    While one batch is encoded, the next are read in other threads.
+    While one batch is encoded, the next are read and resized in other threads. At most
+    ``readers + BATCHES_AHEAD`` batches of input are in memory, whatever the size of the slide.
 
     Parameters
     ----------
@@ -48,6 +121,8 @@ def encode_patches(
         Patches read and encoded together; halved for the encoder where its device has too little memory.
     readers
         Threads that read.
+    begin
+        Called before the first batch is encoded, while the first ones are read.
 
     Yields
     ------
@@ -70,9 +145,10 @@ def encode_patches(
         corners = [(int(x), int(y)) for x, y in batch]
         if isinstance(slide, Prefetching):
             slide.prefetch(plan.level, corners, plan.read_px)
-        return np.stack([read_patch(slide, plan, corner) for corner in corners])
+        return np.stack([encoder.frame(read_patch(slide, plan, corner)) for corner in corners])
 
     with read_ahead(batches, read, readers) as tiles:
+        begin()
         for pixels in tiles:
             features = encoding.encode(pixels)
             if not np.isfinite(features).all():
@@ -86,15 +162,15 @@ def encode_patches(
 def read_ahead(
     batches: Sequence[Coordinates], read: Callable[[Coordinates], Pixels], readers: int
 ) -> Iterator[Iterator[Pixels]]:
-    """Read batches in threads, in order, at most `readers` + `BATCHES_AHEAD` before their turn."""
+    """Read batches in threads, in order, at once, at most `readers` + `BATCHES_AHEAD` before their turn."""
     pool = ThreadPoolExecutor(readers, thread_name_prefix="patches")
+    ahead = readers + BATCHES_AHEAD
+    pending: deque[Future[Pixels]] = deque(pool.submit(read, batch) for batch in batches[:ahead])
 
     def results() -> Iterator[Pixels]:
-        pending: deque[Future[Pixels]] = deque()
-        for batch in batches:
+        for batch in batches[ahead:]:
+            yield pending.popleft().result()
             pending.append(pool.submit(read, batch))
-            if len(pending) >= readers + BATCHES_AHEAD:
-                yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
@@ -121,7 +197,7 @@ class FittingEncoder:
         self.batch_size = batch_size
 
     def encode(self, tiles: Pixels) -> Features:
-        """Encode tiles, (B, H, W, 3), to (B, dim).
+        """Encode framed tiles, (B, H, W, 3), to (B, dim).
 
         Raises
         ------
@@ -141,7 +217,7 @@ class FittingEncoder:
 
     def _try(self, tiles: Pixels) -> Features | None:
         try:
-            return self._encoder.encode(tiles)
+            return self._encoder.encode_framed(tiles)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,8 +12,7 @@ from numpy.typing import NDArray
 
 import clam_core
 from clam_core.device import describe_device
-from clam_core.encoding import Features, encode_patches
-from clam_core.errors import AnalysisStopped, NonFiniteError
+from clam_core.errors import NonFiniteError
 from clam_core.explanation import (
     attention_shares,
     draw_heatmap,
@@ -23,20 +20,24 @@ from clam_core.explanation import (
     find_top_patches,
     make_caption,
 )
+from clam_core.feature_stream import FeatureStream
+from clam_core.features import FeatureEntry, FeatureKey, Features, FeatureStore, NoFeatures
 from clam_core.heatmap import percentiles, percentiles_among
 from clam_core.model import LoadedModel, Model, load_model
 from clam_core.models import SlidePrediction
 from clam_core.options import AnalysisOptions
 from clam_core.patches import Coordinates, PatchPlan
 from clam_core.reading import find_tissue, lay_patches, plan_patches, spacing_flags, summarize
-from clam_core.result import Analysis, FineScores
+from clam_core.result import Analysis, FineScores, SlideSummary
+from clam_core.run import EncoderTurn, LateTurn, Progress, Run, ShouldStop
 from clam_core.slides import Slide
+from clam_core.tissue import Tissue
 
-Progress = Callable[[str, int, int], None]
-ShouldStop = Callable[[], bool]
+STAGES = ("model", "tissue", "patches", "wait", "encode", "predict", "heatmap")
+"""In this order; each is reported with what is done and what there is to do.
 
-STAGES = ("model", "tissue", "patches", "encode", "predict", "heatmap")
-"""In this order; each is reported with what is done and what there is to do."""
+Nobody waits for the encoder where all features are known.
+"""
 
 
 def analyze_slide(
@@ -47,6 +48,8 @@ def analyze_slide(
     options: AnalysisOptions | None = None,
     progress: Progress | None = None,
     should_stop: ShouldStop | None = None,
+    known: KnownFeatures | None = None,
+    turn: EncoderTurn = nullcontext,
 ) -> Analysis:
     """Analyse a slide; the same slide, model and options give the same result.
 
@@ -64,6 +67,13 @@ def analyze_slide(
         Called with a stage of `STAGES`, what is done and what there is to do.
     should_stop
         Asked between stages and batches.
+    known
+        Features of earlier runs on this slide; those of this one are added batch by batch, so that one that
+        was cut off is gone on with.
+    turn
+        Makes what is held while this slide's patches are encoded, such as a lock: two analyses in two
+        threads then read, predict and draw beside each other, and do not share the encoder. It is entered
+        when the first patches are read, and not at all where all features are known.
 
     Raises
     ------
@@ -76,95 +86,26 @@ def analyze_slide(
     ClamCoreError
         Whatever else is wrong with slide, model or options; see `clam_core.errors`.
     """
-    run = _Run(progress, should_stop)
+    run = Run(progress, should_stop)
     with run.stage("model"):
         model = package if isinstance(package, LoadedModel) else load_model(package, device)
-    return _analyze(slide, model, options or AnalysisOptions(), run)
+    return _Steps(slide, model, options or AnalysisOptions(), run, known, turn).analysis()
 
 
-@dataclass
-class _Run:
-    """Progress, timings and the wish to stop, of one analysis."""
+@dataclass(frozen=True)
+class KnownFeatures:
+    """Where features of earlier runs on a slide are.
 
-    progress: Progress | None
-    should_stop: ShouldStop | None
-    timings: dict[str, float] = field(default_factory=dict)
+    Attributes
+    ----------
+    store
+        Keeps them.
+    fingerprint
+        Names the content of the slide: where a pixel changes, so must this. It must name no patient.
+    """
 
-    def report(self, stage: str, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(stage, done, total)
-        if self.should_stop is not None and self.should_stop():
-            raise AnalysisStopped("The analysis was stopped because its caller asked for it.")
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.report(name, 0, 1)
-        with self.timed(name):
-            yield
-        self.report(name, 1, 1)
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - started
-
-
-def _analyze(slide: Slide, model: LoadedModel, options: AnalysisOptions, run: _Run) -> Analysis:
-    package = model.package
-    summary = summarize(slide, options)
-    plan = plan_patches(slide, summary, package, options)
-    with run.stage("tissue"):
-        tissue = find_tissue(slide, summary, package, options)
-        tissue_mm2 = None if summary.mpp is None else tissue.area_mm2(summary.mpp)
-    with run.stage("patches"):
-        coordinates = lay_patches(slide, tissue, plan, options)
-        finer = None
-        if options.overlap:
-            finer = _Finer.of(lay_patches(slide, tissue, plan, options, options.overlap), coordinates)
-    total = len(coordinates) + (0 if finer is None else len(finer.new))
-    features = np.concatenate(list(_encoded(slide, model, plan, coordinates, options, run, 0, total)))
-    with run.stage("predict"):
-        prediction = _predict(model, features)
-        shares = attention_shares(prediction)
-        ranks = percentiles(prediction.attention)
-        quality = package.assess(features, tissue_mm2, len(coordinates))
-    fine = None
-    if finer is not None:
-        with closing(
-            _encoded(slide, model, plan, finer.new, options, run, len(coordinates), total)
-        ) as batches:
-            fine = _fine_scores(model, prediction, finer, batches)
-    flags = tuple(dict.fromkeys((*spacing_flags(slide, summary, plan, package, options), *quality.flags)))
-    with run.stage("heatmap"):
-        top = find_top_patches(slide, plan, coordinates, shares, ranks, options)
-        overlay = draw_overlay(summary, tissue, plan, fine or FineScores(coordinates, ranks), options)
-        caption = make_caption(summary, package, prediction, len(coordinates), tissue_mm2, quality, flags)
-        if options.caption_name is not None:
-            caption = replace(caption, slide=options.caption_name)
-        heatmap = draw_heatmap(slide, summary, overlay, caption, top, options)
-    return Analysis(
-        slide=summary,
-        model=package,
-        encoder_name=model.encoder.name,
-        encoder_sha256=model.encoder.sha256,
-        options=options,
-        plan=plan,
-        coordinates=coordinates,
-        features=features,
-        prediction=prediction,
-        attention=shares,
-        percentiles=ranks,
-        fine=fine,
-        quality=quality,
-        flags=flags,
-        tissue_mm2=tissue_mm2,
-        top_patches=top,
-        heatmap=heatmap,
-        overlay=overlay,
-        timings=run.timings,
-        software=_software(model.device),
-    )
+    store: FeatureStore
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -187,29 +128,131 @@ class _Finer:
         return self.coordinates[self.known < 0]
 
 
-def _encoded(
-    slide: Slide,
-    model: LoadedModel,
-    plan: PatchPlan,
-    coordinates: Coordinates,
-    options: AnalysisOptions,
-    run: _Run,
-    before: int,
-    total: int,
-) -> Generator[Features]:
-    """Yield features batch by batch, reporting progress among all patches there are to encode."""
-    done = before
-    run.report("encode", done, total)
-    encoding = encode_patches(
-        slide, plan, coordinates, model.encoder, batch_size=options.batch_size, readers=options.readers
-    )
-    with closing(encoding) as batches:
-        while done < before + len(coordinates):
-            with run.timed("encode"):
-                features = next(batches)
-            done += len(features)
-            run.report("encode", done, total)
-            yield features
+@dataclass(frozen=True)
+class _Found:
+    """What is known of a slide before any patch is encoded."""
+
+    summary: SlideSummary
+    plan: PatchPlan
+    tissue: Tissue
+    tissue_mm2: float | None
+    coordinates: Coordinates
+    finer: _Finer | None
+
+    @property
+    def total(self) -> int:
+        """Patches there are to encode."""
+        return len(self.coordinates) + (0 if self.finer is None else len(self.finer.new))
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """What became of the patches."""
+
+    features: Features
+    prediction: SlidePrediction
+    fine: FineScores | None
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of one analysis, in order."""
+
+    slide: Slide
+    model: LoadedModel
+    options: AnalysisOptions
+    run: Run
+    known: KnownFeatures | None
+    turn: EncoderTurn
+
+    def analysis(self) -> Analysis:
+        found = self._find_patches()
+        return self._explain(found, self._encode(found))
+
+    def _find_patches(self) -> _Found:
+        slide, package, options = self.slide, self.model.package, self.options
+        summary = summarize(slide, options)
+        plan = plan_patches(slide, summary, package, options)
+        with self.run.stage("tissue"):
+            tissue = find_tissue(slide, summary, package, options)
+            tissue_mm2 = None if summary.mpp is None else tissue.area_mm2(summary.mpp)
+        with self.run.stage("patches"):
+            coordinates = lay_patches(slide, tissue, plan, options)
+            finer = None
+            if options.overlap:
+                finer = _Finer.of(lay_patches(slide, tissue, plan, options, options.overlap), coordinates)
+        return _Found(summary, plan, tissue, tissue_mm2, coordinates, finer)
+
+    def _encode(self, found: _Found) -> _Encoded:
+        """Encode, predict and score the overlapping patches, with the encoder to itself."""
+        with ExitStack() as held:
+            entry = held.enter_context(self._entry(found.plan))
+            turn = held.enter_context(LateTurn(self.turn, self.run))
+            stream = FeatureStream(
+                self.slide,
+                found.plan,
+                self.model.encoder,
+                self.options,
+                self.run,
+                entry,
+                turn.take,
+                found.total,
+            )
+            features = stream.all_of(found.coordinates)
+            with self.run.stage("predict"):
+                prediction = _predict(self.model, features)
+            fine = None
+            if found.finer is not None:
+                fine = _fine_scores(self.model, prediction, found.finer, stream)
+        return _Encoded(features, prediction, fine)
+
+    def _entry(self, plan: PatchPlan) -> AbstractContextManager[FeatureEntry]:
+        encoder = self.model.encoder
+        store, slide = (
+            (NoFeatures(), "") if self.known is None else (self.known.store, self.known.fingerprint)
+        )
+        return store.open(FeatureKey.of(slide, encoder, plan), encoder.dim)
+
+    def _explain(self, found: _Found, encoded: _Encoded) -> Analysis:
+        slide, package, options = self.slide, self.model.package, self.options
+        summary, plan, coordinates = found.summary, found.plan, found.coordinates
+        prediction = encoded.prediction
+        with self.run.stage("heatmap"):
+            shares, ranks = attention_shares(prediction), percentiles(prediction.attention)
+            quality = package.assess(encoded.features, found.tissue_mm2, len(coordinates))
+            spacing = spacing_flags(slide, summary, plan, package, options)
+            flags = tuple(dict.fromkeys((*spacing, *quality.flags)))
+            top = find_top_patches(slide, plan, coordinates, shares, ranks, options)
+            scores = encoded.fine or FineScores(coordinates, ranks)
+            overlay = draw_overlay(summary, found.tissue, plan, scores, options)
+            caption = make_caption(
+                summary, package, prediction, len(coordinates), found.tissue_mm2, quality, flags
+            )
+            if options.caption_name is not None:
+                caption = replace(caption, slide=options.caption_name)
+            heatmap = draw_heatmap(slide, summary, overlay, caption, top, options)
+        return Analysis(
+            slide=summary,
+            model=package,
+            encoder_name=self.model.encoder.name,
+            encoder_sha256=self.model.encoder.sha256,
+            options=options,
+            plan=plan,
+            coordinates=coordinates,
+            features=encoded.features,
+            prediction=prediction,
+            attention=shares,
+            percentiles=ranks,
+            fine=encoded.fine,
+            quality=quality,
+            flags=flags,
+            tissue_mm2=found.tissue_mm2,
+            top_patches=top,
+            heatmap=heatmap,
+            overlay=overlay,
+            timings=self.run.timings,
+            software=_software(self.model),
+        )
 
 
 def _predict(model: LoadedModel, features: Features) -> SlidePrediction:
@@ -223,20 +266,22 @@ def _predict(model: LoadedModel, features: Features) -> SlidePrediction:
 
 
 def _fine_scores(
-    model: LoadedModel, prediction: SlidePrediction, finer: _Finer, batches: Iterator[Features]
+    model: LoadedModel, prediction: SlidePrediction, finer: _Finer, stream: FeatureStream
 ) -> FineScores:
     """Rank overlapping patches among those of the prediction: raw attention does not depend on the bag."""
     row = prediction.predicted if len(prediction.attention_raw) > 1 else 0
     raw = prediction.attention[finer.known]
-    new = [_predict(model, batch).attention_raw[row] for batch in batches]
-    if new:
-        raw[finer.known < 0] = np.concatenate(new)
+    new = np.flatnonzero(finer.known < 0)
+    for part in stream.parts_of(finer.new):
+        if len(part.indices):
+            raw[new[part.indices]] = _predict(model, part.features).attention_raw[row]
     return FineScores(finer.coordinates, percentiles_among(raw, prediction.attention))
 
 
-def _software(device: torch.device) -> dict[str, str]:
+def _software(model: LoadedModel) -> dict[str, str]:
     return {
         "clam_core": clam_core.__version__,
         "torch": torch.__version__,
-        "device": describe_device(device),
+        "device": describe_device(model.device),
+        "encoder": model.encoder.numerics,
     }

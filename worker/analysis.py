@@ -7,6 +7,7 @@ import dataclasses
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from clam_core.device import describe_device, select_device
 from clam_core.encoders import Encoder
 from clam_core.errors import ClamCoreError, EncoderWeightsError
+from clam_core.features import FeatureFolder, FeatureStore, FolderLimits, NoFeatures
 from clam_core.model import LoadedModel
 from clam_core.options import AnalysisOptions
 from clam_core.package import (
@@ -27,13 +29,15 @@ from clam_core.package import (
     discover_packages,
     load_package,
 )
-from clam_core.pipeline import analyze_slide
-from clam_core.slides import Slide, thumbnail
+from clam_core.pipeline import KnownFeatures, analyze_slide
+from clam_core.run import EncoderTurn
+from clam_core.slides import Slide, WsiDicomSlide, thumbnail
 from clam_core.tensors import read_tensors
 from worker.contract import ModelOffer
 from worker.dicom_results import Attention
 from worker.errors import ModelError
 from worker.job import Analysis, StageReport
+from worker.pace import Pace, in_words
 from worker.settings import CheckpointSettings, Settings
 from worker.telemetry import Telemetry
 
@@ -58,11 +62,14 @@ class ClamAnalyzer:
         The model for requests that name none.
     device
         The device, for people.
+    features
+        Keeps features from slide to slide.
     """
 
     models: Mapping[str, LoadedModel]
     default_model: str | None
     device: str
+    features: FeatureStore = dataclasses.field(default_factory=NoFeatures)
 
     @classmethod
     def load(cls, settings: Settings, telemetry: Telemetry | None = None) -> ClamAnalyzer:
@@ -81,7 +88,7 @@ class ClamAnalyzer:
         except ClamCoreError as error:
             raise ModelError(str(error), error.code) from error
         default = _default_name(settings.default_model, models)
-        return cls(models, default, describe_device(device))
+        return cls(models, default, describe_device(device), feature_store(settings))
 
     @property
     def offers(self) -> tuple[ModelOffer, ...]:
@@ -89,7 +96,13 @@ class ClamAnalyzer:
         packages = [model.package for model in self.models.values()]
         return tuple(ModelOffer(package.name, package.version, package.sha256) for package in packages)
 
-    def analyze(self, slide: Slide, request: Mapping[str, Any], report: StageReport) -> Analysis:
+    def analyze(
+        self,
+        slide: Slide,
+        request: Mapping[str, Any],
+        report: StageReport,
+        turn: EncoderTurn = nullcontext,
+    ) -> Analysis:
         """Analyse an open slide as the request asks.
 
         Raises
@@ -107,15 +120,25 @@ class ClamAnalyzer:
             slide,
             self._model(request.get("model")),
             options=dataclasses.replace(options, caption_name=f"Series {series}" if series else "Slide"),
-            progress=lambda stage, done, total: report(
-                stage, done / max(total, 1), _detail(stage, done, total)
-            ),
+            progress=Progress(report),
+            known=self._known(slide, request),
+            turn=turn,
         )
         return Analysis(
             result=found.to_result(),
             artifacts={**found.artifacts(), "thumbnail.png": _thumbnail(slide)},
             attention=Attention(found.coordinates, found.plan.footprint, found.percentiles),
         )
+
+    def _known(self, slide: Slide, request: Mapping[str, Any]) -> KnownFeatures | None:
+        """Return where this slide's features are kept; nowhere where nothing names what is read.
+
+        The series' fingerprint names its DICOM; a file from SVS_STORAGE_DIR that stands in for it may change.
+        """
+        fingerprint = request.get("fingerprint")
+        if not isinstance(slide, WsiDicomSlide) or not fingerprint:
+            return None
+        return KnownFeatures(self.features, str(fingerprint))
 
     def _model(self, name: str | None) -> LoadedModel:
         chosen = name or self.default_model
@@ -149,14 +172,41 @@ def free_gpu_memory(device: str) -> tuple[int, int] | None:
     return torch.cuda.mem_get_info(name) if name.startswith("cuda") else None
 
 
-def _detail(stage: str, done: int, total: int) -> str:
-    return f"{done} of {total} patches" if stage == "encode" else ""
+class Progress:
+    """Turns what the analysis counts into what a person and the daemon want to know."""
+
+    def __init__(self, report: StageReport) -> None:
+        self._report = report
+        self._pace = Pace()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take a report of the analysis."""
+        share = done / max(total, 1)
+        if stage == "wait":
+            self._pace.restart()
+        if stage != "encode":
+            self._report(stage, share)
+            return
+        self._pace.note(done)
+        remaining_s = self._pace.seconds_for(total - done)
+        words = f"{done:,} of {total:,} patches"
+        if remaining_s is not None:
+            words += f", {self._pace.per_second:.1f}/s, {in_words(remaining_s)} left"
+        self._report(stage, share, words, remaining_s)
 
 
 def _thumbnail(slide: Slide) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(thumbnail(slide, _THUMBNAIL_PX)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def feature_store(settings: Settings) -> FeatureStore:
+    """Return what keeps features between slides, as the settings say."""
+    if settings.feature_cache_max_bytes == 0:
+        return NoFeatures()
+    limits = FolderLimits(settings.feature_cache_max_bytes, settings.feature_cache_max_age_s)
+    return FeatureFolder(settings.feature_cache_dir, limits)
 
 
 def _packages(settings: Settings) -> list[ModelPackage]:

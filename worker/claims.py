@@ -65,8 +65,8 @@ class Claimer:
         self._on_tick = on_tick
         self._token = new_token()
 
-    def claim(self, wait_s: float) -> ClaimAnswer:
-        """Ask once, for up to `wait_s` seconds.
+    def claim(self, wait_s: float, *, prefetch: bool = False) -> ClaimAnswer:
+        """Ask once, for up to `wait_s` seconds; with `prefetch` for the slide after the one in hand.
 
         The token stays the same until an answer came, so a lost answer is asked for again, not twice.
 
@@ -76,7 +76,9 @@ class Claimer:
             If no usable answer came.
         """
         answers: queue.Queue[ClaimAnswer | Exception] = queue.Queue()
-        thread = threading.Thread(target=self._poll, args=(wait_s, answers), name="claim", daemon=True)
+        thread = threading.Thread(
+            target=self._poll, args=(wait_s, prefetch, answers), name="claim", daemon=True
+        )
         thread.start()
         while True:
             try:
@@ -99,21 +101,29 @@ class Claimer:
             return ClaimAnswer(None, None)
         return answer
 
-    def _poll(self, wait_s: float, answers: queue.Queue[ClaimAnswer | Exception]) -> None:
+    def _poll(
+        self,
+        wait_s: float,
+        prefetch: bool,  # noqa: FBT001 - the arguments of a thread
+        answers: queue.Queue[ClaimAnswer | Exception],
+    ) -> None:
         try:
-            claim, pause_s = self._ask(self._poll_client, wait_s)
+            claim, pause_s = self._ask(self._poll_client, wait_s, prefetch=prefetch)
         except Exception as error:  # noqa: BLE001 - the boundary of the thread; raised again by who waits
             answers.put(error)
         else:
             answers.put(ClaimAnswer(claim, pause_s))
 
-    def _ask(self, client: PluginClient, wait_s: float) -> tuple[Claim | None, float | None]:
+    def _ask(
+        self, client: PluginClient, wait_s: float, *, prefetch: bool = False
+    ) -> tuple[Claim | None, float | None]:
         return client.claim(
             self._token,
             self._analyzer.offers,
             self._analyzer.default_model,
             device=self._analyzer.device,
             wait_s=wait_s,
+            prefetch=prefetch,
         )
 
     def _end_poll(self) -> None:

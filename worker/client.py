@@ -114,8 +114,9 @@ class PluginClient:
         *,
         device: str,
         wait_s: float,
+        prefetch: bool = False,
     ) -> tuple[Claim | None, float | None]:
-        """Ask for a request to work on.
+        """Ask for a request to work on; with `prefetch` for the next one, while another is in hand.
 
         Returns
         -------
@@ -137,6 +138,7 @@ class PluginClient:
             "default_model": default_model,
             "software": __version__,
             "device": device,
+            **({"prefetch": True} if prefetch else {}),
             **self._counted(),
         }
         answer = self._send(
@@ -149,9 +151,16 @@ class PluginClient:
         return parse_claim(document, token), float(pause) if isinstance(pause, int | float) else None
 
     def heartbeat(
-        self, request_id: str, lease: Lease, *, stage: str, progress: float, detail: str
+        self,
+        request_id: str,
+        lease: Lease,
+        *,
+        stage: str,
+        progress: float,
+        detail: str,
+        prefetch: bool = False,
     ) -> HeartbeatAnswer:
-        """Keep the lease and say how far the work is.
+        """Keep the lease and say how far the work is; without `prefetch` the slide is begun.
 
         Raises
         ------
@@ -169,6 +178,8 @@ class PluginClient:
         )
         if detail:
             body["detail"] = detail[:_TEXT_LIMIT]
+        if prefetch:
+            body["prefetch"] = True
         # A connection that died in silence (NAT forgets idle ones) must cost one heartbeat, not the lease.
         patience_s = max(_LEAST_HEARTBEAT_TIMEOUT_S, lease.heartbeat_s)
         answer = self._send(

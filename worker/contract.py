@@ -40,6 +40,8 @@ class Lease:
         Seconds between heartbeats that the server wants.
     confirm_s
         Seconds within which the first heartbeat must arrive.
+    prefetch
+        Whether the slide is leased ahead of its turn, so that an idle worker may still take it.
     """
 
     token: str = field(repr=False)
@@ -47,6 +49,7 @@ class Lease:
     duration_s: float
     heartbeat_s: float
     confirm_s: float
+    prefetch: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,7 @@ def parse_claim(body: Mapping[str, Any], token: str) -> Claim:
                 duration_s=float(lease["duration_s"]),
                 heartbeat_s=float(lease["heartbeat_s"]),
                 confirm_s=float(lease["confirm_s"]),
+                prefetch=lease.get("prefetch") is True,
             ),
             instances=tuple(_instance(item) for item in body["instances"]),
         )

@@ -6,13 +6,20 @@ from __future__ import annotations
 import threading
 
 from worker.errors import JobStoppedError, StopReason
-from worker.stages import Position, position_in
+from worker.stages import Position, is_begun, position_in
 
 
 class JobControl:
-    """Shared by the thread that works, the one that sends heartbeats and the one that supervises."""
+    """Shared by the thread that works, the one that sends heartbeats and the one that supervises.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    prefetch
+        Whether the slide is fetched ahead of its turn.
+    """
+
+    def __init__(self, *, prefetch: bool = False) -> None:
+        self._prefetch = prefetch
         self._changed = threading.Condition()
         self._position = Position()
         self._reason: StopReason | None = None
@@ -24,6 +31,17 @@ class JobControl:
         """How far the work is now."""
         with self._changed:
             return self._position
+
+    @property
+    def prefetch(self) -> bool:
+        """Whether the slide was fetched ahead and is not begun: an idle worker may still have it."""
+        with self._changed:
+            return self._prefetch
+
+    def begin(self) -> None:
+        """Say that the slide is begun: its lease is an ordinary one from the next heartbeat on."""
+        with self._changed:
+            self._prefetch = False
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -42,6 +60,7 @@ class JobControl:
         with self._changed:
             new_stage = position.stage != self._position.stage
             self._position = position
+            self._prefetch = self._prefetch and not is_begun(position.stage)
             if new_stage:
                 self._changed.notify_all()
         self.check()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from enum import Enum
 
 from worker.backoff import Backoff
 from worker.claims import Claimer
-from worker.client import ONCE, PluginClient
+from worker.client import PluginClient
 from worker.contract import Claim
 from worker.control import JobControl
 from worker.delivery import Delivery
-from worker.errors import BusyError, JobStoppedError, RefusedError, ServerError, StopReason, UnauthorizedError
-from worker.heartbeat import Heartbeat
+from worker.errors import BusyError, JobStoppedError, RefusedError, ServerError, UnauthorizedError
 from worker.job import Analyzer, Job
 from worker.logs import request_context
 from worker.outbox import Fate, Outbox
@@ -26,14 +24,17 @@ from worker.pulse import Pulse
 from worker.settings import Settings, Shutdown
 from worker.shutdown import ShutdownRequest
 from worker.stages import position_in
+from worker.work import Work
 
 _log = logging.getLogger(__name__)
 
 _TICK_S = 0.2
-_GRACE_S = 5.0
-"""How long a stopped job may take to notice; a native call cannot be interrupted."""
-
-
+_AHEAD_S = 20.0
+"""The next slide is claimed when the one in hand needs the encoder for less than so many seconds."""
+_AHEAD_POLL_S = 5.0
+"""So long a claim ahead is held open: soon the worker may be idle, and then its claim ranks higher."""
+_AHEAD_PAUSE_S = 1.0
+"""Pause between claims while a request is in hand, which may end at any time."""
 _FAILURES_OF_A_SINGLE_RUN = 5
 """After so many claims without an answer a run that is to end by itself gives up: half a minute or so."""
 
@@ -63,7 +64,7 @@ class DaemonEnd:
 
 
 class Daemon:
-    """Claims requests and works on them, one at a time.
+    """Claims requests and works on them: one is encoded, and the next prepared when that one is nearly done.
 
     Parameters
     ----------
@@ -105,11 +106,12 @@ class Daemon:
         self._shutdown = shutdown
         self._backoff = backoff if backoff is not None else Backoff(base_s=1.0, cap_s=60.0)
         self._pulse = Pulse()
-        self._claimer = Claimer(make_client, analyzer, lambda: shutdown.no_more, self._show_idle)
+        self._claimer = Claimer(make_client, analyzer, lambda: shutdown.no_more, self._tick)
         self._failures = 0
         self._was_accepted = False
         self._abandoned = False
         self._served = 0
+        self._works: list[Work] = []
 
     def run(self, mode: Mode = Mode.FOREVER, pulse: Pulse | None = None) -> DaemonEnd:
         """Run until the mode or the shutdown ends it.
@@ -130,32 +132,43 @@ class Daemon:
         """
         self._pulse = pulse if pulse is not None else self._pulse
         self._pulse.ready()
-        while not self._ends(mode):
-            if not self._step(mode):
+        while not (self._ends(mode) or self._abandoned):
+            if not self._may_claim():
+                self._wait_for_work()
+            elif not self._step(mode):
                 break
         self._pulse.stopping()
+        while self._works:
+            self._wait_for_work()
         _log.info("The worker ends after %d request(s).", self._served)
         return DaemonEnd(self._served, self._abandoned)
 
     def _ends(self, mode: Mode) -> bool:
-        return self._shutdown.no_more or self._abandoned or (mode is Mode.ONCE and self._served > 0)
+        return self._shutdown.no_more or (mode is Mode.ONCE and self._served > 0)
+
+    def _may_claim(self) -> bool:
+        """Return whether there is room for a request: nothing in hand, or one that is nearly encoded."""
+        if not self._works:
+            return True
+        return len(self._works) == 1 and self._works[0].encoder_free_in_s < _AHEAD_S
 
     def _step(self, mode: Mode) -> bool:
-        """Claim and serve one request; return False where there is nothing to do and the mode ends then."""
+        """Claim a request and begin it; return False where there is nothing to do and the mode ends then."""
+        ahead = bool(self._works)
         wait_s = 0.0 if mode is Mode.UNTIL_EMPTY else self._settings.long_poll_s
         asked_at = time.monotonic()
         try:
-            delivered = self._outbox.replay(self._show_idle)
-            answer = self._claimer.claim(wait_s)
+            delivered = self._outbox.replay(self._tick)
+            answer = self._claimer.claim(min(wait_s, _AHEAD_POLL_S) if ahead else wait_s, prefetch=ahead)
         except ServerError as error:
             self._after_failure(error, mode)
             return True
         self._failures = 0
         self._was_accepted = True
         if answer.claim is not None:
-            self._serve(answer.claim)
+            self._begin(answer.claim)
             return True
-        if mode is not Mode.FOREVER and delivered:
+        if mode is not Mode.FOREVER and delivered and not self._works:
             return False
         self._pause_between_claims(answer.pause_s, time.monotonic() - asked_at)
         return True
@@ -182,26 +195,41 @@ class Daemon:
             self._sleep(self._settings.poll_interval_s if pause_s is None else pause_s)
 
     def _sleep(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
+        """Wait between claims; with a request in hand for a moment, and no longer than there is one."""
+        ahead = bool(self._works)
+        until = time.monotonic() + (_AHEAD_PAUSE_S if ahead else seconds)
         while not self._shutdown.no_more and (left := until - time.monotonic()) > 0:
-            self._show_idle()
+            self._tick()
+            if ahead and not self._works:
+                return
             self._shutdown.requested.wait(min(left, _TICK_S))
 
-    def _serve(self, claim: Claim) -> None:
+    def _begin(self, claim: Claim) -> None:
         self._served += 1
-        control = JobControl()
-        client = self._make_client()
-        with request_context(claim.request_id):
-            _log.info(
-                "Claimed: model %s, series %s.",
-                claim.request.get("model"),
-                claim.request.get("series_instance_uid"),
-            )
-            thread = threading.Thread(target=self._work, args=(claim, control), name="job", daemon=True)
-            with Heartbeat(client, claim, control, on_drain=self._drain):
-                thread.start()
-                self._supervise(thread, claim, control)
-        client.close()
+        work = Work(claim, self._make_client, self._work, self._drain)
+        self._works.append(work)
+        work.start()
+
+    def _tick(self) -> None:
+        """Look after the requests in hand: stop them where a shutdown asks for that, let go what is over."""
+        for work in list(self._works):
+            if self._must_hand_back(work):
+                work.hand_back()
+            if work.is_over or work.is_stuck:
+                self._abandoned = self._abandoned or work.is_stuck
+                self._works.remove(work)
+                work.close()
+        if self._works:
+            # The first one alone: the next one waits for it, and would hide that it hangs.
+            first = self._works[0]
+            self._pulse.working(first.claim.request_id, first.control.position)
+        else:
+            self._pulse.idle()
+
+    def _wait_for_work(self) -> None:
+        if self._works:
+            self._works[0].wait(_TICK_S)
+        self._tick()
 
     def _work(self, claim: Claim, control: JobControl) -> None:
         """Work on a claim, in a thread of its own."""
@@ -238,38 +266,11 @@ class Daemon:
             what = "result" if "result" in delivery.body else "error"
             _log.info("The %s has arrived (%.1f s).", what, time.monotonic() - begun)
 
-    def _supervise(self, thread: threading.Thread, claim: Claim, control: JobControl) -> None:
-        """Wait for the work, and stop it where a shutdown asks for that."""
-        give_up_at: float | None = None
-        while thread.is_alive():
-            thread.join(_TICK_S)
-            self._pulse.working(claim.request_id, control.position)
-            if give_up_at is None and self._must_hand_back():
-                self._hand_back(claim, control)
-                give_up_at = time.monotonic() + _GRACE_S
-            if give_up_at is not None and thread.is_alive() and time.monotonic() > give_up_at:
-                self._abandoned = True
-                return
-
-    def _must_hand_back(self) -> bool:
+    def _must_hand_back(self, work: Work) -> bool:
+        """Return whether a shutdown means this request, too; one that is not begun goes back in any case."""
+        asked, at_once = self._shutdown.requested.is_set(), self._shutdown.at_once.is_set()
         first_suffices = self._settings.shutdown is Shutdown.HANDBACK
-        return self._shutdown.at_once.is_set() or (first_suffices and self._shutdown.requested.is_set())
-
-    def _hand_back(self, claim: Claim, control: JobControl) -> None:
-        """Give the lease back now; a result that is being sent is finished, or waits on disk."""
-        if not control.stop(StopReason.HANDED_BACK):
-            return
-        client = self._make_client()
-        try:
-            client.hand_back(claim.request_id, claim.lease, retry=ONCE)
-            _log.info("The request was handed back.")
-        except ServerError as error:
-            _log.warning("The request could not be handed back; its lease expires by itself: %s", error)
-        finally:
-            client.close()
-
-    def _show_idle(self) -> None:
-        self._pulse.idle()
+        return at_once or (asked and first_suffices) or (self._shutdown.no_more and work.control.prefetch)
 
     def _drain(self) -> None:
         if not self._shutdown.drained.is_set():

@@ -85,6 +85,7 @@ class Heartbeat:
                 stage=position.stage,
                 progress=position.progress,
                 detail=position.detail,
+                prefetch=self._control.prefetch,
             )
         except LeaseLostError:
             self._stop(StopReason.LEASE_LOST, "The lease was lost: the work is dropped.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from clam_core.errors import ClamCoreError, NonFiniteError
+from clam_core.run import EncoderTurn
 from clam_core.slides import Slide
 from worker import __version__
 from worker.contract import Claim, ModelOffer
@@ -24,11 +25,19 @@ from worker.failures import failure_of
 from worker.progress import ProgressView
 from worker.sources import Reporting
 from worker.stages import position_in
+from worker.turns import EncoderTurns
 
 _log = logging.getLogger(__name__)
 
-StageReport = Callable[[str, float, str], None]
-"""``report(stage, fraction of the stage, detail)``; raises where the work must end."""
+
+class StageReport(Protocol):
+    """Tells how far the work is; raises where it must end."""
+
+    def __call__(
+        self, stage: str, fraction: float, detail: str = "", remaining_s: float | None = None
+    ) -> None:
+        """Report a stage, the share of it that is done, words for a person and the seconds it will take."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,21 @@ class Analyzer(Protocol):
         """The device, for people, such as ``cuda:0 NVIDIA H200``."""
         ...
 
-    def analyze(self, slide: Slide, request: Mapping[str, Any], report: StageReport) -> Analysis:
+    def analyze(
+        self, slide: Slide, request: Mapping[str, Any], report: StageReport, turn: EncoderTurn
+    ) -> Analysis:
         """Analyse an open slide as the request asks.
+
+        Parameters
+        ----------
+        slide
+            The open slide.
+        request
+            The request as the server described it.
+        report
+            Is told how far it is.
+        turn
+            Makes what is held while patches are encoded; other work goes on beside another slide's.
 
         Raises
         ------
@@ -80,7 +102,7 @@ class Analyzer(Protocol):
 
 
 class Job:
-    """Works on claimed requests, one at a time.
+    """Works on claimed requests; several may be in work, and one of them is encoded.
 
     Parameters
     ----------
@@ -109,6 +131,7 @@ class Job:
         self._open_slide = open_slide
         self._dicom = dicom
         self._clock = clock
+        self._turns = EncoderTurns()
 
     def run(self, claim: Claim, control: JobControl, view: ProgressView) -> Delivery:
         """Work on a claim until there is a result or an error to send.
@@ -119,26 +142,26 @@ class Job:
             If the work was stopped; nothing is to be sent then.
         """
 
-        def report(stage: str, fraction: float, detail: str = "") -> None:
-            position = position_in(stage, fraction, detail)
+        def report(stage: str, fraction: float, detail: str = "", remaining_s: float | None = None) -> None:
+            position = position_in(stage, fraction, detail, remaining_s)
             view.show(position)
             control.report(position)
 
         try:
-            return self._analyse(claim, report)
+            return self._analyse(claim, report, lambda: self._turns.take(control))
         except JobStoppedError:
             raise
         except Exception as error:  # noqa: BLE001 - one request's failure must not end the worker
             control.check()
             return self._failed(claim, error)
 
-    def _analyse(self, claim: Claim, report: StageReport) -> Delivery:
+    def _analyse(self, claim: Claim, report: StageReport, turn: EncoderTurn) -> Delivery:
         report("open", 0.0, "")
         begun = self._clock()
         with self._open_slide(claim) as slide:
             opened = self._clock()
             report("open", 1.0, "")
-            analysis = self._analyzer.analyze(slide, claim.request, report)
+            analysis = self._analyzer.analyze(slide, claim.request, report, turn)
             own_timings = {"queue": queue_seconds(claim.request), "open": round(opened - begun, 3)}
             result = complete_result(analysis, claim, own_timings, self._analyzer.device)
             _say_how_it_was_read(slide, result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -58,11 +59,12 @@ class Outbox:
         self._client = client
         self._spool = spool
         self._clock = clock
+        self._sending = threading.Lock()
 
     def deliver(
         self, delivery: Delivery, on_sent: Callable[[int], None] | None = None, begun_at: float | None = None
     ) -> Fate:
-        """Send a new delivery.
+        """Send a new delivery, one at a time: the next slide may be done before the last one has arrived.
 
         Parameters
         ----------
@@ -73,6 +75,12 @@ class Outbox:
         begun_at
             When publishing began, on the clock; its duration becomes the result's ``timings_s.publish``.
         """
+        with self._sending:
+            return self._deliver(delivery, on_sent, begun_at)
+
+    def _deliver(
+        self, delivery: Delivery, on_sent: Callable[[int], None] | None, begun_at: float | None
+    ) -> Fate:
         spooled = self._keep(delivery)
         started = self._clock() if begun_at is None else begun_at
         try:
@@ -95,11 +103,21 @@ class Outbox:
     def replay(self, on_next: Callable[[], None] = lambda: None) -> bool:
         """Send what waits, oldest first, until the server cannot be reached; return whether nothing waits.
 
+        While a new delivery is being sent, which lies on disk like those that wait, nothing is done.
+
         Parameters
         ----------
         on_next
             Called before each delivery.
         """
+        if not self._sending.acquire(blocking=False):
+            return False
+        try:
+            return self._replay(on_next)
+        finally:
+            self._sending.release()
+
+    def _replay(self, on_next: Callable[[], None]) -> bool:
         try:
             self._spool.tidy()
             for delivery in self._spool.waiting():

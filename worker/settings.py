@@ -104,6 +104,10 @@ class Settings:
         Folder where results wait for the network.
     spool_max_bytes, spool_max_age_s
         Bounds of that folder.
+    feature_cache_dir
+        Folder of features of earlier runs, shared by all workers of this machine.
+    feature_cache_max_bytes, feature_cache_max_age_s
+        Bounds of that folder; no byte turns it off.
     log_format, log_level
         How the log is written.
     passed_on
@@ -134,6 +138,9 @@ class Settings:
     spool_dir: Path
     spool_max_bytes: int
     spool_max_age_s: float
+    feature_cache_dir: Path
+    feature_cache_max_bytes: int
+    feature_cache_max_age_s: float
     log_format: LogFormat
     log_level: str
     passed_on: Mapping[str, str] = field(default_factory=dict, repr=False)

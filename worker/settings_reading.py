@@ -61,10 +61,14 @@ _NAMES = (
     "SPOOL_DIR",
     "SPOOL_MAX_MB",
     "SPOOL_MAX_HOURS",
+    "FEATURE_CACHE_DIR",
+    "FEATURE_CACHE_MAX_MB",
+    "FEATURE_CACHE_MAX_DAYS",
     "LOG_FORMAT",
     "LOG_LEVEL",
 )
 
+_CACHE = Path.home() / ".cache" / "orthanc-pathology"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 WORKER_ID_FORM = "1 to 64 letters, digits, dots, dashes or underscores"
@@ -261,9 +265,14 @@ def _read(reader: _Reader, passed_on: Mapping[str, str]) -> Settings:
         connect_timeout_s=reader.number("CONNECT_TIMEOUT", 5, 0.1, 120),
         read_timeout_s=reader.number("READ_TIMEOUT", 60, 1, 3600),
         shutdown=Shutdown(reader.one_of("SHUTDOWN", "finish", tuple(mode.value for mode in Shutdown))),
-        spool_dir=reader.path("SPOOL_DIR") or Path.home() / ".cache" / "orthanc-pathology" / "spool",
+        spool_dir=reader.path("SPOOL_DIR") or _CACHE / "spool",
         spool_max_bytes=int(reader.number("SPOOL_MAX_MB", 2048, 1, 1_048_576) * 1024 * 1024),
         spool_max_age_s=reader.number("SPOOL_MAX_HOURS", 72, 0.01, 8760) * 3600,
+        feature_cache_dir=reader.path("FEATURE_CACHE_DIR") or _CACHE / "features",
+        feature_cache_max_bytes=int(
+            reader.number("FEATURE_CACHE_MAX_MB", 10_240, 0, 67_108_864) * 1024 * 1024
+        ),
+        feature_cache_max_age_s=reader.number("FEATURE_CACHE_MAX_DAYS", 30, 0.01, 3650) * 86_400,
         log_format=LogFormat(reader.one_of("LOG_FORMAT", "text", tuple(form.value for form in LogFormat))),
         log_level=reader.one_of("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         passed_on=dict(passed_on),

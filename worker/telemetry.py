@@ -115,10 +115,28 @@ class MeteredEncoder:
         """Of its weights file."""
         return self.inner.sha256
 
+    @property
+    def numerics(self) -> str:
+        """How it computes, in words."""
+        return self.inner.numerics
+
+    def frame(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and cut one RGB tile (H, W, 3)."""
+        return self.inner.frame(tile)
+
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode RGB tiles (B, H, W, 3), and count them."""
+        """Encode RGB tiles (B, H, W, 3) of any size, and count them."""
+        return self._counted(self.inner.encode, tiles)
+
+    def encode_framed(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode tiles that were framed, (B, H, W, 3), and count them."""
+        return self._counted(self.inner.encode_framed, tiles)
+
+    def _counted(
+        self, encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]], tiles: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
         begun = self.clock()
-        features = self.inner.encode(tiles)
+        features = encode(tiles)
         self.telemetry.add_encoded(len(tiles), self.clock() - begun)
         return features
 

@@ -14,16 +14,20 @@ from tqdm import tqdm
 
 from clam_core.arguments import micrometres
 from clam_core.encoders import ENCODERS
+from clam_core.features import FeatureFolder, FolderLimits, fingerprint_of_files
 from clam_core.model import load_model
 from clam_core.options import AnalysisOptions, Reference
 from clam_core.package import BareCheckpoint, load_package
 from clam_core.patches import write_patches
-from clam_core.pipeline import Progress, analyze_slide
+from clam_core.pipeline import KnownFeatures, analyze_slide
 from clam_core.result import Analysis
+from clam_core.run import Progress
 from clam_core.slides import Slide, open_slide
 from clam_core.tissue import PRESETS
 
 TOP_SHOWN = 5
+CACHE_LIMITS = FolderLimits(max_bytes=10 * 1024**3, max_age_s=365 * 86_400)
+"""Of the folder of ``--cache``: a laptop's disk is not filled unnoticed."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -52,6 +56,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--patch-level", type=int, default=0, help="level that --reference reads")
     parser.add_argument("--encoder-weights", type=Path, help="weights file of the encoder")
+    parser.add_argument("--cache", type=Path, help="folder that keeps features for the next run on the slide")
     bare = parser.add_argument_group("for a checkpoint without a package")
     bare.add_argument("--encoder", choices=sorted(ENCODERS), help="encoder it was trained with")
     bare.add_argument("--classes", help="names of the classes, separated by commas")
@@ -72,11 +77,18 @@ def run(arguments: argparse.Namespace) -> int:
             load_package(arguments.model, _bare(arguments)), arguments.device, arguments.encoder_weights
         )
         with _progress_bars() as progress:
-            analysis = analyze_slide(slide, model, options=options, progress=progress)
+            known = _known_features(arguments.cache, arguments.slide)
+            analysis = analyze_slide(slide, model, options=options, progress=progress, known=known)
         written = analysis.save(arguments.out)
         written += _write_patches(slide, analysis, arguments.out / f"{arguments.slide.stem}.h5")
     _print_summary(analysis, opened, written)
     return 0
+
+
+def _known_features(cache: Path | None, slide: Path) -> KnownFeatures | None:
+    if cache is None:
+        return None
+    return KnownFeatures(FeatureFolder(cache, CACHE_LIMITS), fingerprint_of_files(slide))
 
 
 def _options(arguments: argparse.Namespace) -> AnalysisOptions:

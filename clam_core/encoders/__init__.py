@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tile encoders: pictures of tissue in, vectors out."""
 
-from clam_core.encoders.loading import Encoder, load_encoder
+from clam_core.encoders.loading import Encoder, TileEncoder, load_encoder
 from clam_core.encoders.registry import ENCODERS, EncoderEntry
 
-__all__ = ["ENCODERS", "Encoder", "EncoderEntry", "load_encoder"]
+__all__ = ["ENCODERS", "Encoder", "EncoderEntry", "TileEncoder", "load_encoder"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from clam_core.encoders.fold import fold_batch_norms
 from clam_core.encoders.registry import ENCODERS, EncoderEntry
-from clam_core.encoders.transforms import Framing, to_input
+from clam_core.encoders.transforms import Framing, framed, normalised
 from clam_core.errors import CheckpointError, EncoderWeightsError, UnsupportedCheckpointError
 from clam_core.tensors import read_tensors, sha256_of
 
@@ -26,7 +26,7 @@ SHOWN = 3
 """So many tensors are named in an error; the rest is counted."""
 
 
-class Encoder(Protocol):
+class TileEncoder(Protocol):
     """Something that turns tiles into vectors."""
 
     @property
@@ -49,6 +49,20 @@ class Encoder(Protocol):
         """Encode RGB tiles (B, H, W, 3) of any size into vectors (B, dim)."""
 
 
+class Encoder(TileEncoder, Protocol):
+    """An encoder whose work can be shared out: threads frame tiles while it computes on others."""
+
+    @property
+    def numerics(self) -> str:
+        """How it computes, in words: the same words, the same vector for a tile to the last bit."""
+
+    def frame(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and cut one RGB tile (H, W, 3) to the size of the input; safe in several threads at once."""
+
+    def encode_framed(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode tiles that were framed, (B, H, W, 3), into vectors (B, dim)."""
+
+
 class TorchEncoder:
     """An encoder of the registry, its weights on a device."""
 
@@ -57,10 +71,15 @@ class TorchEncoder:
         self.dim = entry.dim
         self.input_px = entry.input_px
         self.sha256 = sha256
+        self.numerics = f"float32 on {device.type}, torch {torch.__version__}"
         self._framing = Framing(entry.input_px, entry.resize_px, entry.interpolation)
         self._normalisation = entry.normalisation
         self._device = device
         self._network = network
+
+    def frame(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and cut one RGB tile (H, W, 3) to the size of the input."""
+        return self._framing.apply(tile)
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resize, normalise and encode tiles.
@@ -80,15 +99,30 @@ class TorchEncoder:
         ParameterError
             If the tiles have another shape or type.
         """
+        return self.encode_framed(framed(tiles, self._framing))
+
+    def encode_framed(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Normalise and encode tiles (B, H, W, 3) of the size of the input."""
         if len(tiles) == 0:
             return np.empty((0, self.dim), np.float32)
-        size = CPU_BATCH if self._device.type == "cpu" else len(tiles)
-        parts = [self._encode_batch(tiles[start : start + size]) for start in range(0, len(tiles), size)]
+        if self._device.type != "cpu":
+            return self._forward(tiles)
+        parts = [self._part(tiles[start : start + CPU_BATCH]) for start in range(0, len(tiles), CPU_BATCH)]
         return np.concatenate(parts)
 
-    def _encode_batch(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _part(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode at most `CPU_BATCH` tiles, always in a full batch.
+
+        A kernel for another number of tiles may add in another order: so a tile has the same vector, to the
+        last bit, whatever batch it is in.
+        """
+        missing = CPU_BATCH - len(tiles)
+        full = np.concatenate([tiles, np.repeat(tiles[-1:], missing, axis=0)]) if missing else tiles
+        return self._forward(full)[: len(tiles)]
+
+    def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            batch = to_input(tiles, self._framing, self._normalisation, self._device)
+            batch = normalised(tiles, self._normalisation, self._device)
             features = self._network(batch.contiguous(memory_format=torch.channels_last))
         vectors: NDArray[np.float32] = features.float().cpu().numpy()
         return vectors

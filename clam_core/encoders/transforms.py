@@ -92,7 +92,7 @@ def to_input(
     normalisation
         What the encoder was trained with.
     device
-        Where the batch shall lie. The pixels travel as bytes and become floats there.
+        Where the batch shall lie.
 
     Returns
     -------
@@ -104,12 +104,30 @@ def to_input(
     ParameterError
         If the tiles are not (B, H, W, 3) of uint8.
     """
+    return normalised(framed(tiles, framing), normalisation, device)
+
+
+def framed(tiles: NDArray[np.uint8], framing: Framing) -> NDArray[np.uint8]:
+    """Resize and cut RGB tiles (B, H, W, 3), all to one size.
+
+    Raises
+    ------
+    ParameterError
+        If the tiles are not (B, H, W, 3) of uint8.
+    """
     if tiles.ndim != 4 or tiles.shape[-1] != 3 or tiles.dtype != np.uint8:
         raise ParameterError(
             f"Tiles must be RGB bytes of shape (B, H, W, 3); these are {tiles.dtype} of shape {tiles.shape}."
         )
-    sized = np.stack([framing.apply(tile) for tile in tiles]) if len(tiles) else tiles
-    pixels = torch.from_numpy(np.ascontiguousarray(sized)).to(device).permute(0, 3, 1, 2)
+    return np.stack([framing.apply(tile) for tile in tiles]) if len(tiles) else tiles
+
+
+def normalised(tiles: NDArray[np.uint8], normalisation: Normalisation, device: torch.device) -> torch.Tensor:
+    """Turn framed tiles (B, H, W, 3) into a batch (B, 3, H, W) of float32, channels last in memory.
+
+    The pixels travel to the device as bytes and become floats there.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(tiles)).to(device).permute(0, 3, 1, 2)
     mean = torch.tensor(normalisation.mean, dtype=torch.float32, device=device).view(3, 1, 1)
     std = torch.tensor(normalisation.std, dtype=torch.float32, device=device).view(3, 1, 1)
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)

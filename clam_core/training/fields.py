@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from clam_core.encoders import Encoder
+from clam_core.encoders import TileEncoder
 from clam_core.errors import ParameterError
 from clam_core.training.views import CropPlan, Pixels, field_views
 
@@ -119,7 +119,7 @@ def _group(field: Field) -> tuple[str, int, int]:
 
 
 def field_features(
-    fields: Sequence[Field], encoder: Encoder, plan: CropPlan, cache: Path | None = None
+    fields: Sequence[Field], encoder: TileEncoder, plan: CropPlan, cache: Path | None = None
 ) -> list[FieldFeatures]:
     """Encode the patches of every field, in its own colours and in other stains.
 
@@ -152,7 +152,7 @@ def field_features(
     return found
 
 
-def _identity(fields: Sequence[Field], encoder: Encoder, plan: CropPlan) -> str:
+def _identity(fields: Sequence[Field], encoder: TileEncoder, plan: CropPlan) -> str:
     names = [f"{field.path.parent.name}/{field.path.name}" for field in fields]
     described = json.dumps([names, encoder.sha256, asdict(plan)], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:16]

@@ -64,7 +64,7 @@ class FineTuning:
 
 
 class FrozenBlocks:
-    """The part of the encoder that stays as it is; stands in for an `Encoder` where fields are encoded."""
+    """The part of the encoder that stays as it is; stands in for an encoder where fields are encoded."""
 
     name = f"efficientnet-lite0-until-block-{FROZEN_BLOCKS}"
     dim = 192 * 7 * 7

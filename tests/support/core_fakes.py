@@ -90,11 +90,18 @@ class MeanColourEncoder:
     dim = 3
     input_px = 256
     sha256 = "0" * 64
+    numerics = "float64, rounded"
 
     def __init__(self) -> None:
         self.batches: list[int] = []
 
+    def frame(self, tile: Pixels) -> Pixels:
+        return tile
+
     def encode(self, tiles: Pixels) -> np.ndarray:
+        return self.encode_framed(tiles)
+
+    def encode_framed(self, tiles: Pixels) -> np.ndarray:
         self.batches.append(len(tiles))
         return (tiles.astype(np.float64).mean(axis=(1, 2)) / 255).astype(np.float32)
 

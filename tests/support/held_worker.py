@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from clam_core.run import EncoderTurn
 from worker import logs
 from worker.assembly import build_daemon
 from worker.contract import ModelOffer
@@ -33,7 +34,9 @@ class HeldAnalyzer:
         self._let_go = let_go
         self._deaf = deaf
 
-    def analyze(self, slide: Any, request: Mapping[str, Any], report: StageReport) -> Analysis:
+    def analyze(
+        self, slide: Any, request: Mapping[str, Any], report: StageReport, turn: EncoderTurn
+    ) -> Analysis:
         report("encode", 0.5, "held")
         while not self._let_go.exists():
             time.sleep(0.01)

@@ -92,6 +92,8 @@ class ScriptedServer:
         False makes every completion a 503.
     retry_after
         Seconds that a claim without a request is answered with.
+    leases_ahead
+        Whether a claim with "prefetch" is understood, as by current servers.
     heartbeat_answer
         Makes the answer to a heartbeat; by default "go on".
     """
@@ -103,6 +105,7 @@ class ScriptedServer:
         self.heartbeat_answer: Callable[[ScriptedRequest], Answer] | None = None
         self.accepts_results = True
         self.retry_after = "0"
+        self.leases_ahead = True
         self._faults: dict[str, deque[Fault]] = {}
         self._changed = threading.Condition()
         self._ended_polls: set[str] = set()
@@ -175,11 +178,12 @@ class ScriptedServer:
         return _error(404, "unknown_route")
 
     def _claim(self, body: dict[str, Any]) -> Answer:
+        ahead = self.leases_ahead and body.get("prefetch") is True
         token, deadline = body["token"], time.monotonic() + float(body["wait"])
         with self._changed:
             for request in self.requests.values():
                 if request.token == token and request.status == "processing":
-                    return self._granted(request)
+                    return self._granted(request, ahead=ahead)
             if body["wait"] == 0:
                 self._ended_polls.add(token)
                 self._changed.notify_all()
@@ -188,14 +192,16 @@ class ScriptedServer:
                     if request.status == "pending":
                         request.status, request.token = "processing", token
                         request.fence += 1
-                        return self._granted(request)
+                        return self._granted(request, ahead=ahead)
                 left = deadline - time.monotonic()
                 if left <= 0 or token in self._ended_polls:
                     return 204, None, {"Retry-After": self.retry_after}
                 self._changed.wait(left)
 
-    def _granted(self, request: ScriptedRequest) -> Answer:
+    def _granted(self, request: ScriptedRequest, *, ahead: bool) -> Answer:
         lease = {"fence": request.fence, "duration_s": 60, "heartbeat_s": self.heartbeat_s, "confirm_s": 15}
+        if self.leases_ahead:
+            lease["prefetch"] = ahead
         instance = {
             "id": "i",
             "sop_instance_uid": "1.2.3.4",

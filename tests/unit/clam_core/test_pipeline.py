@@ -249,10 +249,10 @@ class Overflowing(MeanColourEncoder):
         super().__init__()
         self.room, self.error = room, error
 
-    def encode(self, tiles: Any) -> Any:
+    def encode_framed(self, tiles: Any) -> Any:
         if len(tiles) > self.room:
             raise self.error
-        return super().encode(tiles)
+        return super().encode_framed(tiles)
 
 
 @pytest.mark.parametrize(
@@ -294,8 +294,8 @@ def test_other_failures_of_the_encoder_are_not_taken_for_memory() -> None:
 class NotNumbers(MeanColourEncoder):
     """An encoder gone wrong."""
 
-    def encode(self, tiles: Any) -> Any:
-        return super().encode(tiles) * np.float32("nan")
+    def encode_framed(self, tiles: Any) -> Any:
+        return super().encode_framed(tiles) * np.float32("nan")
 
 
 def test_features_that_are_no_numbers_are_an_error() -> None:
@@ -342,7 +342,7 @@ def test_reading_goes_on_while_the_encoder_works_and_never_too_far() -> None:
     with read_ahead(batches, slow, readers=2) as results:
         first = next(results)
         deadline = time.monotonic() + 5
-        while len(read) < 2 + BATCHES_AHEAD and time.monotonic() < deadline:
+        while len(read) < 3 + BATCHES_AHEAD and time.monotonic() < deadline:
             time.sleep(0.01)
         assert first[0, 0] == 0
         assert sorted(read) == list(range(2 + BATCHES_AHEAD)), "read while nobody asked for more"

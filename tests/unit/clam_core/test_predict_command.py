@@ -12,7 +12,7 @@ from clam_core import cli
 from clam_core.commands import predict
 from clam_core.errors import SlideError
 from clam_core.package import demo_package_path
-from tests.support.core_fakes import ArraySlide, FakeModel, blank, glass_with_tissue
+from tests.support.core_fakes import ArraySlide, FakeModel, MeanColourEncoder, blank, glass_with_tissue
 from tests.support.shared_data import shared_path
 
 
@@ -47,6 +47,21 @@ def test_writes_result_pictures_and_patches(
     result = json.loads((out / "result.json").read_text())
     with h5py.File(out / "a-slide.h5") as file:
         assert len(file["coords"]) == result["patches"]["count"]
+
+
+def test_a_second_run_with_a_cache_encodes_nothing(
+    seen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, encoder = tmp_path / "a-slide.svs", MeanColourEncoder()
+    slide.write_bytes(b"what names the content")
+    monkeypatch.setattr(predict, "open_slide", lambda path: ArraySlide(glass_with_tissue()))
+    monkeypatch.setattr(predict, "load_package", lambda path, bare: FakeModel(encoder=encoder))
+    wanted = ["predict", str(slide), "--model", "m", "--cache", str(tmp_path / "cache")]
+    assert cli.main([*wanted, "--out", str(tmp_path / "one")]) == 0
+    encoded = len(encoder.batches)
+    assert cli.main([*wanted, "--out", str(tmp_path / "two")]) == 0
+    assert len(encoder.batches) == encoded > 0
+    assert (tmp_path / "one" / "heatmap.png").read_bytes() == (tmp_path / "two" / "heatmap.png").read_bytes()
 
 
 def test_prints_a_table_that_a_person_can_read(

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import pytest
 
+from clam_core.run import EncoderTurn
 from tests.support.scripted_server import ScriptedServer
 from worker.backoff import Backoff
 from worker.client import PluginClient, Retry
@@ -51,7 +52,9 @@ class ScriptedAnalyzer:
     device: str = "cpu"
     analyzed: list[str] = field(default_factory=list)
 
-    def analyze(self, slide: Any, request: Mapping[str, Any], report: StageReport) -> Analysis:
+    def analyze(
+        self, slide: Any, request: Mapping[str, Any], report: StageReport, turn: EncoderTurn
+    ) -> Analysis:
         self.analyzed.append(request["request_id"])
         report("encode", 0.5, "half")
         return self.work(request, report)

@@ -14,8 +14,9 @@ from clam_core.errors import EncoderWeightsError, ParameterError
 from clam_core.options import AnalysisOptions
 from clam_core.slides import open_slide
 from tests.support.shared_data import shared_path
-from worker.analysis import ClamAnalyzer, encoder_weights
+from worker.analysis import ClamAnalyzer, Progress, encoder_weights
 from worker.errors import ModelError
+from worker.pace import Pace
 from worker.settings import Settings
 from worker.settings_reading import load_settings
 
@@ -102,9 +103,13 @@ def test_a_default_model_that_is_not_here_is_named(demo: ClamAnalyzer) -> None:
         ClamAnalyzer.load(settings(MODEL_PATH="demo", DEFAULT_MODEL="other"))
 
 
+def silent(stage: str, fraction: float, detail: str = "", remaining_s: float | None = None) -> None:
+    """Report to nobody."""
+
+
 def analyze(analyzer: ClamAnalyzer, request: dict[str, Any]) -> Any:
     with open_slide(shared_path("slides/CMU-1-Small-Region.svs")) as slide:
-        return analyzer.analyze(slide, request, lambda _stage, _fraction, _detail: None)
+        return analyzer.analyze(slide, request, silent)
 
 
 def test_a_request_for_another_model_ends_with_its_own_code(demo: ClamAnalyzer) -> None:
@@ -134,11 +139,44 @@ def test_pictures_name_a_slide_by_its_series_and_not_by_its_glass_or_file(
 ) -> None:
     named = []
 
-    def remember(slide: object, model: object, *, options: AnalysisOptions, progress: object) -> None:
+    def remember(slide: object, model: object, *, options: AnalysisOptions, **_: object) -> None:
         named.append(options.caption_name)
         raise ParameterError("Enough.")
 
     monkeypatch.setattr("worker.analysis.analyze_slide", remember)
     with open_slide(shared_path("slides/CMU-1-Small-Region.svs")) as slide, pytest.raises(ParameterError):
-        demo.analyze(slide, {"series_instance_uid": "1.2.3"}, lambda *_: None)
+        demo.analyze(slide, {"series_instance_uid": "1.2.3"}, silent)
     assert named == ["Series 1.2.3"]
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"), [("slides/dicom-cmu-1-small-region", True), ("slides/CMU-1-Small-Region.svs", False)]
+)
+def test_features_are_kept_where_the_fingerprint_names_what_is_read(
+    demo: ClamAnalyzer, monkeypatch: pytest.MonkeyPatch, path: str, kept: bool
+) -> None:
+    known = []
+
+    def remember(slide: object, model: object, **given: Any) -> None:
+        known.append(given["known"])
+        raise ParameterError("Enough.")
+
+    monkeypatch.setattr("worker.analysis.analyze_slide", remember)
+    with open_slide(shared_path(path)) as slide, pytest.raises(ParameterError):
+        demo.analyze(slide, {"fingerprint": "f" * 64}, silent)
+    assert [found is not None for found in known] == [kept]
+
+
+def test_progress_tells_patches_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("worker.analysis.Pace", lambda: Pace(lambda: now[0]))
+    said: list[tuple[str, float | None]] = []
+
+    def report(stage: str, fraction: float, detail: str = "", remaining_s: float | None = None) -> None:
+        said.append((detail, remaining_s))
+
+    progress = Progress(report)
+    for done in (64, 128):
+        progress("encode", done, 1408)
+        now[0] += 2.0
+    assert said == [("64 of 1,408 patches", None), ("128 of 1,408 patches, 32.0/s, 40 s left", 40.0)]

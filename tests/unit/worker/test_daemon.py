@@ -103,8 +103,8 @@ def test_each_claim_that_was_answered_is_followed_by_another_token(rig: Rig, ser
     server.add_request("b" * 32)
     rig.daemon().run(Mode.UNTIL_EMPTY)
     tokens = [call.json["token"] for call in server.calls_to("/claim")]
-    assert len(tokens) == 3
-    assert len(set(tokens)) == 3
+    assert len(tokens) >= 3
+    assert len(set(tokens)) == len(tokens)
 
 
 def test_drain_when_empty_serves_all_and_ends(rig: Rig, server: ScriptedServer) -> None:
