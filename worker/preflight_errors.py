@@ -26,6 +26,8 @@ from clam_core.errors import SlideError
 class PreflightError(SlideError):
     """The slide's header says that it must not or cannot be analysed."""
 
+    code = "preflight"
+
 
 class HeaderIncompleteError(PreflightError):
     """The header lacks what reading needs."""

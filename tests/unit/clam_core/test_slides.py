@@ -242,7 +242,7 @@ def test_whatever_wsidicom_raises_is_a_slide_error(
     # Their constructors all differ; what counts is the type.
     raised = type("Raised", (error,), {"__init__": lambda _: None, "__str__": lambda _: "broken"})
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **_options: object) -> None:
         raise raised
 
     monkeypatch.setattr("clam_core.slides.wsidicom_slide.WsiDicom.open", refuse)
