@@ -57,8 +57,8 @@ class DelayingProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
-        # The end of the proxy cancels open connections: that is no error.
-        with contextlib.suppress(asyncio.CancelledError):
+        # The end of the proxy cancels open connections, and clients drop theirs: that is no error.
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
             await asyncio.gather(
                 self._forward(reader, back, limited=False), self._forward(there, writer, limited=True)
             )

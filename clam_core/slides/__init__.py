@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+from clam_core.slides.fetch_ahead import FetchAhead
 from clam_core.slides.openslide_slide import OpenSlideSlide
 from clam_core.slides.slide import Level, Pixels, Prefetching, Slide, SlideIdentity, best_level_for_downsample
 from clam_core.slides.whole_level import level_for_picture, picture_strips, strips, thumbnail
@@ -13,6 +14,7 @@ __all__ = [
     "DAMAGED",
     "OPENING",
     "WSIDICOM_ERRORS",
+    "FetchAhead",
     "Level",
     "OpenSlideSlide",
     "Pixels",
