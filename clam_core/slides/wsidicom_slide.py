@@ -13,6 +13,8 @@ from pydicom import Dataset
 from wsidicom import WsiDicom
 from wsidicom.config import Settings
 from wsidicom.errors import WsiDicomNotFoundError
+from wsidicom.geometry import Point
+from wsidicom.instance import WsiDicomImageData
 from wsidicom.series import Pyramid
 
 from clam_core.errors import FocalPlanesError, NoVolumeError, OpticalPathsError, PyramidsError, SlideError
@@ -46,8 +48,7 @@ class WsiDicomSlide:
         self._wsi = wsi
         self._pyramid = _only_pyramid(wsi)
         levels = list(self._pyramid)
-        # wsidicom numbers levels by the power of two of their downsample, so there may be gaps.
-        self._indices = [level.level for level in levels]
+        self._images: list[WsiDicomImageData] = [level.default_instance.image_data for level in levels]
         self._levels = pyramid([(level.size.width, level.size.height) for level in levels])
         self._mpp = _mpp(self._pyramid)
         self._identity = _identity(wsi, name)
@@ -115,7 +116,7 @@ class WsiDicomSlide:
 
     def _read(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         try:
-            pixels = self._wsi.read_region(location, self._indices[level], size, threads=1, as_array=True)
+            return _stitched(self._images[level], location, size)
         except DAMAGED as error:
             raise _unreadable(location, level, error) from error
         except OSError as error:
@@ -123,10 +124,6 @@ class WsiDicomSlide:
             if error.errno is not None:
                 raise
             raise _unreadable(location, level, error) from error
-        array = np.asarray(pixels)
-        if array.ndim == 2 or array.shape[2] == 1:
-            array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
-        return np.ascontiguousarray(array[..., :3], dtype=np.uint8)
 
     def close(self) -> None:
         """Close the series."""
@@ -146,6 +143,26 @@ class WsiDicomSlide:
 
 def _white(size: tuple[int, int]) -> Pixels:
     return np.full((size[1], size[0], 3), 255, dtype=np.uint8)
+
+
+def _stitched(image: WsiDicomImageData, location: tuple[int, int], size: tuple[int, int]) -> Pixels:
+    """Return a rectangle that lies inside a level, put together of its tiles.
+
+    wsidicom's own `read_region` does the same at 0.3 ms for each tile, as long as decoding a small one takes.
+    """
+    (left, top), (width, height) = location, size
+    side = image.tile_size
+    region = np.empty((height, width, 3), dtype=np.uint8)
+    for row in range(top // side.height, (top + height - 1) // side.height + 1):
+        y = row * side.height
+        y0, y1 = max(top, y), min(top + height, y + side.height)
+        for column in range(left // side.width, (left + width - 1) // side.width + 1):
+            x = column * side.width
+            x0, x1 = max(left, x), min(left + width, x + side.width)
+            tile = image.get_decoded_tile(Point(column, row), image.default_z, image.default_path)
+            part = tile[y0 - y : y1 - y, x0 - x : x1 - x]
+            region[y0 - top : y1 - top, x0 - left : x1 - left] = part if part.ndim == 3 else part[..., None]
+    return region
 
 
 def _unreadable(location: tuple[int, int], level: int, error: Exception) -> SlideError:

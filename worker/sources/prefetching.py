@@ -6,7 +6,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
-from wsidicom import WsiDicom
 from wsidicom.geometry import Point
 from wsidicom.instance import WsiDicomImageData
 
@@ -17,19 +16,7 @@ Tile = tuple[int, int]
 
 
 class PrefetchingSlide(WsiDicomSlide):
-    """A slide that fetches the frames under rectangles before they are read.
-
-    Parameters
-    ----------
-    wsi
-        The opened series.
-    """
-
-    def __init__(self, wsi: WsiDicom) -> None:
-        super().__init__(wsi)
-        self._images: list[WsiDicomImageData] = [
-            level.default_instance.image_data for level in wsi.pyramids[0]
-        ]
+    """A slide that fetches the frames under rectangles before they are read."""
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         """Read a rectangle, all its frames in one request."""

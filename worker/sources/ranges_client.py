@@ -21,6 +21,8 @@ MAX_RANGES = 512
 MAX_BYTES = 32_000_000
 """What the route takes in one call."""
 
+_PIECE = 1 << 20
+
 MAX_AT_ONCE = 4
 """Calls in flight: enough to fill a line, and half of what the server grants to all workers together."""
 
@@ -127,17 +129,20 @@ class RangesClient:
                 },
                 timeout=self._timeout,
                 allow_redirects=False,
+                stream=True,
             )
+            if answer.status_code != 200:
+                raise ranges_failure(answer, self._settings.api_url)
+            # In large pieces: by default requests takes 10 KB at a time, which costs as much as decoding.
+            content = b"".join(answer.iter_content(_PIECE))
         except requests.RequestException as error:
             raise TryAgainError(str(unreachable(self._settings.api_url, error))) from error
-        if answer.status_code != 200:
-            raise ranges_failure(answer, self._settings.api_url)
         if answer.headers.get("ETag", "").strip('"') != instance.uuid:
             raise changed()
-        if len(answer.content) != expected:
+        if len(content) != expected:
             raise TryAgainError("Orthanc sent fewer bytes of the slide than it was asked for.")
         self.traffic.count(expected)
-        return answer.content
+        return content
 
 
 def calls(ranges: Sequence[Range]) -> Iterator[list[Range]]:

@@ -35,9 +35,13 @@ class SharedFetch(Generic[Key]):
             Fetches keys and keeps what they stand for; not called where there is nothing to do. What another
             thread fails to fetch is missing afterwards: its own caller has the error.
         """
+        missing = [key for key in wanted if not self._is_kept(key)]
+        if not missing:
+            return
         done = threading.Event()
         with self._lock:
-            missing = [key for key in wanted if not self._is_kept(key)]
+            # Again: another thread may have brought something meanwhile.
+            missing = [key for key in missing if not self._is_kept(key)]
             others = {self._in_flight[key] for key in missing if key in self._in_flight}
             own = [key for key in missing if key not in self._in_flight]
             self._in_flight.update(dict.fromkeys(own, done))
