@@ -18,7 +18,7 @@ from clam_core.errors import NonFiniteError, OutOfMemoryError
 from clam_core.features import FeatureEntry, Features
 from clam_core.features.store import Chunk
 from clam_core.patches import Coordinates, PatchPlan, read_patch
-from clam_core.slides import Pixels, Prefetching, Slide
+from clam_core.slides import FetchAhead, Pixels, Slide
 
 BATCHES_AHEAD = 3
 """Batches that wait for the encoder, besides those being read: enough to hide a slow read."""
@@ -141,13 +141,14 @@ def encode_patches(
     batches = [coordinates[start : start + batch_size] for start in range(0, len(coordinates), batch_size)]
     encoding = FittingEncoder(encoder, batch_size)
 
-    def read(batch: Coordinates) -> Pixels:
-        corners = [(int(x), int(y)) for x, y in batch]
-        if isinstance(slide, Prefetching):
-            slide.prefetch(plan.level, corners, plan.read_px)
-        return np.stack([encoder.frame(read_patch(slide, plan, corner)) for corner in corners])
+    def start(batch: Coordinates) -> Future[None]:
+        return fetching.start(plan.level, _corners(batch), plan.read_px)
 
-    with read_ahead(batches, read, readers) as tiles:
+    def read(batch: Coordinates, here: Future[None]) -> Pixels:
+        here.result()
+        return np.stack([encoder.frame(read_patch(slide, plan, corner)) for corner in _corners(batch)])
+
+    with FetchAhead(slide) as fetching, read_ahead(batches, start, read, readers) as tiles:
         begin()
         for pixels in tiles:
             features = encoding.encode(pixels)
@@ -158,19 +159,34 @@ def encode_patches(
             yield features
 
 
+def _corners(batch: Coordinates) -> list[tuple[int, int]]:
+    return [(int(x), int(y)) for x, y in batch]
+
+
 @contextmanager
 def read_ahead(
-    batches: Sequence[Coordinates], read: Callable[[Coordinates], Pixels], readers: int
+    batches: Sequence[Coordinates],
+    start: Callable[[Coordinates], Future[None]],
+    read: Callable[[Coordinates, Future[None]], Pixels],
+    readers: int,
 ) -> Iterator[Iterator[Pixels]]:
-    """Read batches in threads, in order, at once, at most `readers` + `BATCHES_AHEAD` before their turn."""
+    """Read batches in threads, in order, at once, at most `readers` + `BATCHES_AHEAD` before their turn.
+
+    Each is begun to be fetched as soon as it may be read, in other threads: the line is not idle while the
+    readers decode.
+    """
     pool = ThreadPoolExecutor(readers, thread_name_prefix="patches")
     ahead = readers + BATCHES_AHEAD
-    pending: deque[Future[Pixels]] = deque(pool.submit(read, batch) for batch in batches[:ahead])
+
+    def submit(batch: Coordinates) -> Future[Pixels]:
+        return pool.submit(read, batch, start(batch))
+
+    pending = deque(submit(batch) for batch in batches[:ahead])
 
     def results() -> Iterator[Pixels]:
         for batch in batches[ahead:]:
             yield pending.popleft().result()
-            pending.append(pool.submit(read, batch))
+            pending.append(submit(batch))
         while pending:
             yield pending.popleft().result()
 

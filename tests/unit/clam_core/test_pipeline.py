@@ -5,6 +5,7 @@ import io
 import json
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from clam_core.device import select_device
-from clam_core.encoding import BATCHES_AHEAD, FittingEncoder, read_ahead
+from clam_core.encoding import BATCHES_AHEAD, FittingEncoder, encode_patches, read_ahead
 from clam_core.errors import (
     AnalysisStopped,
     ClamCoreError,
@@ -30,6 +31,7 @@ from clam_core.explanation import attention_shares
 from clam_core.model import load_model
 from clam_core.models.prediction import prediction_from
 from clam_core.options import AnalysisOptions, Reference
+from clam_core.patches import PatchPlan
 from clam_core.pipeline import STAGES, analyze_slide
 from clam_core.quality import Quality
 from tests.support.core_fakes import (
@@ -334,12 +336,15 @@ def test_tile_that_cannot_be_read_fails_the_analysis_and_leaves_no_thread() -> N
 def test_reading_goes_on_while_the_encoder_works_and_never_too_far() -> None:
     read: list[int] = []
 
-    def slow(batch: Any) -> Any:
+    def start(_batch: Any) -> Future[None]:
+        return Future()
+
+    def slow(batch: Any, _here: Future[None]) -> Any:
         read.append(int(batch[0, 0]))
         return batch
 
     batches = [np.array([[index, 0]]) for index in range(20)]
-    with read_ahead(batches, slow, readers=2) as results:
+    with read_ahead(batches, start, slow, readers=2) as results:
         first = next(results)
         deadline = time.monotonic() + 5
         while len(read) < 3 + BATCHES_AHEAD and time.monotonic() < deadline:
@@ -347,6 +352,41 @@ def test_reading_goes_on_while_the_encoder_works_and_never_too_far() -> None:
         assert first[0, 0] == 0
         assert sorted(read) == list(range(2 + BATCHES_AHEAD)), "read while nobody asked for more"
         assert [int(batch[0, 0]) for batch in results] == list(range(1, 20)), "in order"
+
+
+class Distant(ArraySlide):
+    """A slide that must be fetched; reading waits until somebody lets it."""
+
+    def __init__(self, picture: Any) -> None:
+        super().__init__(picture)
+        self.fetched: list[tuple[int, int]] = []
+        self.may_read = threading.Event()
+
+    def prefetch(self, level: int, locations: Any, size: tuple[int, int]) -> None:
+        self.fetched.extend(locations)
+
+    def read_region(self, location: Any, level: Any, size: Any) -> Any:
+        self.may_read.wait(10)
+        return super().read_region(location, level, size)
+
+
+def test_further_batches_are_fetched_while_the_first_is_still_decoded() -> None:
+    slide = Distant(glass_with_tissue())
+    coordinates = np.array([[x, 0] for x in range(0, 1000, 50)])
+    plan = PatchPlan(level=0, read_px=(64, 64), patch_px=64, footprint=(64, 64), mpp=0.5)
+    encoding = encode_patches(slide, plan, coordinates, MeanColourEncoder(), batch_size=2, readers=1)
+    features: list[Any] = []
+    consumer = threading.Thread(target=lambda: features.extend(encoding))
+    consumer.start()
+    deadline = time.monotonic() + 10
+    while len(slide.fetched) < 2 * (1 + BATCHES_AHEAD) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    fetched_before_anything_was_read = len(slide.fetched)
+    slide.may_read.set()
+    consumer.join()
+    assert fetched_before_anything_was_read == 2 * (1 + BATCHES_AHEAD)
+    assert sorted(slide.fetched) == [(int(x), 0) for x, _ in coordinates], "each once"
+    assert len(features) == 10
 
 
 def test_models_without_attention_give_each_patchs_own_probability() -> None:
