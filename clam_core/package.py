@@ -127,7 +127,7 @@ class ModelPackage:
         EncoderWeightsError
             If the weights are missing, damaged, or not those of the training.
         """
-        encoder = load_encoder(self.encoder.name, weights=weights, device=device)
+        encoder = load_encoder(self.encoder.name, weights=weights, device=device, compiled=True)
         if self.encoder.sha256 and encoder.sha256 != self.encoder.sha256:
             raise EncoderWeightsError(
                 f"The model {self.name} was trained with other weights of {self.encoder.name} (SHA-256 "

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from clam_core.encoders import ENCODERS, load_encoder, registry
+from clam_core.encoders import ENCODERS, load_encoder, loading, registry
 from clam_core.encoders.efficientnet_lite import SamePaddedConv2d
 from clam_core.encoders.fold import fold_batch_norms
 from clam_core.encoders.transforms import IMAGENET, Framing, resized, to_input
@@ -64,11 +64,16 @@ def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("fold", [False, True])
-def test_truncated_resnet50_equals_the_reference(fold: bool, golden: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("way", "numerics"), [({"fold": False}, "torch"), ({}, "torch"), ({"compiled": True}, "OpenVINO")]
+)
+def test_truncated_resnet50_equals_the_reference(
+    way: dict[str, bool], numerics: str, golden: Any, tmp_path: Path
+) -> None:
     save_file(with_counters(recipe_weights("resnet50_trunc")), tmp_path / "w.safetensors")
-    encoder = load_encoder("resnet50-trunc", weights=tmp_path / "w.safetensors", fold=fold)
+    encoder = load_encoder("resnet50-trunc", weights=tmp_path / "w.safetensors", **way)
     assert_close(encoder.encode(golden["patches"]), golden["resnet50_trunc"])
+    assert numerics in encoder.numerics
 
 
 def test_uni_equals_the_reference_on_the_small_model_of_its_layout(golden: Any) -> None:
@@ -148,14 +153,37 @@ def test_efficientnet_lite0_is_found_in_its_installed_package_and_verified(lite:
     assert (lite.dim, lite.input_px) == (1280, 224)
 
 
-def test_the_fast_path_of_efficientnet_lite0_agrees_with_the_plain_one(lite: Any) -> None:
+@pytest.fixture(scope="module")
+def compiled_lite() -> Any:
+    return load_encoder("efficientnet-lite0", compiled=True)
+
+
+@pytest.fixture(params=["lite", "compiled_lite"])
+def each_lite(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def test_the_fast_paths_of_efficientnet_lite0_agree_with_the_plain_one(each_lite: Any) -> None:
     tiles = np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3), dtype=np.uint8)
-    assert_close(lite.encode(tiles), load_encoder("efficientnet-lite0", fold=False).encode(tiles))
+    assert_close(each_lite.encode(tiles), load_encoder("efficientnet-lite0", fold=False).encode(tiles))
 
 
-def test_features_do_not_depend_on_the_batch_a_tile_is_in(lite: Any) -> None:
+def test_a_tile_has_the_same_vector_to_the_last_bit_whatever_batch_it_is_in(each_lite: Any) -> None:
     tiles = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
-    assert_close(np.concatenate([lite.encode(tile[None]) for tile in tiles]), lite.encode(tiles))
+    alone = np.concatenate([each_lite.encode(tile[None]) for tile in tiles])
+    np.testing.assert_array_equal(alone, each_lite.encode(tiles))
+    np.testing.assert_array_equal(alone[2:8], each_lite.encode(tiles[2:8]))
+
+
+def test_without_openvino_the_encoder_runs_on_pytorch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "is_available", lambda: False)
+    assert "torch" in load_encoder("efficientnet-lite0", compiled=True).numerics
+
+
+def test_compiling_reports_nothing_to_its_makers(monkeypatch: pytest.MonkeyPatch) -> None:
+    telemetry = pytest.importorskip("openvino_telemetry")
+    monkeypatch.setattr(telemetry.Telemetry, "__init__", lambda *_, **__: pytest.fail("asked the internet"))
+    load_encoder("efficientnet-lite0", compiled=True)
 
 
 def test_no_tiles_give_no_features(lite: Any) -> None:
