@@ -13,7 +13,7 @@ OUT ?= .cache/oral-scc-demo
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ohif test test-ohif lint format setup system clean bench-slides bench-core bench-queue test-faults install-worker-service
+.PHONY: help demo demo-ohif test test-browser test-ohif screenshots lint format setup system clean bench-slides bench-core bench-queue test-faults install-worker-service
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,9 +31,17 @@ test: $(VENV)/.dev-ready ## install what is missing and run all tests
 test-faults: $(VENV)/.dev-ready ## the queue through faults, for about a quarter of an hour (last line: JSON)
 	$(RUN) -m tests.faults
 
+test-browser: $(VENV)/.dev-ready ## all tests in a real Chromium, OHIF included (OHIF=3.13.2 for one version of it)
+	@demo/system-packages.sh demo/system-packages-ohif.txt
+	OHIF=$(or $(OHIF),all) $(RUN) -m pytest tests/browser
+
 test-ohif: $(VENV)/.dev-ready ## the tests in OHIF (a minute for each version of it; OHIF=3.13.2 for one only)
 	@demo/system-packages.sh demo/system-packages-ohif.txt
 	OHIF=$(or $(OHIF),all) $(RUN) -m pytest tests/browser/test_ohif.py
+
+screenshots: $(VENV)/.dev-ready ## take the pictures of README and docs again, of a real run (look at them before they are kept)
+	@demo/system-packages.sh demo/system-packages-ohif.txt
+	$(RUN) -m tests.screenshots
 
 lint: $(VENV)/.dev-ready ## formatting, rules, types, directions between the packages
 	$(VENV)/bin/ruff format --check .

@@ -11,6 +11,12 @@ export function isOpen(request) {
     return OPEN.has(request.status);
 }
 
+/** The latest request that says something about the slide: a withdrawn or cancelled one does so only alone. */
+export function latest(requests) {
+    const newestFirst = [...requests].sort((a, b) => b.created.localeCompare(a.created));
+    return newestFirst.find(({ status }) => !["withdrawn", "cancelled"].includes(status)) ?? newestFirst[0] ?? null;
+}
+
 /** The requests that the server knows, newest first. */
 export class Queue {
     #byId = new Map();

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The result page: follows one request from waiting to reviewed.
 
-import { artifactUrl, exportUrl, getRequest, orthancUrl } from "./api.js";
+import { artifactUrl, exportUrl, getRequest, listRequests, orthancUrl } from "./api.js";
 import { byId, element, fill } from "./dom.js";
 import { follow } from "./follow.js";
 import { languageSwitch, t, translatePage, word } from "./i18n.js";
 import { showReview, stateButtons } from "./opinions.js";
 import { showPatches } from "./patches.js";
 import { loadLevels } from "./pyramid.js";
+import { latest } from "./queue.js";
 import * as sections from "./sections.js";
 import { slideFacts } from "./slide_facts.js";
 import { showSlide } from "./slide_panel.js";
@@ -16,8 +17,10 @@ const OPEN = new Set(["pending", "processing", "publishing"]);
 // A finished request changes only by a person: it takes no place in the server's long polls.
 const LOOK_AGAIN_S = 60;
 const AT_ONCE_S = 1;
+const MOST_LISTED = 1000;
 
-const requestId = new URLSearchParams(location.search).get("request") ?? "";
+const address = new URLSearchParams(location.search);
+let requestId = address.get("request") ?? "";
 const page = { request: null, facts: null, shown: null };
 
 function notice(text, kind = "notice") {
@@ -151,7 +154,19 @@ async function changed(request) {
     document.body.dataset.status = request.status;
 }
 
+/** A page that was opened for a slide (`?series=`) shows its latest analysis, and says so in its address. */
+async function findRequest(signal) {
+    const { requests } = await listRequests({ series: address.get("series"), limit: MOST_LISTED }, signal);
+    requestId = latest(requests)?.request_id ?? "";
+    if (requestId) history.replaceState(null, "", `?request=${encodeURIComponent(requestId)}`);
+}
+
 async function ask(signal) {
+    if (!requestId) await findRequest(signal);
+    if (!requestId) {
+        nothing(t("panel.none"), "notice");
+        return LOOK_AGAIN_S;
+    }
     const open = page.request !== null && OPEN.has(page.request.status);
     const version = open ? page.request.version : null;
     const { request, retryAfter } = await getRequest(requestId, { version, signal });
@@ -180,13 +195,17 @@ function failed(error, pause) {
     return false;
 }
 
+function nothing(sentence, kind) {
+    byId("container").textContent = t("result.no_slide");
+    notice(sentence, kind);
+}
+
 function start() {
     translatePage();
     fill(byId("languages"), languageSwitch());
     byId("print").onclick = () => window.print();
-    if (!requestId) {
-        byId("container").textContent = t("result.no_slide");
-        notice(t("notice.no_request"), "alarm");
+    if (!requestId && !address.get("series")) {
+        nothing(t("notice.no_request"), "alarm");
         return;
     }
     follow(ask, failed);

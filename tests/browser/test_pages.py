@@ -130,6 +130,32 @@ def test_a_result_is_shown_on_its_slide_with_everything_that_it_rests_on(
     assert page.title().startswith(CONTAINER)
 
 
+def test_the_address_of_a_slide_leads_to_its_latest_analysis(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    page = faultless.page
+    page.goto(f"{server.url}/pathology/app/result.html?series={slide}")
+    expect(page.locator("#notice")).to_have_text("This slide has not been analysed.")
+    analysed(server, slide)
+    latest = analysed(server, slide)
+    page.goto(f"{server.url}/pathology/app/result.html?series={slide}")
+    wait_for_pictures(page)
+    assert page.url.endswith(f"?request={latest}")
+
+
+def test_of_a_hundred_patches_the_first_are_shown_and_the_others_on_demand(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    many = [{**one, "percentile": 50.0} for one in (top_patches() * 4)[:100]]
+    page = open_result(faultless, analysed(server, slide, top_patches=many))
+    wait_for_pictures(page)
+    assert page.locator(".patch").count() == 24
+    page.locator(".more").click()
+    assert page.locator(".patch").count() == 100
+    page.locator(".patch").nth(99).click()
+    assert page.locator(".patch").nth(99).get_attribute("aria-current") == "true"
+
+
 def test_the_slide_is_drawn_from_tiles_and_its_label_never_is(
     server: OrthancServer, faultless: Visit
 ) -> None:

@@ -10,6 +10,7 @@ import { t, word } from "../i18n.js";
 import { stateButtons } from "../opinions.js";
 import { showPatches } from "../patches.js";
 import { loadLevels } from "../pyramid.js";
+import { latest } from "../queue.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
 import { AttentionMap } from "./attention_map.js";
@@ -26,12 +27,6 @@ const FIRST_OPACITY = 0.6;
 
 function part(name) {
     return element(`section.${name}`, { "data-part": name });
-}
-
-/** The latest request that says something about the slide: a withdrawn or cancelled one does so only alone. */
-export function latest(requests) {
-    const newestFirst = [...requests].sort((a, b) => b.created.localeCompare(a.created));
-    return newestFirst.find(({ status }) => !["withdrawn", "cancelled"].includes(status)) ?? newestFirst[0] ?? null;
 }
 
 /** One slide's part of the panel: everything here ends with `close`. */
