@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.encaps import generate_frames
 
+from clam_core.slides import FetchAhead
+from tests.support.faulty_proxy import FaultyProxy, Mood
+from tests.support.odd_dicom import ENCODINGS, HEIGHT, ODD_STORAGE, TILE, WIDTH, tissue, write_slide
 from tests.support.orthanc_server import OrthancServer, store_file
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import ODD_SLIDES, assert_same_tiles, real_slide, settings_for
 from worker.contract import Claim, new_token, parse_claim
 from worker.settings import Credentials, Settings
-from worker.sources import OrthancDownloadSource, RangesSlide, open_request_slide
+from worker.sources import OrthancDownloadSource, RangesSlide, open_request_slide, repeating
 from worker.sources.errors import ChangedInMidReadError, SourceDeletedError
 from worker.transport import make_session
 
@@ -105,6 +111,74 @@ def test_odd_compressions_read_the_same(name: str, server: OrthancServer) -> Non
     end(server, claim)
 
 
+@pytest.mark.parametrize("storage", ODD_STORAGE)
+def test_odd_storage_reads_the_same(storage: str, server: OrthancServer, tmp_path: Path) -> None:
+    files = write_slide(tmp_path, **ODD_STORAGE[storage])
+    claim = claim_slide(server, files)
+    with (
+        make_session(Credentials(*server.worker)) as session,
+        open_request_slide(settings_of(server), session, claim) as slide,
+    ):
+        assert isinstance(slide, RangesSlide)
+        assert_same_tiles(slide, files)
+    end(server, claim)
+
+
+def test_frames_without_offsets_are_found_by_the_server_and_not_by_reading_everything(
+    server: OrthancServer, tmp_path: Path
+) -> None:
+    frame = b"\xff\xd8" + b"\0" * 99_998
+    tile = ENCODINGS["jpeg"].encode(tissue()[:TILE, :TILE])
+    files = write_slide(tmp_path, offsets="empty", frames=[frame] * 14 + [tile])
+    claim = claim_slide(server, files)
+    with (
+        make_session(Credentials(*server.worker)) as session,
+        open_request_slide(settings_of(server), session, claim) as slide,
+    ):
+        assert isinstance(slide, RangesSlide)
+        slide.read_region((WIDTH - 10, HEIGHT - 10), 0, (10, 10))
+        assert slide.source_report().bytes < 0.2 * claim.instances[0].size
+    end(server, claim)
+
+
+@pytest.mark.parametrize("patch_px", [240, 300, 130])
+def test_only_frames_under_tissue_cross_the_network_and_each_once(
+    patch_px: int, server: OrthancServer
+) -> None:
+    claim = claim_slide(server, real_slide())
+    corners = [(x, y) for x in range(500, 1500, patch_px) for y in range(700, 2000, patch_px)]
+    columns = {x // 240 for left, _ in corners for x in (left, left + patch_px - 1)}
+    columns = set(range(min(columns), max(columns) + 1))
+    rows = {y // 240 for _, top in corners for y in (top, top + patch_px - 1)}
+    rows = set(range(min(rows), max(rows) + 1))
+    frames = frame_lengths(real_slide()[0])
+    needed = sum(frames[row * 10 + column] for row in rows for column in columns)
+    with (
+        make_session(Credentials(*server.worker)) as session,
+        open_request_slide(settings_of(server), session, claim) as slide,
+        FetchAhead(slide) as fetching,
+    ):
+        assert isinstance(slide, RangesSlide)
+        slide.read_region((0, 0), 0, (1, 1))
+        before = slide.source_report().bytes
+        batches = [corners[start : start + 7] for start in range(0, len(corners), 7)]
+        for batch, here in [(batch, fetching.start(0, batch, (patch_px, patch_px))) for batch in batches]:
+            here.result()
+            for corner in batch:
+                slide.read_region(corner, 0, (patch_px, patch_px))
+        moved = slide.source_report().bytes - before
+    items = 8 * len(rows) * len(columns)
+    assert moved == needed + items
+    end(server, claim)
+
+
+def frame_lengths(path: Path) -> list[int]:
+    """Return the bytes of each frame, as they lie in the file."""
+    dataset = pydicom.dcmread(path)
+    frames = generate_frames(dataset.PixelData, number_of_frames=int(dataset.NumberOfFrames))
+    return [len(frame) for frame in frames]
+
+
 def test_compressed_storage_reads_the_same(compressed: OrthancServer) -> None:
     claim = claim_slide(compressed, real_slide())
     with (
@@ -159,3 +233,34 @@ def test_an_instance_stored_anew_or_deleted_is_an_error_and_no_picture(server: O
         store_file(server, real_slide()[0])
         with pytest.raises((ChangedInMidReadError, SourceDeletedError)):
             slide.read_region((1000, 1000), 0, (600, 600))
+
+
+def test_a_line_that_loses_requests_and_answers_costs_repeats_and_no_pixel(
+    server: OrthancServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeating, "PAUSES_S", (0.0,) * 20)
+    claim = claim_slide(server, real_slide())
+    with (
+        FaultyProxy(server.url) as proxy,
+        make_session(Credentials(*server.worker)) as session,
+        open_request_slide(settings_for(proxy.url, server.worker), session, claim) as slide,
+    ):
+        proxy.mood = Mood(lose_request=0.2, lose_answer=0.2)
+        assert_same_tiles(slide, real_slide())
+    assert proxy.faults["lose_request"] > 5
+    assert proxy.faults["lose_answer"] > 5
+    end(server, claim)
+
+
+def test_a_server_that_is_killed_in_mid_read_costs_no_pixel(server: OrthancServer) -> None:
+    claim = claim_slide(server, real_slide())
+    with (
+        make_session(Credentials(*server.worker)) as session,
+        open_request_slide(settings_of(server), session, claim) as slide,
+    ):
+        killer = threading.Timer(0.2, server.kill)
+        killer.start()
+        assert_same_tiles(slide, real_slide())
+        killer.join()
+        assert_same_tiles(slide, real_slide())
+    end(server, claim)
