@@ -42,6 +42,8 @@ class Behaviour:
 
     drop_next: int = 0
     """Connections to close without an answer."""
+    cut_next: int = 0
+    """Answers to cut off in the middle."""
     busy_next: int = 0
     """Calls to answer with 503."""
     ranges_route: bool = True
@@ -195,6 +197,10 @@ class RangesServer:
             request.send_header(key, value)
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
+        if self.behaviour.cut_next and len(data) > 1:
+            self.behaviour.cut_next -= 1
+            data = data[: len(data) // 2]
+            request.close_connection = True
         request.wfile.write(data)
 
 

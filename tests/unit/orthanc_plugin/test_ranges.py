@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.http import Request
 from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.ranges import MAX_BYTES, MAX_RANGES, RangeServer, parse_ranges, read_ranges
+from orthanc_plugin.stored_file import stored_path
 
 CONTENT = b"\0" * 128 + b"DICM" + bytes(range(256)) * 4
 LABEL = ("ORIGINAL", "PRIMARY", "LABEL", "NONE")
@@ -216,6 +218,58 @@ def test_files_that_had_to_be_loaded_are_kept_up_to_a_sum_of_bytes(disk: Disk) -
     assert server.serve(others[2], ask([[0, 1]])).status == 200
     with pytest.raises(StorageError):
         server.serve(others[0], ask([[0, 1]]))
+
+
+@pytest.mark.parametrize(
+    "uuid",
+    [
+        "",
+        "../../../../etc/passwd",
+        "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f\n",
+        "0A1B2C3D-0a1b-0a1b-0a1b-0a1b2c3d4e5f",
+        "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5",
+        "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f/..",
+    ],
+)
+def test_a_name_that_is_no_attachments_becomes_no_path(uuid: str) -> None:
+    assert stored_path("/storage", uuid) is None
+
+
+def test_an_attachment_lies_under_the_first_letters_of_its_name() -> None:
+    uuid = "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f"
+    assert stored_path("/storage", uuid) == f"/storage/0a/1b/{uuid}"
+
+
+def test_files_that_must_be_loaded_are_loaded_one_at_a_time(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = RangeServer(disk.gateway)
+    instances = [
+        disk.gateway.add_instance(disk.series, f"1.2.3.{number}", content=CONTENT) for number in (2, 3, 4)
+    ]
+    load = disk.gateway.dicom_file
+    loading, most = 0, 0
+    counting = threading.Lock()
+
+    def slow(instance_id: str) -> bytes:
+        nonlocal loading, most
+        with counting:
+            loading += 1
+            most = max(most, loading)
+        time.sleep(0.05)
+        with counting:
+            loading -= 1
+        return load(instance_id)
+
+    monkeypatch.setattr(disk.gateway, "dicom_file", slow)
+    threads = [
+        threading.Thread(target=server.serve, args=(instance, ask([[0, 1]]))) for instance in instances
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
 
 
 def test_a_file_too_large_to_hold_says_what_to_change(disk: Disk) -> None:

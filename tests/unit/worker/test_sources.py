@@ -139,6 +139,20 @@ def test_a_dropped_connection_is_asked_again(server: RangesServer, client: Range
         assert slide.read_region((900, 900), 0, (512, 512)).shape == (512, 512, 3)
 
 
+@pytest.mark.parametrize("source", ["ranges", "download"])
+def test_an_answer_that_is_cut_off_in_the_middle_is_asked_for_again(
+    source: str, server: RangesServer, client: RangesClient, session: requests.Session, tmp_path: Path
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    way = OrthancDownloadSource(settings_for(server.url), session, tmp_path, lambda _seconds: False)
+    server.behaviour.cut_next = 2
+    with (OrthancRangesSource(client) if source == "ranges" else way).open(server.claim()) as slide:
+        server.behaviour.cut_next += 2
+        assert_same_tiles(slide, real_slide())
+    assert source == "download" or server.behaviour.cut_next == 0
+
+
 def test_a_busy_server_is_asked_again_after_the_time_it_names(
     server: RangesServer, client: RangesClient
 ) -> None:
