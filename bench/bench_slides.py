@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast tiles get out of a real Orthanc, side by side with local files and with DICOMweb.
 
-``python bench/bench_slides.py [--tiles 24] [--repeats 5]``: prints a table and one line of JSON. The slides
+``python bench/bench_slides.py [--tiles 40] [--repeats 5]``: prints a table and one line of JSON. The slides
 are real tissue tiled up. Reads as a person, whom no lease limits. What each figure means stands in
 docs/performance.md.
 """
@@ -38,7 +38,7 @@ SEVEN_LEVELS = (2, 4, 8, 16, 32, 64)
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--tiles", type=int, default=24, help="tiles of 512 px along a side of the slide")
+    arguments.add_argument("--tiles", type=int, default=40, help="tiles of 512 px along a side of the slide")
     arguments.add_argument("--repeats", type=int, default=5)
     options = arguments.parse_args()
     with ExitStack() as stack:
