@@ -90,7 +90,7 @@ def check_slide(headers: Sequence[Dataset], parameters: Mapping[str, Any]) -> tu
         _check_header(header)
     _check_concatenations(headers)
     largest = max(headers, key=lambda header: int(header.TotalPixelMatrixColumns))
-    _check_mpp(largest, parameters)
+    check_mpp(mpp_of(largest), parameters)
     return (*_check_frames_of_reference(headers), *_check_icc_profile(largest))
 
 
@@ -193,31 +193,46 @@ def _check_concatenations(headers: Sequence[Dataset]) -> None:
             )
 
 
-def _check_mpp(header: Dataset, parameters: Mapping[str, Any]) -> None:
+def check_mpp(mpp: tuple[float, float] | None, parameters: Mapping[str, Any]) -> None:
+    """Check the size of a slide's pixels.
+
+    Parameters
+    ----------
+    mpp
+        Micrometres per pixel of level 0, (x, y), or None where the slide does not say.
+    parameters
+        The request's parameters: ``mpp`` stands in for the slide's, and the ``reference`` modes need none.
+
+    Raises
+    ------
+    MissingMppError, PixelSizeError
+        If there is none, or one that no scanner has.
+    """
     if parameters.get("mpp") is not None:
         return
-    spacing = pixel_spacing(header)
-    if spacing is None:
-        raise MissingMppError(
-            "The slide does not say how large a pixel is: submit it with the parameter mpp "
-            "(micrometres per pixel, such as 0.25 for 40x), or ingest it again with --mpp."
-        )
-    for millimetres in spacing:
-        if not SMALLEST_MPP <= millimetres * 1000 <= LARGEST_MPP:
+    if mpp is None:
+        if not parameters.get("reference"):
+            raise MissingMppError(
+                "The slide does not say how large a pixel is: submit it with the parameter mpp "
+                "(micrometres per pixel, such as 0.25 for 40x), or ingest it again with --mpp."
+            )
+        return
+    for micrometres in mpp:
+        if not SMALLEST_MPP <= micrometres <= LARGEST_MPP:
             raise PixelSizeError(
-                f"The slide says that a pixel is {millimetres * 1000:g} micrometres wide, which no scanner "
-                "means (DICOM wants millimetres): submit it with the parameter mpp, or ingest it again with "
-                "--mpp."
+                f"The slide says that a pixel is {micrometres:g} micrometres wide, which no scanner means "
+                "(DICOM wants millimetres): submit it with the parameter mpp, or ingest it again with --mpp."
             )
 
 
-def pixel_spacing(header: Dataset) -> tuple[float, float] | None:
-    """Return the distance of rows and of columns in millimetres, or None where the header does not say."""
+def mpp_of(header: Dataset) -> tuple[float, float] | None:
+    """Return the micrometres per pixel of a level, (x, y), or None where its header does not say."""
     for groups in header.get("SharedFunctionalGroupsSequence") or ():
         for measures in groups.get("PixelMeasuresSequence") or ():
             spacing = measures.get("PixelSpacing")
             if spacing is not None and len(spacing) == 2:
-                return float(spacing[0]), float(spacing[1])
+                # Millimetres between rows, then between columns (PS3.3 10.7.1.3).
+                return float(spacing[1]) * 1000, float(spacing[0]) * 1000
     return None
 
 

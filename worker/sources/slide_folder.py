@@ -21,6 +21,7 @@ from clam_core.errors import SlideError
 from clam_core.slides import OpenSlideSlide, Pixels, Slide
 from clam_core.slides.slide import SlideIdentity, container_name
 from worker.contract import Claim
+from worker.preflight import check_mpp
 from worker.settings import Settings
 from worker.sources.errors import AmbiguousSlideFileError, NoSlideFileError, SourceError
 from worker.sources.repeating import TryAgainError, Wait, orthanc_failure, repeat
@@ -244,7 +245,13 @@ class SlideFolderSource:
         tags = repeat(lambda: self._tags(claim.instances[0].id), self._wait)
         match = find_slide_file(list(slide_files(self._folder)), identifiers_of(tags))
         _log.info("The slide is read from a file in SVS_STORAGE_DIR: %s.", match.rule)
-        return NamelessSlide(match.path, _identity(claim, tags))
+        slide = NamelessSlide(match.path, _identity(claim, tags))
+        try:
+            check_mpp(slide.mpp, claim.parameters)
+        except SlideError:
+            slide.close()
+            raise
+        return slide
 
     def _tags(self, instance: str) -> Mapping[str, Any]:
         address = self._settings.orthanc_url

@@ -29,7 +29,7 @@ from worker.preflight import (
     ICC_UNREADABLE,
     check_slide,
     expected_frames,
-    pixel_spacing,
+    mpp_of,
 )
 from worker.sources.headers import read_header
 
@@ -161,8 +161,13 @@ def test_a_pixel_size_in_the_request_stands_in_for_a_missing_or_wrong_one(header
     set_spacing([0.499, 0.499])(header)
     assert check_slide([header], {"mpp": 0.5}) == ()
     del header.SharedFunctionalGroupsSequence
-    assert pixel_spacing(header) is None
+    assert mpp_of(header) is None
     assert check_slide([header], {"mpp": 0.5}) == ()
+
+
+def test_the_modes_of_the_reference_go_without_a_pixel_size(header: Any) -> None:
+    del header.SharedFunctionalGroupsSequence
+    assert check_slide([header], {"reference": "heatmap"}) == ()
 
 
 def test_levels_in_several_frames_of_reference_do_not_belong_together(header: Any) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,8 @@ import requests
 from pydicom.encaps import encapsulate, generate_frames
 from wsidicom import WsiDicom
 
-from clam_core.errors import NoVolumeError, SlideError
-from clam_core.slides import Prefetching, WsiDicomSlide
+from clam_core.errors import MissingMppError, NoVolumeError, SlideError
+from clam_core.slides import OpenSlideSlide, Prefetching, WsiDicomSlide
 from tests.support.ranges_server import RangesServer
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import ODD_SLIDES, assert_same_tiles, real_slide, settings_for
@@ -25,6 +26,7 @@ from worker.sources import (
     OrthancDownloadSource,
     OrthancRangesSource,
     RangesClient,
+    Reporting,
     open_request_slide,
 )
 from worker.sources.errors import (
@@ -266,6 +268,27 @@ def test_a_file_named_after_the_container_stands_in_for_unreadable_dicom(
         assert (slide.levels[0].width, slide.levels[0].height) == (2220, 2967)
     assert "ContainerIdentifier is the file's name" in caplog.text
     assert "S26-0001-A1" not in caplog.text
+
+
+def test_a_slide_file_that_does_not_say_its_pixel_size_is_refused_before_any_work(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    name = server.store(shared_path("slides/dicom-misc/label_only_volume_missing.dcm"))
+    server.files[name].tags["ContainerIdentifier"] = "S26-0002"
+    svs = shared_path("slides/TCGA-CR-7395-01A-01-TS1.svs")
+    (tmp_path / "S26-0002.svs").write_bytes(svs.read_bytes())
+    settings = settings_for(server.url, SVS_STORAGE_DIR=str(tmp_path))
+    with pytest.raises(MissingMppError, match="parameter mpp"):
+        open_request_slide(settings, session, server.claim())
+    claim = server.claim()
+    told = dataclasses.replace(claim, request={**claim.request, "parameters": {"mpp": 0.5}})
+    with open_request_slide(settings, session, told) as slide, OpenSlideSlide(svs) as local:
+        assert isinstance(slide, Reporting)
+        assert slide.source_report().kind == "slide_file"
+        for place in ((0, 0), (1500, 1200), (4000, 3400)):
+            np.testing.assert_array_equal(
+                slide.read_region(place, 0, (600, 500)), local.read_region(place, 0, (600, 500))
+            )
 
 
 def test_without_a_matching_file_both_reasons_are_named(
