@@ -309,6 +309,16 @@ def test_two_browsers_on_one_slide_see_the_same(server: OrthancServer, faultless
         assert second.problems == []
 
 
+def test_the_result_of_a_slide_that_was_deleted_meanwhile_is_said_to_be_gone(
+    server: OrthancServer, visit: Visit, slide: str
+) -> None:
+    analysed(server, slide)
+    panel = panel_on(visit, "series", slide)
+    server.request("DELETE", f"/series/{slide}").raise_for_status()
+    panel.locator("button.result").click()
+    expect(panel.locator("dialog [role=alert]")).to_contain_text("The slide was deleted from Orthanc")
+
+
 def test_the_page_survives_a_restart_of_orthanc(server: OrthancServer, faultless: Visit, slide: str) -> None:
     panel = panel_on(faultless, "series", slide)
     panel.locator("[data-action=start]").click()

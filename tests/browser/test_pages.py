@@ -61,6 +61,7 @@ view => {
   return data.filter((value, at) => at % 4 === 3 && value > 0).length;
 }
 """
+CENTRE = "view => { const c = view.viewer.viewport.getCenter(true); return [c.x, c.y]; }"
 AT_REST = """
 () => {
   const { viewport } = document.querySelector("slide-view").viewer;
@@ -259,13 +260,40 @@ def test_a_patch_of_the_strip_brings_its_place_into_view_by_keyboard(
     patch.focus()
     page.keyboard.press("Enter")
     come_to_rest(page)
-    centre = page.locator("slide-view").evaluate(
-        "view => { const c = view.viewer.viewport.getCenter(true); return [c.x, c.y]; }"
-    )
+    centre = page.locator("slide-view").evaluate(CENTRE)
     box = top_patches()[2]
     wanted = [(box["x"] + box["width"] / 2) / WIDTH, (box["y"] + box["height"] / 2) / WIDTH]
     assert centre == pytest.approx(wanted, abs=2 / WIDTH)
     assert patch.get_attribute("aria-current") == "true"
+
+
+def test_everything_on_a_result_can_be_reached_and_moved_by_keyboard(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
+    controls = {
+        "zoom-in",
+        "whole",
+        "heat",
+        "opacity",
+        "threshold",
+        "outlines",
+        "comment",
+        "open-withdraw",
+        "patch",
+    }
+    assert controls | {"print", "language", "agree", "export-csv", "openseadragon-canvas"} <= reached
+    before = page.locator("slide-view").evaluate(CENTRE)
+    page.locator(".openseadragon-canvas").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        f"before => ({CENTRE})(document.querySelector('slide-view'))[0] > before", arg=before[0]
+    )
 
 
 def test_patches_are_cut_out_of_the_slides_tiles(server: OrthancServer, faultless: Visit, slide: str) -> None:
