@@ -16,7 +16,7 @@ from .values import STATUSES
 
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
-_ERRORS = ("400", "401", "403", "404", "409", "410", "413", "415", "422", "429", "503")
+_ERRORS = ("403", "404", "409", "410", "413", "415", "422", "429", "503")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,12 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
                 "Error": {
                     "description": "Why it was not done, and what to do.",
                     "content": {_JSON: {"schema": ref("Error")}},
-                }
+                },
+                "Malformed": {
+                    "description": "What is wrong with the request; Orthanc's own text where it is no HTTP.",
+                    "content": {_JSON: {"schema": ref("Error")}, "text/plain": {}},
+                },
+                "Unknown": {"description": "Orthanc does not know this user and password; no body."},
             },
         },
     }
@@ -135,6 +140,8 @@ def _operation(route: Route) -> dict[str, Any]:
         "parameters": _parameters(route, known),
         "responses": {
             **{status: _success(known, status) for status in known.statuses},
+            "400": {"$ref": "#/components/responses/Malformed"},
+            "401": {"$ref": "#/components/responses/Unknown"},
             **{status: {"$ref": "#/components/responses/Error"} for status in _ERRORS},
         },
     }

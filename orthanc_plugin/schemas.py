@@ -182,7 +182,8 @@ SCHEMAS: dict[str, Schema] = {
     "Empty": record({}),
     "Withdraw": record({"reason": text(500)}, "reason"),
     "Review": record(
-        {"verdict": {"enum": ["agree", "disagree", "unusable"]}, "comment": text(2000, shortest=0)}, "verdict"
+        {"verdict": {"enum": ["agree", "disagree", "unusable"]}, "comment": nullable(text(2000, shortest=0))},
+        "verdict",
     ),
     "Drain": record({"drain": _FLAG}),
     "Ranges": record(

@@ -69,7 +69,7 @@ def parse_filter(query: Mapping[str, str]) -> Filter:
         since=_since(query.get("since")),
         limit=_limit(query.get("limit")),
         after=_after(query.get("cursor")),
-        full=query.get("full", "0") == "1",
+        full=_full(query.get("full", "0")),
     )
 
 
@@ -100,6 +100,12 @@ def _limit(text: str | None) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= _MAX_LIMIT:
         raise bad_field("limit", f"a whole number from 1 to {_MAX_LIMIT}")
     return int(text[:9])
+
+
+def _full(text: str) -> bool:
+    if text not in {"0", "1"}:
+        raise bad_field("full", "0 or 1")
+    return text == "1"
 
 
 def _after(text: str | None) -> tuple[float, str] | None:
