@@ -13,7 +13,6 @@ from dataclasses import replace
 from . import values
 from .errors import ApiError
 from .transition import (
-    MAX_BACK_OFF_S,
     again_or_failed,
     attempts_counted,
     attempts_uncounted,
@@ -40,10 +39,9 @@ def is_due(request: AnalysisRequest, now: float) -> bool:
     """Tell whether a pending request may be granted by now."""
     if request.status != values.PENDING:
         return False
-    if request.not_before is None:
+    if request.not_before is None or now < request.history[-1].at:  # the clock has been set back since
         return True
-    # Nothing waits longer than the longest back-off: the clock has been set back since.
-    return not now < request.not_before <= now + MAX_BACK_OFF_S * 1.5
+    return now >= request.not_before
 
 
 def granted(request: AnalysisRequest, grant: Grant, record: Artifact, now: float) -> AnalysisRequest:

@@ -13,7 +13,7 @@ from .values import AnalysisRequest, Event, Failure, Grant
 
 _FIRST_EVENTS_KEPT = 4
 _LAST_EVENTS_KEPT = 28
-MAX_BACK_OFF_S = 3600.0
+_MAX_BACK_OFF_S = 3600.0
 
 
 def changed(
@@ -67,7 +67,7 @@ def ended_cancelled(request: AnalysisRequest, now: float, by: str, detail: str) 
 
 def back_off(attempts: int, *, retry_s: float, jitter: float) -> float:
     """Return the seconds to wait after the given number of attempts: `retry_s` x 2^n, up to half more."""
-    return float(min(MAX_BACK_OFF_S, retry_s * 2 ** max(0, attempts - 1)) * (1 + jitter / 2))
+    return float(min(_MAX_BACK_OFF_S, retry_s * 2 ** max(0, attempts - 1)) * (1 + jitter / 2))
 
 
 def again_or_failed(

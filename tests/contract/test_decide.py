@@ -111,7 +111,15 @@ def test_lists_are_filtered_and_paged(queue: Queue, site: Site) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [{"status": "done"}, {"limit": "0"}, {"limit": "x"}, {"since": "soon"}, {"cursor": "x"}, {"a": "b"}],
+    [
+        {"status": "done"},
+        {"full": "2"},
+        {"limit": "0"},
+        {"limit": "x"},
+        {"since": "soon"},
+        {"cursor": "x"},
+        {"a": "b"},
+    ],
 )
 def test_a_bad_filter_is_named(site: Site, query: dict[str, str]) -> None:
     answer = site.call("GET", "/pathology/requests/", query=query)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A real Orthanc and real worker processes through faults, and the checker over what they recorded.
 
-Processes are killed and stopped, the server is killed and restarted, the network between them loses, delays
-and repeats. Afterwards everything is left in peace until no request is open, and every promise is compared
-with what Orthanc holds.
+Processes are killed and stopped, the server is killed and restarted, its clock is set, the network between them
+loses, delays and repeats. Afterwards everything is left in peace until no request is open, and every promise is
+compared with what Orthanc holds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import requests
@@ -28,6 +29,7 @@ from tests.faults.drive_queue import Tally
 from tests.support.faulty_proxy import FaultyProxy, Mood
 from tests.support.light_worker import OFFER
 from tests.support.orthanc_server import ROOT, OrthancServer
+from tests.support.shifted_clock import ShiftedClock
 from tests.support.tiny_dicom import tiny_slide
 
 SECTION = {
@@ -40,6 +42,7 @@ SECTION = {
 SLIDES = 10
 WORKERS = 3
 MOST_OPEN = 30
+SHIFTS_S = (-3600, -5, 0, 0, 5, 3600)
 STOPPED_S = 3.0
 """A stopped worker sleeps longer than its lease lasts."""
 SETTLE_S = 90.0
@@ -128,7 +131,9 @@ def run(seconds: float, seed: int) -> Tally:
     """Let faults happen for a while, and count what they broke."""
     chance = random.Random(seed)
     with ExitStack() as stack:
-        server = stack.enter_context(OrthancServer(overrides={"Pathology": SECTION}))
+        clock = ShiftedClock(Path(stack.enter_context(TemporaryDirectory())) / "clock-of-orthanc")
+        overrides = {"Pathology": SECTION}
+        server = stack.enter_context(OrthancServer(overrides=overrides, environment=clock.environment))
         slides = [_store(server) for _ in range(SLIDES)]
         proxy = stack.enter_context(FaultyProxy(server.url))
         history = server.folder / "history.jsonl"
@@ -143,6 +148,7 @@ def run(seconds: float, seed: int) -> Tally:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             _disturb(chance, server, proxy, workers, tally)
+            _shift(chance, clock, tally)
         proxy.mood = Mood()
         person.stop()
         requests_left = _settled(server)
@@ -181,6 +187,12 @@ def _disturb(
     elif fault == "restart orthanc":
         server.restart()
     tally.crashes += fault.startswith("kill")
+
+
+def _shift(chance: random.Random, clock: ShiftedClock, tally: Tally) -> None:
+    if chance.random() < 0.2:
+        clock.shift(chance.choice(SHIFTS_S))
+        tally.faults["shift clock"] += 1
 
 
 def _wait_complete(server: OrthancServer) -> None:

@@ -224,3 +224,10 @@ def test_history_keeps_its_beginning_and_its_end() -> None:
 
 def test_a_clock_set_back_does_not_turn_updated_back() -> None:
     assert lifecycle.cancelled(a_request(), "alice", NOW - 500).updated == NOW
+
+
+def test_a_clock_set_back_makes_nothing_wait_longer() -> None:
+    waiting = leases.expired(working(), NOW, **RETRY)
+    assert not leases.is_due(waiting, NOW + 29)
+    assert leases.is_due(waiting, NOW + 30)
+    assert leases.is_due(waiting, NOW - 3600)
