@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A real Orthanc and real worker processes through faults, and the checker over what they recorded.
 
-Processes are killed and stopped, the server is killed and restarted, its clock is set, the network between them
-loses, delays and repeats. Afterwards everything is left in peace until no request is open, and every promise is
-compared with what Orthanc holds.
+Processes are killed and stopped, the server is killed and restarted, its clock is set, the network between
+them loses, delays and repeats. Afterwards everything is left in peace until no request is open, and every
+promise is compared with what Orthanc holds.
 """
 
 from __future__ import annotations
