@@ -13,7 +13,7 @@ OUT ?= .cache/oral-scc-demo
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ohif test test-browser test-ohif screenshots lint format setup system clean bench-slides bench-core bench-queue test-faults install-worker-service test-openapi
+.PHONY: help demo demo-ohif test test-browser test-ohif screenshots lint format setup system clean bench-slides bench-core bench-queue test-faults install-worker-service test-openapi test-orthanc-versions
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-faults: $(VENV)/.dev-ready ## the queue through faults, for about a quarter
 test-browser: $(VENV)/.dev-ready ## all tests in a real Chromium, OHIF included (OHIF=3.13.2 for one version of it)
 	@demo/system-packages.sh demo/system-packages-ohif.txt
 	OHIF=$(or $(OHIF),all) $(RUN) -m pytest tests/browser
+
+test-orthanc-versions: $(VENV)/.dev-ready ## the tests on newer Orthancs (as root; SUITES="trixie forky"; fetches 200 MB each once)
+	tests/orthanc-versions.sh $(or $(SUITES),trixie forky)
 
 test-openapi: $(VENV)/.dev-ready ## ask a running server what its OpenAPI document allows and what not, in each role (EXAMPLES=20)
 	EXAMPLES=$(or $(EXAMPLES),20) $(RUN) -m pytest tests/server/test_openapi_run.py

@@ -23,7 +23,7 @@ from .service.report import holds_lease_on
 from .settings import Settings
 from .store import LAST_NUMBER
 
-OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/.*)?")
+OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/[\s\S]*)?")
 _LONGEST_HOLD_S = 10.0
 _AUDITED = frozenset({"forbidden_role", "forbidden_origin", "lease_lost", "already_completed"})
 

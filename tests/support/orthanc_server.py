@@ -21,6 +21,8 @@ import pytest
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
+SUITE = os.environ.get("ORTHANC_SUITE", "/")
+"""Folder with the Debian whose Orthanc is tested (`tests/orthanc-versions.sh`); by default this machine's."""
 CONFIGURATION = ROOT / "orthanc.json"
 ORTHANC = Path("/usr/sbin/Orthanc")
 PLUGINS = Path("/usr/share/orthanc/plugins")
@@ -168,7 +170,7 @@ class OrthancServer:
         """Start the server and, unless told otherwise, wait until it answers ``/system``."""
         with (self.folder / "orthanc.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(ORTHANC), str(self.configuration)],
+                [*(() if SUITE == "/" else ("chroot", SUITE)), str(ORTHANC), str(self.configuration)],
                 env=self.environment,
                 cwd=self.folder,
                 stdout=log,

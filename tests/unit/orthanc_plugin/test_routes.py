@@ -297,3 +297,9 @@ def test_orthancs_own_file_of_a_label_is_kept_from_a_worker_that_holds_the_slide
 def test_a_path_that_only_begins_like_ours_is_judged_as_orthancs() -> None:
     credentials = {"authorization": "Basic " + base64.b64encode(f"{WORKER}:x".encode()).decode()}
     assert not MemorySite().application.allows("GET", "/pathology-other/plugin", "10.0.0.1", credentials)
+
+
+def test_a_line_break_in_a_path_of_ours_is_still_answered_with_a_sentence() -> None:
+    credentials = {"authorization": "Basic d29ya2VyOng="}
+    path = "/pathology/requests/x/artifacts/\n"
+    assert MemorySite().application.allows("PUT", path, "10.0.0.1", credentials)
