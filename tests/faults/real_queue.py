@@ -131,9 +131,8 @@ def run(seconds: float, seed: int) -> Tally:
     """Let faults happen for a while, and count what they broke."""
     chance = random.Random(seed)
     with ExitStack() as stack:
-        clock = ShiftedClock(Path(stack.enter_context(TemporaryDirectory())) / "clock-of-orthanc")
-        overrides = {"Pathology": SECTION}
-        server = stack.enter_context(OrthancServer(overrides=overrides, environment=clock.environment))
+        clock = ShiftedClock(Path(stack.enter_context(TemporaryDirectory())))
+        server = stack.enter_context(OrthancServer(overrides={"Pathology": SECTION}, script=clock.script))
         slides = [_store(server) for _ in range(SLIDES)]
         proxy = stack.enter_context(FaultyProxy(server.url))
         history = server.folder / "history.jsonl"
