@@ -12,6 +12,7 @@ from .attention_file import Patches
 _COLUMNS = ("x", "y", "width", "height", "attention", "percentile")
 _ANNOTATION_CLASS = {"name": "AI attention", "color": [0, 229, 255]}
 _END_OF_LINE = "\r\n"  # RFC 4180
+_LARGEST = 2**53  # what a JSON number holds exactly everywhere
 
 Size = Optional[tuple[float, float]]
 """Width and height of the slide in level-0 pixels, or None where the result does not say."""
@@ -110,4 +111,6 @@ def size_of(slide: Any) -> Size:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """Return a value that is a number of pixels, a share or a percentile, else None."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and abs(value) <= _LARGEST else None

@@ -132,11 +132,14 @@ def test_geometries_are_valid_closed_polygons() -> None:
 
 
 def test_what_is_no_patch_in_a_workers_list_is_passed_over() -> None:
-    odd: list[Any] = [{"x": "<b>", "y": 0}, None, 7, {**top_patches()[0], "attention": True}]
+    whole = top_patches()[0]
+    odd: list[Any] = [{"x": "<b>", "y": 0}, None, 7, {**whole, "attention": True}, {**whole, "x": 10**400}]
     assert {f["properties"]["objectType"] for f in features_of(read_attention(npz()), odd)} == {"tile"}
 
 
-@pytest.mark.parametrize("slide", [None, {}, {"width": "wide", "height": 3}, {"width": 10}])
+@pytest.mark.parametrize(
+    "slide", [None, {}, {"width": "wide", "height": 3}, {"width": 10}, {"width": 10**400, "height": 9}]
+)
 def test_without_a_size_nothing_is_cut_off(slide: Any) -> None:
     assert export.size_of(slide) is None
     rows = export.csv(read_attention(npz()), None).splitlines()
