@@ -13,7 +13,7 @@ OUT ?= .cache/oral-scc-demo
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ohif test test-browser test-ohif screenshots lint format setup system clean bench-slides bench-core bench-queue test-faults install-worker-service test-openapi test-orthanc-versions
+.PHONY: help demo demo-ohif test test-browser test-ohif screenshots lint format setup system clean bench-slides bench-core bench-pipeline bench-queue test-faults install-worker-service test-openapi test-orthanc-versions
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-queue: $(VENV)/.dev-ready ## time the queue of a real Orthanc (last line: 
 
 bench-slides: $(VENV)/.dev-ready ## time tiles out of Orthanc beside local files (last line: JSON)
 	$(RUN) bench/bench_slides.py
+
+bench-pipeline: $(VENV)/.dev-ready ## time a slide's way through the worker beside its encoder (about 15 minutes; last line: JSON)
+	$(RUN) bench/bench_pipeline.py
 
 train-demo: $(VENV)/.ready ## train the demonstration model and write its card (TILES=folder, SLIDES=folder, OUT=folder)
 	$(RUN) -m clam_core.training.demo --tiles '$(TILES)' --out '$(OUT)' --cache '$(OUT).features' \

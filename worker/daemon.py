@@ -174,10 +174,7 @@ class Daemon:
         return True
 
     def _after_failure(self, error: ServerError, mode: Mode) -> None:
-        if mode is not Mode.FOREVER and self._failures >= _FAILURES_OF_A_SINGLE_RUN:
-            raise error
-        refused = isinstance(error, UnauthorizedError | RefusedError) and not isinstance(error, BusyError)
-        if refused and not self._was_accepted:
+        if not self._works and self._is_final(error, mode):
             raise error
         after_s = error.retry_after_s if isinstance(error, RefusedError) else None
         delay_s = self._backoff.delay(self._failures, after_s or 0.0)
@@ -185,19 +182,29 @@ class Daemon:
         _log.warning("No answer to a claim; next try in %.0f s. %s", delay_s, error)
         self._sleep(delay_s)
 
+    def _is_final(self, error: ServerError, mode: Mode) -> bool:
+        """Return whether claiming again is of no use."""
+        if mode is not Mode.FOREVER and self._failures >= _FAILURES_OF_A_SINGLE_RUN:
+            return True
+        refused = isinstance(error, UnauthorizedError | RefusedError) and not isinstance(error, BusyError)
+        return refused and not self._was_accepted
+
     def _pause_between_claims(self, pause_s: float | None, waited_s: float) -> None:
         """Ask again at once after a poll that was held; after a refused one wait as the server says.
 
         A pause after a held poll would only delay who submits in it.
         """
+        if self._works:
+            self._sleep(_AHEAD_PAUSE_S)
+            return
         held = self._settings.long_poll_s > 0 and waited_s >= 0.9 * self._settings.long_poll_s
         if not held:
             self._sleep(self._settings.poll_interval_s if pause_s is None else pause_s)
 
     def _sleep(self, seconds: float) -> None:
-        """Wait between claims; with a request in hand for a moment, and no longer than there is one."""
+        """Wait between claims; where a request is in hand, no longer than it is."""
         ahead = bool(self._works)
-        until = time.monotonic() + (_AHEAD_PAUSE_S if ahead else seconds)
+        until = time.monotonic() + seconds
         while not self._shutdown.no_more and (left := until - time.monotonic()) > 0:
             self._tick()
             if ahead and not self._works:

@@ -65,15 +65,16 @@ def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "numerics"), [({"fold": False}, "torch"), ({}, "torch"), ({"compiled": True}, "OpenVINO")]
+    ("way", "numerics"), [({"fold": False}, "torch"), ({}, "torch"), ({"compiled": True}, "openvino")]
 )
 def test_truncated_resnet50_equals_the_reference(
     way: dict[str, bool], numerics: str, golden: Any, tmp_path: Path
 ) -> None:
+    pytest.importorskip(numerics)
     save_file(with_counters(recipe_weights("resnet50_trunc")), tmp_path / "w.safetensors")
     encoder = load_encoder("resnet50-trunc", weights=tmp_path / "w.safetensors", **way)
     assert_close(encoder.encode(golden["patches"]), golden["resnet50_trunc"])
-    assert numerics in encoder.numerics
+    assert numerics in encoder.numerics.lower()
 
 
 def test_uni_equals_the_reference_on_the_small_model_of_its_layout(golden: Any) -> None:
@@ -155,6 +156,7 @@ def test_efficientnet_lite0_is_found_in_its_installed_package_and_verified(lite:
 
 @pytest.fixture(scope="module")
 def compiled_lite() -> Any:
+    pytest.importorskip("openvino")
     return load_encoder("efficientnet-lite0", compiled=True)
 
 

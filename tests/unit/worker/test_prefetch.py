@@ -221,8 +221,9 @@ def test_a_run_of_one_claims_nothing_ahead(rig: Rig, server: ScriptedServer, ana
     assert server.requests[SECOND].status == "pending"
 
 
+@pytest.mark.parametrize("mode", [Mode.FOREVER, Mode.UNTIL_EMPTY])
 def test_a_server_that_fails_meanwhile_costs_the_slide_in_work_nothing(
-    rig: Rig, server: ScriptedServer, analysis: TwoSlides
+    rig: Rig, server: ScriptedServer, analysis: TwoSlides, mode: Mode
 ) -> None:
     def refuse_claims(call: Call) -> Answer:
         if "/claim" in call.path and call.json.get("prefetch"):
@@ -232,8 +233,8 @@ def test_a_server_that_fails_meanwhile_costs_the_slide_in_work_nothing(
     answer = server.answer
     server.answer = refuse_claims  # type: ignore[method-assign]
     server.add_request(FIRST)
-    with running(rig, analysis):
-        server.wait_for(lambda: bool(claims_ahead(server)))
+    with running(rig, analysis, mode):
+        server.wait_for(lambda: len(claims_ahead(server)) > 6)
         analysis.may_encode.set()
         analysis.may_end.set()
         server.wait_for(lambda: server.requests[FIRST].status == "completed")

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of a slide's time is not the encoder's, on a real Orthanc and the worker's own parts.
+
+``python bench/bench_pipeline.py [--side 11776] [--queue-side 5888]``: prints a table and one line of JSON.
+The slides are real tissue tiled up, through the converter. The encoders are the demonstration model's and
+ResNet-50 with drawn weights (its speed does not depend on them). Memory and growth are measured on a slide
+that exists only as a function, in a process of its own, with an encoder that takes no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.busy_encoder import BusyEncoder
+from clam_core.encoders import load_encoder
+from clam_core.encoders.resnet import TruncatedResNet50
+from clam_core.encoders.transforms import IMAGENET, normalised
+from clam_core.model import LoadedModel
+from tests.support.orthanc_server import OrthancServer
+from worker.analysis import ClamAnalyzer
+from worker.assembly import build_daemon, make_telemetry, slide_opener
+from worker.daemon import Mode
+from worker.demo_slide import demo_slide
+from worker.drawn_slide import write_tiled_tiff
+from worker.ingest.environment import converter_python
+from worker.ingest.identity import SlideOptions
+from worker.ingest.pipeline import Ingest, IngestedSeries
+from worker.ingest.progress import silent
+from worker.ingest.store import OrthancStore
+from worker.settings import Credentials, Settings
+from worker.settings_reading import load_settings
+from worker.shutdown import ShutdownRequest
+
+ROOT = Path(__file__).resolve().parents[1]
+EAGER_BATCH = 32
+QUEUE = 6
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--side", type=int, default=11_776, help="pixels of the long slide's side")
+    arguments.add_argument("--queue-side", type=int, default=5_888, help="of the slide that waits six times")
+    arguments.add_argument("--repeats", type=int, default=3)
+    options = arguments.parse_args()
+    rows: dict[str, float] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-pipeline-")))
+        weights = resnet_weights(folder)
+        rows |= encoder_speed(weights, options.repeats)
+        rows |= memory()
+        server = stack.enter_context(OrthancServer())
+        long, short = (store(server, tiled_up(folder, side)) for side in (options.side, options.queue_side))
+        bench = Bench(server, folder)
+        rows |= bench.one_slide(long)
+        rows |= bench.one_slide(long, resnet=weights)
+        rows |= bench.queue(short)
+    for name, value in rows.items():
+        print(f"{name:36} {value:12.3f}")
+    print(json.dumps({name: round(value, 4) for name, value in rows.items()}))
+
+
+def tiled_up(folder: Path, side: int) -> Path:
+    """Write real tissue tiled up to a square."""
+    chosen = demo_slide(folder)
+    with openslide.OpenSlide(chosen.path) as slide:
+        piece = np.asarray(slide.read_region((0, 0), 0, (2048, 2048)).convert("RGB"))
+    times = -(-side // 2048)
+    path = folder / f"tiled-up-{side}.tiff"
+    write_tiled_tiff(path, np.tile(piece, (times, times, 1))[:side, :side], 0.499)
+    return path
+
+
+def store(server: OrthancServer, slide: Path) -> IngestedSeries:
+    """Store a slide as `worker ingest` does."""
+    with ExitStack() as stack:
+        client = OrthancStore(server.url, Credentials(*server.person))
+        stack.callback(client.close)
+        python = converter_python(None, silent)
+        (series,) = Ingest(client, lambda: python, silent, date(2026, 1, 1)).run(slide, SlideOptions())
+    return series
+
+
+def resnet_weights(folder: Path) -> Path:
+    torch.manual_seed(0)
+    path = folder / "resnet50-trunc.safetensors"
+    save_file(TruncatedResNet50().state_dict(), path)
+    return path
+
+
+def encoder_speed(weights: Path, repeats: int) -> dict[str, float]:
+    """Time ResNet-50 as the worker runs it beside the plain eager loop, turn about."""
+    tiles = np.random.default_rng(0).integers(0, 256, (EAGER_BATCH, 224, 224, 3), dtype=np.uint8)
+    network = load_plain(weights)
+    encoder = load_encoder("resnet50-trunc", weights=weights, compiled=True)
+
+    def eager() -> np.ndarray:
+        with torch.inference_mode():
+            batch = normalised(tiles, IMAGENET, torch.device("cpu")).contiguous()
+            return np.asarray(network(batch))
+
+    wanted, found = eager(), encoder.encode_framed(tiles)
+    times: dict[str, list[float]] = {"eager": [], "worker": []}
+    for _ in range(repeats):
+        for name, work in (("eager", eager), ("worker", lambda: encoder.encode_framed(tiles))):
+            begun = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - begun)
+    slow, fast = (statistics.median(seconds) for seconds in times.values())
+    return {
+        "eager_patches_per_s": EAGER_BATCH / slow,
+        "resnet50_patches_per_s": EAGER_BATCH / fast,
+        "eager_ratio": slow / fast,
+        "eager_deviation": float(np.abs(found - wanted).max() / np.abs(wanted).max()),
+    }
+
+
+def load_plain(weights: Path) -> torch.nn.Module:
+    from safetensors.torch import load_file  # noqa: PLC0415 - the plain loop's own way
+
+    network = TruncatedResNet50().eval().requires_grad_(requires_grad=False)
+    network.load_state_dict(load_file(weights))
+    return network
+
+
+def memory() -> dict[str, float]:
+    """Analyse functions that look like slides, each size in a process of its own."""
+    rows: dict[str, float] = {}
+    for name, patches in (("1x", 190), ("4x", 760), ("16x", 3040)):
+        answer = subprocess.run(
+            [sys.executable, str(ROOT / "bench" / "endless_slide.py"), str(patches)],
+            check=True, capture_output=True, text=True, cwd=ROOT,
+        )  # fmt: skip
+        found = json.loads(answer.stdout.splitlines()[-1])
+        rows[f"patches_{name}"] = found["patches"]
+        rows[f"ms_per_patch_{name}"] = 1000 * found["encode_s"] / found["patches"]
+        rows[f"peak_memory_mb_{name}"] = found["peak_memory_mb"]
+    rows["peak_memory_mb"] = rows["peak_memory_mb_16x"]
+    return rows
+
+
+class Bench:
+    """The worker's daemon in this process, its encoders watched."""
+
+    def __init__(self, server: OrthancServer, folder: Path) -> None:
+        self._server = server
+        self._folder = folder
+
+    def one_slide(self, series: IngestedSeries, resnet: Path | None = None) -> dict[str, float]:
+        """Analyse one slide, then let a second model of the same encoder have it."""
+        kind = "demo" if resnet is None else "resnet50"
+        settings = self._settings(FEATURE_CACHE_DIR=str(self._folder / f"features-{kind}"))
+        analyzer, encoder = self._analyzer(settings, resnet)
+        first = self._served(settings, analyzer, [(series, kind)])
+        share = encoder.idle_share(first.begun, first.ended, first.dicom_s)
+        second = self._served(settings, analyzer, [(series, "second")])
+        print(json.dumps({f"timings_{kind}": first.timings, f"timings_{kind}_cached": second.timings}))
+        suffix = "" if resnet is None else "_resnet50"
+        return {
+            f"patches{suffix}": first.patches,
+            f"outside_encoder_share{suffix}": share,
+            f"dicom_s{suffix}": first.dicom_s,
+            f"claim_to_complete_s{suffix}": first.ended - first.begun,
+            f"cached_second_model_s{suffix}": second.ended - second.begun - second.dicom_s,
+        }
+
+    def queue(self, series: IngestedSeries) -> dict[str, float]:
+        """Analyse a slide six times in a row; nothing is kept, so each is encoded."""
+        settings = self._settings(FEATURE_CACHE_MAX_MB="0")
+        analyzer, encoder = self._analyzer(settings, None)
+        self._served(settings, analyzer, [(series, "demo")] * QUEUE)
+        gaps = encoder.longest_gaps(QUEUE - 1)
+        return {
+            "idle_between_slides_s": statistics.median(gaps),
+            "idle_between_slides_most_s": max(gaps),
+        }
+
+    def _settings(self, **more: str) -> Settings:
+        user, password = self._server.worker
+        return load_settings(
+            {
+                "ORTHANC_URL": self._server.url,
+                "ORTHANC_USER": user,
+                "ORTHANC_PASSWORD": password,
+                "MODEL_PATH": "demo",
+                "DEVICE": "cpu",
+                "WORKER_ID": "bench",
+                "SPOOL_DIR": str(self._folder / "spool"),
+                "LOG_LEVEL": "WARNING",
+                **more,
+            }
+        )
+
+    def _analyzer(self, settings: Settings, resnet: Path | None) -> tuple[ClamAnalyzer, BusyEncoder]:
+        loaded = ClamAnalyzer.load(settings)
+        (demo,) = loaded.models.values()
+        if resnet is None:
+            encoder = BusyEncoder(demo.encoder)
+            aggregator: Any = demo.aggregator
+        else:
+            encoder = BusyEncoder(load_encoder("resnet50-trunc", weights=resnet, compiled=True))
+            aggregator = FirstValues(demo)
+        models = {
+            name: LoadedModel(
+                replace(demo.package, name=name, sha256=digit * 64, reference=None),
+                encoder, aggregator, demo.device,
+            )
+            for name, digit in (("demo" if resnet is None else "resnet50", "1"), ("second", "2"))
+        }  # fmt: skip
+        return replace(loaded, models=models, default_model=next(iter(models))), encoder
+
+    def _served(
+        self, settings: Settings, analyzer: ClamAnalyzer, wanted: Sequence[tuple[IngestedSeries, str]]
+    ) -> Served:
+        shutdown, telemetry = ShutdownRequest(), make_telemetry()
+        daemon = build_daemon(
+            settings, analyzer, shutdown, slide_opener(settings, telemetry), telemetry, bars=False
+        )
+        offer(self._server, analyzer)
+        ids = []
+        for series, model in wanted:
+            body = {"series": series.series, "model": model, "force": True}
+            answer = self._server.post("/pathology/analyze", json=body)
+            answer.raise_for_status()
+            ids.append(answer.json()["request_id"])
+        begun = time.perf_counter()
+        daemon.run(Mode.UNTIL_EMPTY)
+        ended = time.perf_counter()
+        request = self._server.get(f"/pathology/requests/{ids[-1]}").json()["request"]
+        assert request["status"] == "completed", request
+        return Served(begun, ended, request["result"])
+
+
+def offer(server: OrthancServer, analyzer: ClamAnalyzer) -> None:
+    """Let the server know the models, so that requests can name them."""
+    body = {
+        "worker_id": "bench", "token": "0" * 32, "api": 1, "wait": 0, "software": "0", "device": "cpu",
+        "models": [item.as_json() for item in analyzer.offers], "default_model": analyzer.default_model,
+    }  # fmt: skip
+    server.post("/pathology/claim", json=body, auth=server.worker)
+
+
+class FirstValues:
+    """The demonstration model on as many values a patch as it knows, of an encoder that gives others."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._aggregator = model.aggregator
+        self._dim = model.encoder.dim
+
+    def predict(self, features: np.ndarray) -> Any:
+        """Predict from features (N, D)."""
+        padded = np.zeros((len(features), self._dim), np.float32)
+        padded[:, : features.shape[1]] = features[:, : self._dim]
+        return self._aggregator.predict(padded)
+
+
+class Served:
+    """What one run of the daemon came to."""
+
+    def __init__(self, begun: float, ended: float, result: dict[str, Any]) -> None:
+        self.begun, self.ended = begun, ended
+        self.timings: dict[str, float] = result["timings_s"]
+        self.dicom_s = self.timings.get("dicom", 0.0)
+        self.patches = result["patches"]["count"]
+
+
+if __name__ == "__main__":
+    main()
