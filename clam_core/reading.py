@@ -51,10 +51,10 @@ def find_tissue(slide: Slide, summary: SlideSummary, model: Model, options: Anal
     name = options.tissue_preset or model.tissue_preset
     tissue = _segmented(slide, summary, preset(name), options.reference)
     if not tissue.pieces:
+        other = "tcga for pale tissue" if name == "bwh_biopsy" else "bwh_biopsy for small pieces"
         raise NoTissueError(
             f"No tissue was found with the preset {name!r}: check that the slide is not blank, or choose "
-            'another preset (--tissue-preset, or the request parameter "tissue_preset"), such as bwh_biopsy '
-            "for small pieces."
+            f'another preset (--tissue-preset, or the request parameter "tissue_preset"), such as {other}.'
         )
     return tissue
 

@@ -179,6 +179,13 @@ def test_blank_slide_is_reported_as_no_tissue() -> None:
         analyze_slide(ArraySlide(blank(2000, 1500)), FakeModel(), device="cpu")
 
 
+@pytest.mark.parametrize(("tried", "advised"), [("bwh_biopsy", "tcga"), ("tcga", "bwh_biopsy")])
+def test_where_no_tissue_is_found_another_preset_is_advised(tried: str, advised: str) -> None:
+    options = AnalysisOptions(tissue_preset=tried)
+    with pytest.raises(NoTissueError, match=f"preset '{tried}'.* such as {advised} "):
+        analyze_slide(ArraySlide(blank(2000, 1500)), FakeModel(), device="cpu", options=options)
+
+
 def test_slide_without_spacing_is_refused_and_with_the_users_goes_on() -> None:
     slide = ArraySlide(glass_with_tissue(), mpp=None)
     with pytest.raises(MissingMppError):
