@@ -221,7 +221,11 @@ def cancel_confirmed(request: AnalysisRequest, now: float) -> AnalysisRequest:
 
 
 def refused_at_claim(request: AnalysisRequest, failure: Failure, now: float) -> AnalysisRequest:
-    """End a pending request whose series can no longer be analysed; one that has moved on is left alone."""
+    """End a pending request whose series can no longer be analysed.
+
+    One that has moved on is left alone; so is one that another worker has fetched ahead, which reports the
+    reason itself.
+    """
     if request.status != values.PENDING:
         return request
     return changed(

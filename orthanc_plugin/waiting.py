@@ -25,12 +25,15 @@ class Taker:
         Whether it can run what a request asks for; depends on the wanted model and version alone.
     takes
         Whether it is this worker's turn, of those that can.
+    has_room
+        Whether it may hold one more at all; asked once, before any request is looked at.
     prefetch
         It still works on another slide: it comes after those that are idle, and takes from nobody.
     """
 
     runs: Callable[[AnalysisRequest], bool]
     takes: Callable[[AnalysisRequest], bool]
+    has_room: Callable[[], bool] = lambda: True
     prefetch: bool = False
 
 
@@ -115,7 +118,7 @@ class ClaimPool:
     def refuse(self, waiter: ClaimWaiter, hold_s: float) -> None:
         """Put a request back that could not be granted, and let it rest for a while."""
         with self._index.lock:
-            if waiter.assigned is not None and hold_s > 0:
+            if waiter.assigned is not None:
                 self._held[waiter.assigned] = self._clock.monotonic() + hold_s
             waiter.assigned = None
             self._assign()
@@ -169,6 +172,8 @@ class ClaimPool:
 
     def _assign_one(self, waiter: ClaimWaiter, free: Iterable[AnalysisRequest]) -> None:
         if any(other.assigned and _are_one(other, waiter) for other in self._waiters):
+            return
+        if not waiter.taker.has_room():
             return
         request = next((request for request in free if waiter.taker.takes(request)), None)
         if request is not None:

@@ -21,8 +21,7 @@ from .core import Core, change_request, change_request_numbered, unavailable
 
 RECORD_TYPE = "application/json"
 _UNSTABLE_HOLD_S = 1.0
-_FAILED_HOLD_S = 2.0
-"""What Orthanc could not grant rests for so long, so that it does not keep the others from their turn."""
+_REFUSED_HOLD_S = 2.0
 _OTHER_WORKER_FIRST_S = 30.0
 
 
@@ -55,6 +54,17 @@ class Granted:
     instances: tuple[InstanceInfo, ...]
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A request that cannot be granted now.
+
+    It rests for `hold_s` seconds, more than none: what were on offer again at once would keep its worker
+    busy for ever and the others from their turn.
+    """
+
+    hold_s: float = _REFUSED_HOLD_S
+
+
 def claim(core: Core, ask: Claim) -> Granted | None:
     """Return the next request for a worker, or None where there is none within its waiting time.
 
@@ -70,7 +80,8 @@ def claim(core: Core, ask: Claim) -> Granted | None:
         return _repeated(core, ask)
     taker = Taker(
         runs=lambda item: offered(core, ask, item) is not None,
-        takes=lambda item: not _is_for_another(core, ask, item) and not _has_one_ahead(core, ask),
+        takes=lambda item: not _is_for_another(core, ask, item),
+        has_room=lambda: not _has_one_ahead(core, ask),
         prefetch=ask.prefetch,
     )
     waiter = core.claims.enter(ask.worker_id, ask.token_sha256, taker, ask.wait_s)
@@ -150,25 +161,25 @@ def _turn(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:
     try:
         result = try_grant(core, ask, request_id)
     except (StorageError, ApiError):
-        core.claims.refuse(waiter, _FAILED_HOLD_S)
+        core.claims.refuse(waiter, _REFUSED_HOLD_S)
         raise
     if isinstance(result, Granted):
         return result
-    core.claims.refuse(waiter, result)
+    core.claims.refuse(waiter, result.hold_s)
     return None
 
 
-def try_grant(core: Core, ask: Claim, request_id: str) -> Granted | float:
-    """Return the lease, or the seconds that the request should rest where it cannot be granted now."""
+def try_grant(core: Core, ask: Claim, request_id: str) -> Granted | Refused:
+    """Return the lease, or for how long the request should rest where it cannot be granted now."""
     request = core.index.get(request_id)
     if request is None:
-        return 0.0
+        return Refused()
     series = core.gateway.series(request.series)
     if series is None:
         series_deleted(core, request.series)
-        return 0.0
+        return Refused()
     if not series.is_stable:
-        return _UNSTABLE_HOLD_S
+        return Refused(_UNSTABLE_HOLD_S)
     instances = core.gateway.instances(request.series)
     try:
         check_eligible(series, instances, core.index.is_output(series.series_instance_uid))
@@ -177,9 +188,9 @@ def try_grant(core: Core, ask: Claim, request_id: str) -> Granted | float:
         if error.status in {413, 422}:  # no room for a result, or nothing to analyse
             failure = Failure(error.code, error.message, retryable=False)
             change_request(core, request_id, lambda item: refused_at_claim(item, failure, core.clock.now()))
-            return 0.0
+            return Refused()
         if error.status in {409, 410}:  # cancelled or deleted in the meantime
-            return 0.0
+            return Refused()
         raise
 
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from tests.support.queue_client import Lease, Queue, new_token
-from tests.support.sites import Site
+from tests.support.sites import Answer, Site
 
 
 @pytest.fixture
@@ -132,6 +134,23 @@ def test_the_list_of_workers_names_the_slide_that_is_begun(queue: Queue, site: S
     ahead(queue)
     workers = {item["worker_id"]: item for item in site.call("GET", "/pathology/workers").json["workers"]}
     assert workers[busy.worker_id]["request_id"] == busy.request_id
+
+
+def test_an_idle_worker_is_not_held_by_a_slide_ahead_that_can_be_analysed_no_more(
+    queue: Queue, site: Site, busy: Lease
+) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    lease = queue.claim(prefetch=True)
+    lease.heartbeat(prefetch=True)
+    site.leave_label(slide)
+    answers: list[Answer] = []
+    claim = threading.Thread(target=lambda: answers.append(queue.try_claim("idle")), daemon=True)
+    claim.start()
+    claim.join(10)
+    assert [answer.status for answer in answers] == [204]
+    assert lease.fail("no_volume", retryable=False).status == 200
+    assert queue.status(lease.request_id) == "failed"
 
 
 def test_a_restart_leaves_it_ahead(queue: Queue, site: Site, busy: Lease) -> None:

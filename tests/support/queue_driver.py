@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.values import OPEN, AnalysisRequest
 from tests.support.queue_client import PNG, RESULT, named
-from tests.support.sites import PERSON, WORKER, Answer, MemorySite, Slide
+from tests.support.sites import LABEL, PERSON, WORKER, Answer, MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result
 
 MODEL = "model"
@@ -37,6 +38,8 @@ READS_AND_WRITES = (
     "store_instance",
     "delete_series",
 )
+_MOST_LOOKS = 500
+"""At a slide, over one call; a call that does not end is broken as well."""
 DECISIONS = ("cancel", "retry", "withdraw")
 REPORTS = ("processing", "pending", "cancelled")
 
@@ -77,6 +80,18 @@ class MortalGateway(MemoryGateway):
         super().__init__()
         self._writes_left: int | None = None
         self._dies_after = False
+        self.looks = 0
+
+    def series(self, series_id: str) -> SeriesInfo | None:
+        self.looks += 1
+        require(self.looks < _MOST_LOOKS, "other", "a call looks at slides without end")
+        return super().series(series_id)
+
+    def leave_label(self, series_id: str) -> None:
+        """Delete the images of a slide but for a label."""
+        label = self.add_instance(series_id, "9.9", image_type=LABEL)
+        for instance_id in self._held(series_id).instances.keys() - {label}:
+            self.delete_instance(instance_id)
 
     def die_in(self, writes: int, *, after: bool) -> None:
         """Let the process die before, or right after, the given write from now (1 is the next)."""
@@ -171,6 +186,7 @@ class QueueDriver:
 
     def _call(self, method: str, path: str, **options: Any) -> Answer | None:
         """Send a request; None where the process died over it."""
+        self.gateway.looks = 0
         try:
             return self.site.call(method, path, **options)
         except Crash:
@@ -326,6 +342,10 @@ class QueueDriver:
         self._tokens += 1
         self.gateway.add_instance(self.slides[slide].series, f"9.9.{self._tokens}")
 
+    def leave_label(self, slide: int) -> None:
+        """Let a slide be one that cannot be analysed, until `overwrite` adds an image again."""
+        self.gateway.leave_label(self.slides[slide].series)
+
     def refuse(self, operation: str, *, after: bool) -> None:
         """Let Orthanc fail the next call of an operation."""
         self.gateway.fail_next(operation, after=after)
@@ -441,6 +461,7 @@ def _actions(driver: QueueDriver, chance: random.Random) -> tuple[tuple[int, Cal
         (10, lambda: driver.pass_time(chance.choice((0.1, 0.3, 1.1, 2.5)))),
         (1, lambda: driver.shift_clock(chance.choice((-3600.0, -5.0, 5.0, 3600.0)))),
         (1, lambda: driver.overwrite(which % SLIDES)),
+        (2, lambda: driver.leave_label(which % SLIDES)),
         (3, lambda: driver.refuse(chance.choice(READS_AND_WRITES), after=coin)),
         (3, lambda: driver.die(chance.randrange(1, 5), after=coin)),
         (1, driver.restart),

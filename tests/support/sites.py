@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 
 from orthanc_plugin.application import Application
 from orthanc_plugin.http import Request
-from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.memory_gateway import MemoryGateway, orthanc_id
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.clockwork import finish_leftovers, tick
 from orthanc_plugin.service.startup import load_all, load_open, load_unread
@@ -27,6 +27,7 @@ from tests.support.tiny_dicom import tiny_slide
 PERSON = "admin"
 WORKER = "worker"
 MONITOR = "monitor"
+LABEL = ("ORIGINAL", "PRIMARY", "LABEL", "NONE")
 SECTION: dict[str, Any] = {
     "Workers": [WORKER],
     "Monitors": [MONITOR],
@@ -88,6 +89,9 @@ class Site(Protocol):
 
     def delete(self, slide: Slide) -> None:
         """Delete a slide, and let the plugin hear of it."""
+
+    def leave_label(self, slide: Slide) -> None:
+        """Delete a slide's pyramid; its label stays, and so does the series."""
 
     def series_ids(self) -> set[str]:
         """Return the Orthanc ids of all series."""
@@ -171,6 +175,10 @@ class MemorySite:
     def delete(self, slide: Slide) -> None:
         self.gateway.delete_series(slide.series)
         series_deleted(self.application.core, slide.series)
+
+    def leave_label(self, slide: Slide) -> None:
+        self.gateway.add_instance(slide.series, f"{slide.sop_uid}.9", image_type=LABEL)
+        self.gateway.delete_instance(orthanc_id(slide.series, slide.sop_uid))
 
     def series_ids(self) -> set[str]:
         return set(self.gateway.list_series())
@@ -271,6 +279,14 @@ class ServerSite:
     def delete(self, slide: Slide) -> None:
         self.server.request("DELETE", f"/series/{slide.series}").raise_for_status()
         time.sleep(0.3)
+
+    def leave_label(self, slide: Slide) -> None:
+        instances = self.server.get(f"/series/{slide.series}").json()["Instances"]
+        label = tiny_slide(slide.series_uid, slide.study_uid, kind="LABEL")
+        self.server.post("/instances", data=label).raise_for_status()
+        for instance in instances:
+            self.server.request("DELETE", f"/instances/{instance}").raise_for_status()
+        self._wait_stable([slide])
 
     def series_ids(self) -> set[str]:
         return set(self.server.get("/series").json())

@@ -22,7 +22,13 @@ def _file(dataset: Dataset) -> bytes:
 
 
 def tiny_slide(
-    series_uid: str, study_uid: str, *, sop_uid: str | None = None, note: str = "", body_part: str = ""
+    series_uid: str,
+    study_uid: str,
+    *,
+    sop_uid: str | None = None,
+    note: str = "",
+    body_part: str = "",
+    kind: str = "VOLUME",
 ) -> bytes:
     """Return a whole-slide instance without pixels; `note` changes its content and nothing else."""
     dataset = Dataset()
@@ -30,7 +36,7 @@ def tiny_slide(
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study_uid, series_uid
     dataset.SOPClassUID, dataset.SOPInstanceUID = WSI_STORAGE, sop_uid or generate_uid()
     dataset.Modality = "SM"
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", kind, "NONE"]
     dataset.ImageComments = note
     dataset.BodyPartExamined = body_part
     return _file(dataset)

@@ -73,6 +73,10 @@ class QueueMachine(RuleBasedStateMachine):
     def overwrite(self, slide: int) -> None:
         self.driver.overwrite(slide)
 
+    @rule(slide=SLIDE)
+    def leave_label(self, slide: int) -> None:
+        self.driver.leave_label(slide)
+
     @rule(operation=st.sampled_from(READS_AND_WRITES), after=BOOL)
     def refuse(self, operation: str, after: bool) -> None:
         self.driver.refuse(operation, after=after)

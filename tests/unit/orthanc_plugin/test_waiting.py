@@ -79,6 +79,18 @@ def test_what_a_worker_cannot_run_is_not_looked_at_one_by_one(index: Index, pool
     assert len(looks) == 1
 
 
+def test_whether_a_worker_has_room_is_asked_once(index: Index, pool: ClaimPool) -> None:
+    add(index, *(f"r{number}" for number in range(100)))
+    asked: list[bool] = []
+
+    def has_room() -> bool:
+        asked.append(True)
+        return False
+
+    assert pool.enter("a", "token", Taker(anything, anything, has_room), 0).assigned is None
+    assert len(asked) == 1
+
+
 def test_what_a_waiter_leaves_behind_goes_to_the_next(index: Index, pool: ClaimPool) -> None:
     first, second = enter(pool, "a"), enter(pool, "b")
     add(index, "r1")
