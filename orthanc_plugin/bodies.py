@@ -14,7 +14,7 @@ from .http import Request
 from .index import Live
 from .service.claim import Claim
 from .service.complete import Named, Result
-from .service.report import LeaseProof
+from .service.report import Heartbeat, LeaseProof
 from .service.submit import MAX_SERIES_OF_COHORT, Cohort, Target, Wish, parameters_text
 from .service.tokenless import Older
 from .values import Failure, Model, token_digest
@@ -169,8 +169,8 @@ def proof_of_headers(headers: Mapping[str, str]) -> LeaseProof:
     return LeaseProof(worker_id="", token_sha256=token_digest(token), fence=int(fence))
 
 
-def live_of(body: Mapping[str, Any]) -> Live:
-    """Return what a heartbeat says of the work.
+def heartbeat_of(body: Mapping[str, Any]) -> Heartbeat:
+    """Return what a worker says of its work and of itself.
 
     Raises
     ------
@@ -180,10 +180,13 @@ def live_of(body: Mapping[str, Any]) -> Live:
     progress = None
     if body.get("progress") is not None:
         progress = fields.number(body, "progress", low=0, high=1, default=0)
-    return Live(
+    live = Live(
         stage=fields.optional_text(body, "stage", longest=50),
         progress=progress,
         detail=fields.optional_text(body, "detail"),
+    )
+    return Heartbeat(
+        live=live,
         prefetch=fields.flag(body, "prefetch"),
         counters=counters_of(body),
     )

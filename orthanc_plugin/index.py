@@ -12,12 +12,11 @@ import threading
 import uuid
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from . import values
 from .codec import SeriesState
-from .counters import Counters
 from .leases import is_prefetched
 from .values import AnalysisRequest
 
@@ -34,13 +33,14 @@ class Lease:
 
 @dataclass(frozen=True)
 class Live:
-    """What the last heartbeat said; `progress` in 0 to 1; `prefetch` where the slide has not been begun."""
+    """How far the work on a request is, as the last heartbeat said; `progress` in 0 to 1.
+
+    A member more here is one more thing that wakes everybody who waits for a change of the request.
+    """
 
     stage: str | None = None
     progress: float | None = None
     detail: str | None = None
-    prefetch: bool = False
-    counters: Counters = field(default_factory=dict)
 
 
 Wanted = tuple[Optional[str], Optional[str]]

@@ -9,7 +9,7 @@ from typing import Any
 from . import API_VERSION, __version__, fields, source, values, views
 from .bodies import (
     claim_of,
-    live_of,
+    heartbeat_of,
     older_of,
     older_outcome_of,
     outcome_of,
@@ -214,6 +214,8 @@ class Routes:
     def pending(self, request: Request, _parts: Parts) -> Response:
         """List what waits for a worker; may be held open until something does."""
         require_open_known(self._core)
+        if self._is_worker(request):
+            self._core.workers.polled(request.user)
         waited = listing.wait_for_pending(self._core, wait_of_query(request))
         found = [self._short(item) for item in listing.pending(self._core)]
         return json_response(
@@ -260,10 +262,10 @@ class Routes:
             raise fields.bad_field("status", "processing, pending (hands the lease back) or cancelled")
         if "token" not in body:
             tokenless.require_allowed(self._core)
-            return tokenless.report(self._core, request_id, older_of(body, user), status, live_of(body))
+            return tokenless.report(self._core, request_id, older_of(body, user), status, heartbeat_of(body))
         proof = proof_of(body)
         if status == values.PROCESSING:
-            return heartbeat(self._core, request_id, proof, live_of(body))
+            return heartbeat(self._core, request_id, proof, heartbeat_of(body))
         if status == values.PENDING:
             return hand_back(self._core, request_id, proof)
         return confirm_cancel(self._core, request_id, proof)

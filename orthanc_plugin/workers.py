@@ -9,17 +9,23 @@ from dataclasses import dataclass, field, replace
 from .clock import Clock
 from .counters import Counters
 from .errors import ApiError
+from .leases import TOKENLESS_LEASE_S
 from .settings import Settings
-from .values import Model
+from .values import Grant, Model
 
 _KEPT = 200
 ALIVE_S = 90.0
 """A worker that was silent for longer counts as gone; claims come every 25 s, heartbeats every 15 s."""
+OLDER_ALIVE_S = TOKENLESS_LEASE_S
+"""An older worker sends neither, and says nothing while it is at a slide."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker as its last claim described it; `seen` is wall-clock time, `seen_monotonic` decides."""
+    """A worker as its last claim described it; `seen` is wall-clock time, `seen_monotonic` decides.
+
+    After `silence_s` seconds without a sign of life it counts as gone.
+    """
 
     worker_id: str
     user: str
@@ -31,6 +37,7 @@ class Worker:
     seen_monotonic: float
     drain: bool = False
     counters: Counters = field(default_factory=dict)
+    silence_s: float = ALIVE_S
 
 
 def permits(settings: Settings, model: Model) -> bool:
@@ -59,21 +66,45 @@ class Workers:
         with self._lock:
             known = self._workers.pop(worker.worker_id, None)
             drain = known is not None and known.drain
-            self._workers[worker.worker_id] = replace(worker, drain=drain)
-            while len(self._workers) > _KEPT:
-                del self._workers[next(iter(self._workers))]
+            self._put(replace(worker, drain=drain))
 
-    def heard(self, worker_id: str, counters: Counters) -> None:
-        """Note a heartbeat, and what the worker counted if it did."""
+    def heard(self, grant: Grant, counters: Counters) -> None:
+        """Note a sign of life under a lease, and what the worker counted if it did.
+
+        A worker at a slide is known by its lease alone after a restart, and an older worker always is: what
+        it may offer besides is not.
+        """
         with self._lock:
-            known = self._workers.get(worker_id)
+            known = self._workers.get(grant.worker_id) or self._known_by(grant)
+            self._put(replace(self._seen(known), counters=counters or known.counters))
+
+    def polled(self, user: str) -> None:
+        """Note that an older worker without a name of its own looks for work, where it has done some."""
+        with self._lock:
+            known = self._workers.get(user)
             if known is not None:
-                self._workers[worker_id] = replace(
-                    known,
-                    seen=self._clock.now(),
-                    seen_monotonic=self._clock.monotonic(),
-                    counters=counters or known.counters,
-                )
+                self._put(self._seen(known))
+
+    def _put(self, worker: Worker) -> None:
+        self._workers[worker.worker_id] = worker
+        while len(self._workers) > _KEPT:
+            del self._workers[next(iter(self._workers))]
+
+    def _seen(self, worker: Worker) -> Worker:
+        return replace(worker, seen=self._clock.now(), seen_monotonic=self._clock.monotonic())
+
+    def _known_by(self, grant: Grant) -> Worker:
+        return Worker(
+            worker_id=grant.worker_id,
+            user=grant.user,
+            software="",
+            device="",
+            models=() if grant.tokenless else (grant.model,),
+            default_model=None,
+            seen=0.0,
+            seen_monotonic=0.0,
+            silence_s=OLDER_ALIVE_S if grant.tokenless else ALIVE_S,
+        )
 
     def drains(self, worker_id: str) -> bool:
         """Tell whether a person wants this worker to take nothing more."""
@@ -103,7 +134,7 @@ class Workers:
 
     def is_alive(self, worker: Worker) -> bool:
         """Tell whether a worker was heard of lately."""
-        return self._clock.monotonic() - worker.seen_monotonic <= ALIVE_S
+        return self._clock.monotonic() - worker.seen_monotonic <= worker.silence_s
 
     def alive(self) -> list[Worker]:
         """Return the workers that were heard of lately and take work."""

@@ -75,7 +75,7 @@ def claim(core: Core, ask: Claim) -> Granted | None:
     ApiError
         503 where Orthanc fails.
     """
-    note_worker(core, ask)
+    _note_worker(core, ask)
     if core.workers.drains(ask.worker_id):
         return _repeated(core, ask)
     taker = Taker(
@@ -96,8 +96,7 @@ def claim(core: Core, ask: Claim) -> Granted | None:
         core.claims.leave(waiter)
 
 
-def note_worker(core: Core, ask: Claim) -> None:
-    """Note that a worker lives, and what it offers."""
+def _note_worker(core: Core, ask: Claim) -> None:
     worker = Worker(
         worker_id=ask.worker_id,
         user=ask.user,
@@ -206,7 +205,7 @@ def _grant(
             worker_id=ask.worker_id,
             user=ask.user,
             token_sha256=ask.token_sha256,
-            model=offered(core, ask, current) or current.bound_model,
+            model=offered(core, ask, current) or _asked_for(current),
             fingerprint=content,
             granted=now,
             prefetch=ask.prefetch,
@@ -219,3 +218,8 @@ def _grant(
     if request.grants:
         core.store.delete_orphans(request.series)
     return after
+
+
+def _asked_for(request: AnalysisRequest) -> Model:
+    """Return what a person asked for, which is all that is known where an older worker runs it."""
+    return Model(request.model or "", request.model_version)

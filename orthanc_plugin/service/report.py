@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orthanc_plugin import values
+from orthanc_plugin.counters import Counters
 from orthanc_plugin.index import Live
 from orthanc_plugin.leases import authorised, cancel_confirmed, duration_of, handed_back, heard, is_news
 from orthanc_plugin.values import AnalysisRequest
@@ -23,6 +24,25 @@ class LeaseProof:
 
 
 @dataclass(frozen=True)
+class Heartbeat:
+    """What a worker says while it holds a lease.
+
+    Attributes
+    ----------
+    live
+        How far the work is.
+    prefetch
+        The slide has not been begun.
+    counters
+        What the worker has counted since its own start; of the worker, not of the request.
+    """
+
+    live: Live
+    prefetch: bool
+    counters: Counters
+
+
+@dataclass(frozen=True)
 class Orders:
     """What a heartbeat is answered with."""
 
@@ -31,7 +51,7 @@ class Orders:
     drain: bool
 
 
-def heartbeat(core: Core, request_id: str, proof: LeaseProof, live: Live) -> Orders:
+def heartbeat(core: Core, request_id: str, proof: LeaseProof, beat: Heartbeat) -> Orders:
     """Give the lease more time. Only a heartbeat that is news is written: the first one confirms the attempt.
 
     Raises
@@ -40,18 +60,18 @@ def heartbeat(core: Core, request_id: str, proof: LeaseProof, live: Live) -> Ord
         409 ``lease_lost`` where the worker should drop the work.
     """
     request = find(core, request_id)
-    authorised(request, proof.fence, proof.token_sha256)
-    if is_news(request, prefetch=live.prefetch):
-        request = change_request(core, request_id, lambda item: _heard(core, item, proof, live))
-    expires_at = core.clock.monotonic() + duration_of(request.grants[-1], core.settings.lease_s)
-    core.index.renew(request_id, proof.fence, expires_at, live)
-    core.workers.heard(proof.worker_id, live.counters)
-    return Orders(request, request.cancel_requested, core.workers.drains(proof.worker_id))
+    grant = authorised(request, proof.fence, proof.token_sha256)
+    if is_news(request, prefetch=beat.prefetch):
+        request = change_request(core, request_id, lambda item: _heard(core, item, proof, beat))
+    expires_at = core.clock.monotonic() + duration_of(grant, core.settings.lease_s)
+    core.index.renew(request_id, proof.fence, expires_at, beat.live)
+    core.workers.heard(grant, beat.counters)
+    return Orders(request, request.cancel_requested, core.workers.drains(grant.worker_id))
 
 
-def _heard(core: Core, request: AnalysisRequest, proof: LeaseProof, live: Live) -> AnalysisRequest:
+def _heard(core: Core, request: AnalysisRequest, proof: LeaseProof, beat: Heartbeat) -> AnalysisRequest:
     authorised(request, proof.fence, proof.token_sha256)
-    return heard(request, core.clock.now(), prefetch=live.prefetch)
+    return heard(request, core.clock.now(), prefetch=beat.prefetch)
 
 
 def hand_back(core: Core, request_id: str, proof: LeaseProof) -> Orders:

@@ -18,10 +18,10 @@ from orthanc_plugin.leases import is_due, lease_lost
 from orthanc_plugin.values import AnalysisRequest, Failure, sha256_hex
 from orthanc_plugin.workers import permits
 
-from .claim import Claim, Granted, note_worker, try_grant
+from .claim import Claim, Granted, try_grant
 from .complete import Result, complete
 from .core import Core, find, unavailable
-from .report import LeaseProof, Orders, confirm_cancel, hand_back, heartbeat
+from .report import Heartbeat, LeaseProof, Orders, confirm_cancel, hand_back, heartbeat
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _digest(request_id: str, who: Older) -> str:
     return sha256_hex(f"without a token: {request_id} {who.user} {who.worker_id}".encode())
 
 
-def report(core: Core, request_id: str, who: Older, status: str, live: Live) -> Orders:
+def report(core: Core, request_id: str, who: Older, status: str, beat: Heartbeat) -> Orders:
     """Take what an older worker says of a request: that it begins, how far it is, or that it gives it back.
 
     Raises
@@ -71,18 +71,15 @@ def report(core: Core, request_id: str, who: Older, status: str, live: Live) -> 
         return confirm_cancel(core, request_id, proof)
     request = find(core, request_id)
     if is_due(request, core.clock.now()):
-        return _begin(core, request, who, live)
-    if not who.is_named and live == Live():
-        raise lease_lost("A worker has begun this request already. Take another one.")
-    return heartbeat(core, request_id, proof, live)
+        return _begin(core, request, who, beat)
+    return _go_on(core, request_id, who, beat)
 
 
-def _begin(core: Core, request: AnalysisRequest, who: Older, live: Live) -> Orders:
+def _begin(core: Core, request: AnalysisRequest, who: Older, beat: Heartbeat) -> Orders:
     """Give the lease, confirmed at once: an older worker sends no heartbeat of its own accord."""
     if not permits(core.settings, request.bound_model):
         raise ApiError(422, "unknown_model", "This site does not let workers without a token run this model.")
     ask = Claim(who.worker_id, who.user, _digest(request.request_id, who), is_tokenless=True)
-    note_worker(core, ask)
     if core.workers.drains(who.worker_id):
         raise ApiError(409, "wrong_state", "A person wants this worker to take nothing more.")
     try:
@@ -90,8 +87,17 @@ def _begin(core: Core, request: AnalysisRequest, who: Older, live: Live) -> Orde
     except StorageError as error:
         raise unavailable(error) from error
     if not isinstance(given, Granted):
+        if find(core, request.request_id).status == values.PROCESSING:  # begun in the meantime
+            return _go_on(core, request.request_id, who, beat)
         raise ApiError(409, "wrong_state", "This request cannot be begun now. Take another one, or wait.")
-    return heartbeat(core, request.request_id, proof_of(core, request.request_id, who), live)
+    return heartbeat(core, request.request_id, proof_of(core, request.request_id, who), beat)
+
+
+def _go_on(core: Core, request_id: str, who: Older, beat: Heartbeat) -> Orders:
+    """Take a further report; one without a name that says nothing new is another worker's first."""
+    if not who.is_named and beat.live == Live():
+        raise lease_lost("A worker has begun this request already. Take another one.")
+    return heartbeat(core, request_id, proof_of(core, request_id, who), beat)
 
 
 def deliver(

@@ -232,6 +232,33 @@ def test_workers_and_their_models_are_known(queue: Queue, site: Site) -> None:
     assert {"name": queue.model, "version": "1", "sha256": None, "workers": [lease.worker_id]} in models
 
 
+def test_what_a_worker_counts_of_itself_is_no_change_of_its_request(queue: Queue) -> None:
+    """Else all who wait for a change of the request would be woken by every heartbeat."""
+    queue.submitted()
+    lease = queue.claim()
+    lease.heartbeat(stage="encode", progress=0.5, counters={"tiles": 1})
+    version = queue.get(lease.request_id)["version"]
+    lease.heartbeat(stage="encode", progress=0.5, counters={"tiles": 2})
+    assert queue.get(lease.request_id)["version"] == version
+    lease.heartbeat(stage="encode", progress=0.6, counters={"tiles": 2})
+    assert queue.get(lease.request_id)["version"] != version
+
+
+def test_a_busy_worker_is_known_again_after_a_restart(queue: Queue, site: Site) -> None:
+    queue.submitted()
+    lease = queue.claim()
+    lease.heartbeat()
+    site.restart(kill=True)
+    lease.heartbeat(counters={"tiles": 7})
+    workers = {item["worker_id"]: item for item in site.call("GET", "/pathology/workers").json["workers"]}
+    worker = workers[lease.worker_id]
+    assert (worker["alive"], worker["request_id"]) == (True, lease.request_id)
+    assert worker["counters"] == {"tiles": 7}
+    assert [model["name"] for model in worker["models"]] == [queue.model]
+    site.call("POST", f"/pathology/workers/{lease.worker_id}/drain", body={})
+    assert lease.heartbeat().json["drain"] is True
+
+
 def test_a_worker_reads_a_slide_only_under_its_lease(queue: Queue, site: Site) -> None:
     queue.submitted()
     pending = site.new_slide()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -105,6 +106,69 @@ def test_what_it_sends_is_checked(queue: Queue, site: Site, members: dict[str, A
 def test_a_person_is_no_older_worker(queue: Queue, site: Site) -> None:
     path = f"/api/pathology/update-status/{queue.submitted()}/"
     assert site.call("POST", path, user=PERSON, body={"status": "processing"}).status == 403
+
+
+def worker_named(site: Site, name: str) -> dict[str, Any]:
+    found = {item["worker_id"]: item for item in site.call("GET", "/pathology/workers").json["workers"]}
+    worker = found[name]
+    assert isinstance(worker, dict)
+    return worker
+
+
+def test_it_is_alive_while_its_lease_lasts_and_while_it_looks_for_more() -> None:
+    site = MemorySite()
+    report(site, Queue(site).submitted())
+    site.pass_time(1790)
+    assert worker_named(site, WORKER)["alive"] is True
+    assert site.call("GET", "/pathology/health").json["workers_alive"] == 1
+    site.call("GET", "/api/pathology/pending-requests/", user=WORKER)
+    site.pass_time(1790)
+    assert worker_named(site, WORKER)["alive"] is True
+    site.pass_time(20)
+    assert worker_named(site, WORKER)["alive"] is False
+
+
+def test_one_of_the_name_of_a_current_worker_does_not_take_its_models_away(queue: Queue, site: Site) -> None:
+    queue.submitted()
+    queue.claim("gpu-1", counters={"tiles": 7}).complete()
+    report(site, queue.submitted(), worker_id="gpu-1")
+    worker = worker_named(site, "gpu-1")
+    assert [model["name"] for model in worker["models"]] == [queue.model]
+    assert worker["counters"] == {"tiles": 7}
+
+
+def when_the_slide_is_looked_at(site: MemorySite, action: Callable[[], object]) -> None:
+    """Let something happen between an older worker's report and the lease that it would get."""
+    read = site.gateway.instances
+
+    def instances(series: str) -> Any:
+        site.gateway.instances = read  # type: ignore[method-assign]
+        action()
+        return read(series)
+
+    site.gateway.instances = instances  # type: ignore[method-assign]
+
+
+def test_of_two_at_the_same_moment_the_second_gets_a_409_that_says_so() -> None:
+    site = MemorySite()
+    request_id = Queue(site).submitted()
+    when_the_slide_is_looked_at(site, lambda: report(site, request_id, worker_id="first"))
+    answer = report(site, request_id, worker_id="second")
+    assert (answer.status, answer.json["code"]) == (409, "lease_lost")
+
+
+def test_what_it_takes_over_is_not_said_to_be_made_by_the_others_model() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    queue.submitted()
+    queue.claim().heartbeat()
+    request_id = queue.submitted()
+    models = [{"name": queue.model, "version": "1", "sha256": "0" * 64}]
+    when_the_slide_is_looked_at(site, lambda: queue.claim(prefetch=True, models=models))
+    assert report(site, request_id).status == 200
+    request = queue.get(request_id)
+    assert [grant["outcome"] for grant in request["grants"]] == ["taken_over", None]
+    assert (request["model"], request["model_sha256"]) == (queue.model, None)
 
 
 def test_half_an_hour_of_silence_ends_its_lease() -> None:
