@@ -9,7 +9,7 @@ RUN apt-get update -q \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 worker \
     # A volume takes its owner from the image: without this folder it would be root's, and the worker could not start.
-    && install -d -o worker -g worker -m 700 /home/worker/spool
+    && install -d -o worker -g worker -m 700 /home/worker/.cache /home/worker/.cache/orthanc-pathology
 
 WORKDIR /opt/orthanc-pathology
 # What changes least comes first, so that a change of the code costs no new download of torch.
@@ -26,8 +26,9 @@ RUN pip install --no-cache-dir -c requirements/constraints.txt .
 
 USER worker
 WORKDIR /home/worker
-ENV SPOOL_DIR=/home/worker/spool ALIVE_FILE=/tmp/alive PYTHONDONTWRITEBYTECODE=1
-VOLUME /home/worker/spool
+ENV ALIVE_FILE=/tmp/alive PYTHONDONTWRITEBYTECODE=1
+# Waiting results and known features: all that outlives a container.
+VOLUME /home/worker/.cache/orthanc-pathology
 # The loop touches the file each second unless it, or the work in its hand, hangs.
 HEALTHCHECK --interval=1m --timeout=5s --start-period=10m \
     CMD ["sh", "-c", "[ $(($(date +%s) - $(stat -c %Y \"$ALIVE_FILE\"))) -lt 900 ]"]

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from worker.backoff import Backoff
 from worker.mailbox import Mailbox, open_mailbox
-from worker.notify import ALIVE, Supervision
+from worker.notify import ALIVE, READY, Supervision
 from worker.posts import Post
 from worker.shutdown import ShutdownRequest
 
@@ -116,16 +116,17 @@ class Supervisor:
         self._backoff = backoff if backoff is not None else Backoff(base_s=5.0, cap_s=300.0)
         self._clock = clock
         self._asked = 0
+        self._is_ready = False
+        self._given_up = False
 
     def run(self) -> int:
-        """Return 0 after the orderly end of all, 2 where none of them could ever begin."""
-        self._supervision.ready()
+        """Return 0 after the orderly end of all, 2 where none of them can begin."""
         with _children(self._posts) as children:
             while any(child.process is not None or child.start_at is not None for child in children):
                 self._step(children)
                 self._pause()
             self._supervision.stopping()
-            return _SET_RIGHT_FIRST if all(child.code == _SET_RIGHT_FIRST for child in children) else 0
+            return _SET_RIGHT_FIRST if self._given_up else 0
 
     def _pause(self) -> None:
         # The first asking is to be passed on at once, and an event that is set waits for nothing.
@@ -137,9 +138,8 @@ class Supervisor:
         self._pass_on(children)
         for child in children:
             self._look_at(child)
-        if self._none_can_begin(children):
-            for child in children:
-                child.start_at = None
+        if not self._given_up and _none_can_begin(children):
+            self._give_up(children)
         running = sum(child.process is not None for child in children)
         self._supervision.alive(f"{running} of {len(children)} workers run.")
 
@@ -159,8 +159,7 @@ class Supervisor:
             if child.start_at is not None and now >= child.start_at:
                 self._begin(child, now)
             return
-        if ALIVE in child.mailbox.read():
-            child.heard_at = now
+        self._listen(child, now)
         code = child.process.poll()
         if code is not None:
             self._ended(child, code, now)
@@ -169,34 +168,52 @@ class Supervisor:
             child.process.kill()
             child.heard_at = now
 
+    def _listen(self, child: _Child, now: float) -> None:
+        said = child.mailbox.read()
+        if ALIVE in said:
+            child.heard_at = now
+        if READY in said and not self._is_ready:
+            self._is_ready = True
+            self._supervision.ready()
+
     def _begin(self, child: _Child, now: float) -> None:
-        child.process = self._start(child.post, child.mailbox.environment)
-        child.started_at, child.heard_at, child.start_at = now, None, None
+        try:
+            child.process = self._start(child.post, child.mailbox.environment)
+        except OSError as error:  # too many processes, too little memory: the others go on
+            _log.error("Worker %s cannot be started: %s", child.post.worker_id, error)
+            self._start_again(child, now)
+            return
+        child.started_at, child.start_at = now, None
         _log.info("Worker %s on %s: process %d.", child.post.worker_id, child.post.device, child.process.pid)
 
     def _ended(self, child: _Child, code: int, now: float) -> None:
-        child.process, child.code = None, code
-        if code == 0 or self._asked:
+        child.process, child.code, child.heard_at = None, code, None
+        if code == 0 or self._asked or self._given_up:
             _log.info("Worker %s has ended (%d).", child.post.worker_id, code)
             return
+        _log.error("Worker %s ended with code %d.", child.post.worker_id, code)
         if now - child.started_at > _STEADY_S:
             child.failures = 0
+        self._start_again(child, now)
+
+    def _start_again(self, child: _Child, now: float) -> None:
         delay_s = self._backoff.delay(child.failures)
         child.failures += 1
         child.start_at = now + delay_s
-        _log.error(
-            "Worker %s ended with code %d; it is started again in %.0f s.",
-            child.post.worker_id,
-            code,
-            delay_s,
-        )
+        _log.warning("Worker %s is started again in %.0f s.", child.post.worker_id, delay_s)
 
-    def _none_can_begin(self, children: Sequence[_Child]) -> bool:
-        """Whether the first try of every process said that something must be set right first."""
-        return all(
-            child.process is None and child.failures == 1 and child.code == _SET_RIGHT_FIRST
-            for child in children
-        )
+    def _give_up(self, children: Sequence[_Child]) -> None:
+        """Start nothing more, and end what is trying once more already."""
+        self._given_up = True
+        for child in children:
+            child.start_at = None
+            if child.process is not None:
+                child.process.send_signal(_ASK)
+
+
+def _none_can_begin(children: Sequence[_Child]) -> bool:
+    """Whether every worker last ended saying that something must be set right, and none has begun since."""
+    return all(child.code == _SET_RIGHT_FIRST and child.heard_at is None for child in children)
 
 
 @contextlib.contextmanager

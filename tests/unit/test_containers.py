@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.support.orthanc_server import expand, free_port
+from worker.settings_reading import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
@@ -65,6 +66,16 @@ def test_every_container_is_locked_down_and_starts_again(name: str, service: dic
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("name", ["compose.yml", "compose.lab.yml"])
+def test_what_a_worker_keeps_lies_on_a_volume(name: str) -> None:
+    service = yaml.safe_load((DOCKER / name).read_text("utf-8"))["services"]["worker"]
+    mounted = [Path(volume.split(":")[1]) for volume in service["volumes"] if not volume.endswith(":ro")]
+    settings = load_settings({"ORTHANC_URL": "http://orthanc:8042"})
+    for kept in (settings.spool_dir, settings.feature_cache_dir):
+        in_container = Path("/home/worker") / kept.relative_to(Path.home())
+        assert any(in_container.is_relative_to(volume) for volume in mounted)
 
 
 @pytest.mark.parametrize(("name", "service"), services(), ids=[name for name, _ in services()])

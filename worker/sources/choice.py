@@ -9,9 +9,21 @@ from collections.abc import Sequence
 
 import requests
 
-from clam_core.errors import SlideError
+from clam_core.errors import (
+    FocalPlanesError,
+    MissingMppError,
+    OpticalPathsError,
+    PyramidsError,
+    SlideError,
+)
 from clam_core.slides import Slide
 from worker.contract import Claim
+from worker.preflight_errors import (
+    ColoursError,
+    FrameOfReferenceError,
+    IccProfileError,
+    PixelSizeError,
+)
 from worker.settings import Settings
 from worker.sources.dicomweb import DicomwebSource
 from worker.sources.errors import (
@@ -31,8 +43,25 @@ from worker.sources.source import SlideSource
 
 _log = logging.getLogger(__name__)
 
-_FINAL = (SourceUnreachableError, SourceRefusedError, SourceDeletedError, ChangedInMidReadError)
+_NOT_THE_PYRAMID = (
+    SourceUnreachableError,
+    SourceRefusedError,
+    SourceDeletedError,
+    ChangedInMidReadError,
+)
 """Failures that say nothing about the slide's pyramid: a file of the same name would hide them."""
+
+_NOT_THE_SLIDE = (
+    ColoursError,
+    PixelSizeError,
+    FrameOfReferenceError,
+    IccProfileError,
+    MissingMppError,
+    OpticalPathsError,
+    FocalPlanesError,
+    PyramidsError,
+)
+"""There is a pyramid, and it is not to be analysed: a file found by the patient's number is another glass."""
 
 
 def open_request_slide(settings: Settings, session: requests.Session, claim: Claim) -> Slide:
@@ -79,7 +108,7 @@ def open_with(dicom: Sequence[SlideSource], folder: SlideSource | None, claim: C
     """
     try:
         return _open_dicom(dicom, claim)
-    except _FINAL:
+    except (*_NOT_THE_PYRAMID, *_NOT_THE_SLIDE):
         raise
     except SlideError as failure:
         if folder is None:

@@ -11,7 +11,7 @@ import pytest
 
 from worker.backoff import Backoff
 from worker.errors import SettingsError
-from worker.notify import Unsupervised, from_environment
+from worker.notify import from_environment
 from worker.posts import Post, posts
 from worker.shutdown import ShutdownRequest
 from worker.supervisor import SILENT_S, Supervisor
@@ -78,8 +78,10 @@ class FakeProcess:
 class Bench:
     """A supervisor over fake processes, its clock in the test's hand."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, refused_starts: int = 0) -> None:
         self.now = 1000.0
+        self.told: list[str] = []
+        self._refused_starts = refused_starts
         self.started: list[FakeProcess] = []
         self.shutdown = ShutdownRequest()
         self.code: list[int] = []
@@ -87,14 +89,26 @@ class Bench:
             [Post("cpu", name) for name in names],
             self._start,
             self.shutdown,
-            Unsupervised(),
+            self,
             backoff=Backoff(base_s=8.0, cap_s=300.0),
             clock=lambda: self.now,
         )
         self._thread = threading.Thread(target=lambda: self.code.append(self._supervisor.run()), daemon=True)
         self._thread.start()
 
+    def ready(self) -> None:
+        self.told.append("ready")
+
+    def alive(self, doing: str) -> None:
+        """Told each time the supervisor looks around."""
+
+    def stopping(self) -> None:
+        self.told.append("stopping")
+
     def _start(self, post: Post, environment: Mapping[str, str]) -> FakeProcess:
+        if self._refused_starts:
+            self._refused_starts -= 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
         self.started.append(FakeProcess(post, environment, len(self.started)))
         return self.started[-1]
 
@@ -151,6 +165,43 @@ def test_settings_that_let_none_begin_end_it_at_once() -> None:
     for process in bench.started:
         process.code = 2
     assert bench.ended() == 2
+
+
+def test_settings_that_let_none_begin_end_it_though_one_is_being_tried_again() -> None:
+    bench = Bench("a", "b")
+    bench.until(lambda: len(bench.started) == 2)
+    bench.started[0].code = 2
+    bench.settle()
+    bench.now += 400
+    bench.until(lambda: len(bench.started) == 3)
+    bench.started[1].code = 2
+    bench.until(lambda: bench.started[2].signals == [signal.SIGTERM])
+    bench.started[2].code = -15
+    assert bench.ended() == 2
+    assert len(bench.started) == 3
+
+
+def test_a_process_that_cannot_be_started_for_now_costs_the_others_nothing() -> None:
+    bench = Bench("a", "b", refused_starts=1)
+    bench.until(lambda: len(bench.started) == 1)
+    assert bench.started[0].post.worker_id == "b"
+    bench.settle()
+    bench.now += 400
+    bench.until(lambda: len(bench.started) == 2)
+    assert bench.started[1].post.worker_id == "a"
+    bench.end_all()
+
+
+def test_it_is_ready_when_the_first_worker_is() -> None:
+    bench = Bench("a", "b")
+    bench.until(lambda: len(bench.started) == 2)
+    bench.settle()
+    assert bench.told == []
+    for process in bench.started:
+        process.supervision.ready()
+    bench.until(lambda: bench.told == ["ready"])
+    bench.end_all()
+    assert bench.told == ["ready", "stopping"]
 
 
 def test_settings_that_keep_one_from_beginning_leave_the_other_alone() -> None:
