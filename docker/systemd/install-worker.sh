@@ -7,6 +7,8 @@
 #   PREFIX=...    default /opt/pathology-worker; each version has a folder of its own there, `current` points at one
 #   ROOT=...      another root for /etc, to build a package
 set -eu
+# The service runs under a user of its own, which must be able to read what root installs here.
+umask 022
 
 name=${NAME:-lab}
 prefix=${PREFIX:-/opt/pathology-worker}
@@ -40,6 +42,8 @@ install -d -m 700 "$root/etc/pathology-worker"
 settings=$root/etc/pathology-worker/$name.env
 if [ ! -e "$settings" ]; then
     install -m 600 worker/env.example "$settings"
+    # Services of one machine are told apart by this name.
+    sed -i "s/^#WORKER_ID=.*/WORKER_ID=$(uname -n | tr -c 'A-Za-z0-9\n' '-' | cut -c 1-40)-$name/" "$settings"
 fi
 [ -n "$root" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 

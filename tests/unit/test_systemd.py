@@ -13,7 +13,7 @@ import pytest
 
 from worker.cli import build_parser
 from worker.pulse import STALLED_S
-from worker.settings_reading import parse_env_file
+from worker.settings_reading import load_settings, parse_env_file
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "docker" / "systemd" / "pathology-worker@.service"
@@ -79,10 +79,14 @@ def test_what_the_sandbox_leaves_open_is_what_the_worker_needs(unit: Path) -> No
 
 
 def test_the_command_is_one_that_the_worker_knows() -> None:
-    command = re.search(r"^ExecStart=\S+/pathology-worker (.*)$", UNIT.read_text("utf-8"), re.MULTILINE)
+    text = UNIT.read_text("utf-8")
+    command = re.search(r"^ExecStart=\S+/pathology-worker (.*)$", text, re.MULTILINE)
     assert command is not None
-    arguments = build_parser().parse_args(command[1].replace("$RUN_OPTIONS", "--devices all").split())
+    told = command[1].replace("$RUN_OPTIONS", "--devices all").replace("${CREDENTIALS_DIRECTORY}", "/run/c")
+    arguments = build_parser().parse_args(told.split())
     assert arguments.devices == "all"
+    assert arguments.env_file == Path("/run/c/settings")
+    assert re.search(r"^LoadCredential=settings:/etc/pathology-worker/%i\.env$", text, re.MULTILINE)
 
 
 def test_work_that_hangs_ends_its_process_in_an_hour_and_a_quarter() -> None:
@@ -109,14 +113,18 @@ def test_the_installer_puts_unit_and_settings_where_the_unit_looks(tmp_path: Pat
         "NAME": "east",
     }
     script = [str(ROOT / "docker/systemd/install-worker.sh")]
-    done = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        script, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, umask=0o077
+    )
 
     settings = tmp_path / "root/etc/pathology-worker/east.env"
     assert parse_env_file(settings)["MODEL_PATH"] == "demo"
+    assert load_settings({}, settings).worker_id.endswith("-east")
     assert settings.stat().st_mode & 0o777 == 0o600
     unit = (tmp_path / "root/etc/systemd/system" / UNIT.name).read_text("utf-8")
-    assert f"ExecStart={tmp_path}/opt/current/bin/pathology-worker run" in unit
-    assert (tmp_path / "opt/current/bin/pathology-worker").exists()
+    assert f"ExecStart={tmp_path}/opt/current/bin/pathology-worker --env-file" in unit
+    program = tmp_path / "opt/current/bin/pathology-worker"
+    assert program.resolve().parent.stat().st_mode & 0o005 == 0o005
     assert "--require-hashes" in done.stdout
 
     settings.write_text("ORTHANC_USER=kept\n", "utf-8")
