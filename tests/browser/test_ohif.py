@@ -61,6 +61,21 @@ MAP_CORNERS = """
 """
 
 
+# Without a graphics card and on a busy machine a picture of the map may take longer than any fixed wait.
+DRAWN = """
+async () => {
+  const { viewer } = window.services.microscopyService.getAllManagedViewers()[0];
+  const map = viewer[Object.getOwnPropertySymbols(viewer).find(one => one.description === "map")];
+  const view = map.getView();
+  while (view.getAnimating() || view.getInteracting()) await new Promise(requestAnimationFrame);
+  await new Promise(done => {
+    map.once("postrender", () => done());
+    map.render();
+  });
+}
+"""
+
+
 @dataclass(frozen=True)
 class Site:
     """OHIF and Orthanc on one origin."""
@@ -151,10 +166,17 @@ def wait_for_overlay(page: Page) -> None:
 
 
 def come_to_rest(page: Page) -> None:
-    before = None
-    while (now := page.evaluate(MAP_CORNERS, [WIDTH, HEIGHT])) != before:
-        before = now
+    """Wait until the map stands still and is drawn there; a wheel's turn begins a moment after its event."""
+    before, now = None, drawn_corners(page)
+    while now != before:
         page.wait_for_timeout(400)
+        before, now = now, drawn_corners(page)
+
+
+def drawn_corners(page: Page) -> object:
+    """Return where the map has the slide's corners, once it has been drawn there."""
+    page.evaluate(DRAWN)
+    return page.evaluate(MAP_CORNERS, [WIDTH, HEIGHT])
 
 
 def corners(page: Page) -> tuple[list[float], list[float]]:
@@ -232,7 +254,6 @@ def test_the_overlay_stays_while_another_tab_of_the_panel_is_looked_at(shown: Vi
 def test_a_patch_of_the_list_brings_its_place_into_view(shown: Visit) -> None:
     page = shown.page
     page.locator("#panel .patch").nth(2).click()
-    page.wait_for_timeout(600)
     come_to_rest(page)
     keep(page, "ohif-patch")
     box = top_patches()[2]
