@@ -147,6 +147,8 @@ class RangesServer:
             )
         elif (match := _RANGES.fullmatch(request.path)) and behaviour.ranges_route:
             self.serve_ranges(request, match[1], json.loads(body)["ranges"])
+        elif request.path.startswith("/html"):
+            self.send(request, 200, b"<html>Welcome</html>", {"Content-Type": "text/html"})
         elif match := _NATIVE.fullmatch(request.path):
             self.serve_native(request, match[1], match[2])
         else:

@@ -116,12 +116,15 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
         return list(self._headers.values())
 
     def _header(self, uid: str) -> Dataset:
-        found = self._asked(partial(self._client.retrieve_instance_metadata, *self._series, uid))
-        # Servers send values that break the rules for their kind, and pydicom's warnings would quote them.
-        with unquoted():
-            header = Dataset.from_json(found, bulk_data_uri_handler=self._bulk_value)
-            deque(header.iterall(), maxlen=0)
-            return header
+        try:
+            found = self._asked(partial(self._client.retrieve_instance_metadata, *self._series, uid))
+            # Servers send values that break the rules for their kind; pydicom's warnings would quote them.
+            with unquoted():
+                header = Dataset.from_json(found, bulk_data_uri_handler=self._bulk_value)
+                deque(header.iterall(), maxlen=0)
+                return header
+        except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
+            raise _no_dicomweb() from error
 
     def _bulk_value(self, tag: str, _representation: str, address: str) -> bytes:
         """Return a value that lies beside the header: the colour profile alone is wanted."""
@@ -186,7 +189,12 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
             frames = super(DicomwebFrames, self).get_frames(
                 *map(UID, self._series), UID(uid), numbers, self._syntaxes[uid]
             )
-            found = [bytes(frame) for frame in frames]
+            try:
+                found = [bytes(frame) for frame in frames]
+            except (ValueError, KeyError) as error:
+                raise TryAgainError(
+                    "The DICOMweb server sent tiles in a form that is not DICOM's."
+                ) from error
             if len(found) != len(numbers):
                 raise TryAgainError("The server sent fewer tiles of the slide than it was asked for.")
             return found
@@ -202,6 +210,8 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
         def once() -> Answer:
             try:
                 return call()
+            except requests.exceptions.JSONDecodeError as error:
+                raise _no_dicomweb() from error
             except requests.HTTPError as error:
                 raise orthanc_failure(error.response, self._address) from error
             except requests.RequestException as error:
@@ -232,6 +242,10 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
         if syntax is None:
             raise WayMissingError("The DICOMweb server does not say how the tiles are compressed.")
         return syntax
+
+
+def _no_dicomweb() -> WayMissingError:
+    return WayMissingError("What answers there is no DICOMweb server, or sends headers that cannot be read.")
 
 
 def stated_syntax(answer: requests.Response) -> UID | None:

@@ -254,6 +254,20 @@ def test_without_the_ranges_route_the_slide_is_downloaded(
         assert_same_tiles(slide, real_slide())
 
 
+def test_a_web_page_in_a_dicomweb_servers_place_is_passed_over(
+    server: RangesServer, session: requests.Session
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    server.behaviour.ranges_route = False
+    claim = server.claim()
+    named = {**claim.request, "study_instance_uid": "1.2", "series_instance_uid": "1.2.3"}
+    settings = settings_for(server.url, DICOMWEB_URL=f"{server.url}/html")
+    with open_request_slide(settings, session, dataclasses.replace(claim, request=named)) as slide:
+        assert isinstance(slide, Reporting)
+        assert slide.source_report().kind == "download"
+
+
 def test_a_file_named_after_the_container_stands_in_for_unreadable_dicom(
     server: RangesServer, session: requests.Session, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
