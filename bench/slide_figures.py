@@ -7,7 +7,7 @@ import time
 import tracemalloc
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,10 +125,24 @@ def read_all(slide: Slide, corners: Corners, side: int) -> Iterator[list[Pixels]
 
 
 def line_figures(server: OrthancServer, stored: Stored) -> dict[str, float]:
-    """Read the patches on tissue over a line of 20 ms and 100 Mbit/s.
+    """Read the patches on tissue over a line of 20 ms and 100 Mbit/s; and fetch them without decoding.
 
     The tissue is an ellipse in each half of the slide; the proxy counts every byte, headers included.
     """
+    moved, seconds, corners = over_a_line(server, stored, read_all)
+    fetched, fetching_seconds, _ = over_a_line(server, stored, fetch_all)
+    return {
+        "wan_share": moved / seconds / LINE_BYTES_PER_S,
+        "wan_share_fetch": fetched / fetching_seconds / LINE_BYTES_PER_S,
+        "wan_tiles_per_s": len(corners) / seconds,
+        "bytes_ratio": moved / frame_bytes(stored, corners),
+    }
+
+
+def over_a_line(
+    server: OrthancServer, stored: Stored, work: Callable[[Slide, Corners, int], Iterable[object]]
+) -> tuple[int, float, Corners]:
+    """Return bytes and seconds of working on the patches on tissue over a line, and their corners."""
     proxy = DelayingProxy(server.port, round_trip_s=LINE_ROUND_TRIP_S, bytes_per_s=LINE_BYTES_PER_S)
     with proxy as line, stored.opened(f"http://127.0.0.1:{line.port}") as (slide, _):
         base = slide.levels[0]
@@ -137,13 +151,20 @@ def line_figures(server: OrthancServer, stored: Stored) -> dict[str, float]:
         ]
         slide.read_region((0, 0), 0, (1, 1))
         before, begun = line.bytes, time.perf_counter()
-        sum(map(len, read_all(slide, corners, PATCH_PX)))
-        seconds, moved = time.perf_counter() - begun, line.bytes - before
-    return {
-        "wan_share": moved / seconds / LINE_BYTES_PER_S,
-        "wan_tiles_per_s": len(corners) / seconds,
-        "bytes_ratio": moved / frame_bytes(stored, corners),
-    }
+        deque(work(slide, corners, PATCH_PX), maxlen=0)
+        return line.bytes - before, time.perf_counter() - begun, corners
+
+
+def fetch_all(slide: Slide, corners: Corners, side: int) -> Iterator[None]:
+    """Fetch what reading needs, and decode nothing."""
+    with FetchAhead(slide) as fetching:
+        pending: deque[Future[None]] = deque()
+        for start in range(0, len(corners), BATCH):
+            pending.append(fetching.start(0, corners[start : start + BATCH], (side, side)))
+            if len(pending) >= AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def frame_bytes(stored: Stored, corners: Corners) -> int:
