@@ -65,7 +65,7 @@ bench-core: $(VENV)/.ready ## time tissue, patches, CLAM and heatmaps (last line
 bench-queue: $(VENV)/.dev-ready ## time the queue of a real Orthanc (last line: JSON)
 	$(RUN) bench/bench_queue.py
 
-bench-slides: $(VENV)/.dev-ready ## time tiles out of Orthanc beside local files (last line: JSON)
+bench-slides: $(VENV)/.dev-ready ## time tiles out of Orthanc beside local files and over a line (about 5 minutes; last line: JSON)
 	$(RUN) bench/bench_slides.py
 
 bench-pipeline: $(VENV)/.dev-ready ## time a slide's way through the worker beside its encoder (about 15 minutes; last line: JSON)
