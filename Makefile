@@ -10,10 +10,12 @@ VENV ?= .venv
 TILES ?= ../shared/tiles/oral-scc-rahman2020
 SLIDES ?= ../shared/slides
 OUT ?= .cache/oral-scc-demo
+TRIALS ?= .cache/trials.json
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ohif test test-browser test-ohif screenshots lint format setup system clean bench-slides bench-core bench-pipeline bench-queue test-faults install-worker-service test-openapi test-orthanc-versions
+.PHONY: help demo demo-ohif test test-browser test-ohif screenshots lint format setup system clean bench-slides bench-core bench-pipeline bench-queue test-faults install-worker-service test-openapi test-orthanc-versions \
+	train-demo train-demo-trials
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +79,9 @@ train-demo: $(VENV)/.ready ## train the demonstration model and write its card (
 	@diff -u clam_core/demo_model/model.json '$(OUT)/model.json' \
 	    && echo 'The package is the one in clam_core/demo_model.' \
 	    || echo 'Above: where $(OUT) differs from clam_core/demo_model.'
+
+train-demo-trials: $(VENV)/.ready ## measure what was tried for the demonstration model (an hour; TILES=folder, TRIALS=file.json)
+	$(RUN) -m clam_core.training.trials --tiles '$(TILES)' --out '$(TRIALS)' --cache '$(OUT).features'
 
 install-worker-service: ## the worker as a systemd service (as root; NAME=lab names its settings, TORCH=... its torch)
 	@PYTHON='$(PYTHON)' TORCH='$(TORCH)' NAME='$(or $(NAME),lab)' docker/systemd/install-worker.sh

@@ -6,6 +6,7 @@ clam_core, and the figures of its card. See `clam_core.training.fields` for the 
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from clam_core.encoders import ENCODERS, Encoder, load_encoder
 from clam_core.model import load_model
-from clam_core.package import load_package
+from clam_core.package import demo_package_path, load_package
 from clam_core.package_writing import write_package
 from clam_core.training.demo_card import model_card
 from clam_core.training.demo_slides import said_of_slides
@@ -25,6 +26,7 @@ from clam_core.training.views import CropPlan
 
 NAME = "oral-scc-demo"
 VERSION = "1"
+TRIALS = "trials.json"
 ENCODER = "efficientnet-lite0"
 MAGNIFICATION = "400x"
 
@@ -45,8 +47,28 @@ LICENCES = {
 }
 
 
-def build(fields: Sequence[FieldFeatures], encoder: Encoder, out: Path, slides: Path | None = None) -> None:
-    """Train, measure and write the package; `slides` is a folder of slides to report on."""
+def build(
+    fields: Sequence[FieldFeatures],
+    encoder: Encoder,
+    out: Path,
+    trials: Sequence[dict[str, Any]],
+    slides: Path | None = None,
+) -> None:
+    """Train, measure and write the package.
+
+    Parameters
+    ----------
+    fields
+        What is learnt from.
+    encoder
+        What they were encoded with.
+    out
+        Folder of the package.
+    trials
+        What `clam_core.training.trials` measured, for the card.
+    slides
+        Folder of slides to report on.
+    """
     models = [train([item for item in fields if item.field.fold != fold]) for fold in range(FOLDS)]
     single = [cross_validate(fields, 1, models, view) for view in range(1 + PLAN.copies)]
     blocks = cross_validate(fields, FIELDS_PER_BAG, models)
@@ -75,11 +97,12 @@ def build(fields: Sequence[FieldFeatures], encoder: Encoder, out: Path, slides: 
         },
     }
     weights = final.network.packed()
-    write_package(out, content, weights, model_card(content), final.reference)
+    beside = {TRIALS: json.dumps(trials, indent=1).encode() + b"\n"}
+    write_package(out, content, weights, model_card(content, trials), final.reference, beside)
     if slides is not None:
         # The package is written again with what it says of slides, which only a package can tell.
         content["performance"]["slides"] = said_of_slides(slides, load_model(load_package(out), "cpu"))
-        write_package(out, content, weights, model_card(content), final.reference)
+        write_package(out, content, weights, model_card(content, trials), final.reference, beside)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,12 +114,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the package")
     parser.add_argument("--cache", type=Path, help="folder that keeps encoded fields between runs")
     parser.add_argument("--slides", type=Path, help="folder of slides to report on in the card")
+    parser.add_argument(
+        "--trials",
+        type=Path,
+        default=demo_package_path() / TRIALS,
+        help="figures of clam_core.training.trials, for the card (default: those that come with clam_core)",
+    )
     parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     encoder = load_encoder(ENCODER)
     fields = field_features(read_fields(chosen.tiles, MAGNIFICATION), encoder, PLAN, chosen.cache)
-    build(fields, encoder, chosen.out, chosen.slides)
+    trials = json.loads(chosen.trials.read_text(encoding="utf-8"))
+    build(fields, encoder, chosen.out, trials, chosen.slides)
     return 0
 
 
