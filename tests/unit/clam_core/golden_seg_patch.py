@@ -17,12 +17,13 @@ FOLDER = "golden/seg_patch"
 SLIDES = {"cmu1_small": "slides/CMU-1-Small-Region.svs", "composite_a": "slides/composite_a.tiff"}
 
 
-def sets() -> list[Any]:
-    """Return the names of all sets, or one that is skipped where there are none."""
+def sets(*, with_tiles: bool = False) -> list[Any]:
+    """Return the names of all sets, or of those with tiles, or one that is skipped where there are none."""
     index = SHARED / FOLDER / "index.json"
     if not index.exists():
         return [pytest.param("", marks=pytest.mark.skip(f"needs ../shared/{FOLDER}"))]
-    return sorted(json.loads(index.read_text()))
+    entries = json.loads(index.read_text())
+    return sorted(name for name in entries if entries[name]["n_coords"] or not with_tiles)
 
 
 def entry(name: str) -> dict[str, Any]:
