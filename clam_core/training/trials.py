@@ -8,36 +8,35 @@ it lies beyond the spread: where the 95 % interval of the paired differences ove
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from clam_core.encoders import load_encoder
-from clam_core.training.baseline import fit_logistic
-from clam_core.training.engine import TrainingSettings
-from clam_core.training.field_bags import Linear, fit_scaler, fit_whitening
-from clam_core.training.field_models import FIELDS_PER_BAG, SETTINGS, train_network
+from clam_core.training.field_models import FIELDS_PER_BAG
 from clam_core.training.fields import FieldFeatures, blocks_of, field_features, read_fields
-from clam_core.training.fine_tuning import FrozenBlocks, fine_tune
 from clam_core.training.heldout import FOLDS, HeldOut, from_scores, gain, spread
-from clam_core.training.metrics import auc
+from clam_core.training.trial_fits import (
+    Fit,
+    Judge,
+    clam,
+    clam_on_originals,
+    clam_on_whitened,
+    fine_tuned,
+    frozen_blocks,
+    logistic,
+    logistic_on_originals,
+    nested_logistic,
+)
 from clam_core.training.views import Colours, CropPlan
-
-Patches = NDArray[np.float32]
-Judge = Callable[[Patches], float]
-"""Gives the log-odds of carcinoma of the patches (N, D) of one bag."""
-Fit = Callable[[Sequence[FieldFeatures]], Judge]
 
 ENCODER = "efficientnet-lite0"
 PLAN = CropPlan()
-STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03)
 
 
 @dataclass(frozen=True)
@@ -78,89 +77,6 @@ class Trial:
     other_stains: Source | None = Source()
 
 
-def clam(fields: Sequence[FieldFeatures], seeds: Sequence[int] = (1,)) -> Judge:
-    """Train the demonstration model's CLAM, or several whose logits are averaged."""
-    scaler = fit_scaler(fields)
-    return _committee(fields, scaler, [replace(SETTINGS, seed=seed) for seed in seeds])
-
-
-def _committee(
-    fields: Sequence[FieldFeatures], scaler: Linear, settings: Sequence[TrainingSettings]
-) -> Judge:
-    networks = [train_network(fields, scaler, chosen).eval() for chosen in settings]
-
-    def judge(patches: Patches) -> float:
-        with torch.inference_mode():
-            scaled = torch.from_numpy(scaler.apply(patches))
-            logits = torch.stack([network.bag_logits(scaled) for network in networks]).mean(dim=0)
-        return float(logits[1] - logits[0])
-
-    return judge
-
-
-def clam_on_originals(fields: Sequence[FieldFeatures]) -> Judge:
-    """Train without any recoloured copy."""
-    return clam(_originals(fields))
-
-
-def three_heads(fields: Sequence[FieldFeatures]) -> Judge:
-    """Average three CLAMs that differ by their seed."""
-    return clam(fields, seeds=(1, 2, 3))
-
-
-def clam_on_whitened(fields: Sequence[FieldFeatures]) -> Judge:
-    """Whiten the features before CLAM."""
-    return _committee(fields, fit_whitening(fields), [SETTINGS])
-
-
-def logistic(fields: Sequence[FieldFeatures], strength: float = 0.01) -> Judge:
-    """Fit a logistic regression to the mean features of every view of each field: seconds, not minutes."""
-    rows = [view.mean(axis=0) for item in fields for view in item.views]
-    labels = [item.field.label for item in fields for _ in item.views]
-    fitted = fit_logistic(np.stack(rows), np.array(labels), strength)
-    return lambda patches: float(fitted.scores(patches.mean(axis=0, keepdims=True))[0])
-
-
-def logistic_on_originals(fields: Sequence[FieldFeatures]) -> Judge:
-    """Fit one to the fields in their own colours alone."""
-    return logistic(_originals(fields))
-
-
-def nested_logistic(fields: Sequence[FieldFeatures]) -> Judge:
-    """Fit one whose penalty is chosen by cross-validation inside the training folds."""
-    inner = sorted({item.field.fold for item in fields})
-
-    def value(strength: float) -> float:
-        areas = []
-        for fold in inner:
-            judge = logistic([item for item in fields if item.field.fold != fold], strength)
-            inside = [item for item in fields if item.field.fold == fold]
-            scores = np.array([judge(item.views[0]) for item in inside])
-            areas.append(auc(np.array([item.field.label for item in inside]), scores))
-        return float(np.mean(areas))
-
-    return logistic(fields, max(STRENGTHS, key=value))
-
-
-def _originals(fields: Sequence[FieldFeatures]) -> list[FieldFeatures]:
-    return [FieldFeatures(item.field, item.views[:1]) for item in fields]
-
-
-class FineTuned:
-    """Fine-tuning with one set of frozen blocks."""
-
-    @cached_property
-    def frozen(self) -> FrozenBlocks:
-        """The blocks that stay as they are."""
-        return FrozenBlocks()
-
-    def fit(self, fields: Sequence[FieldFeatures]) -> Judge:
-        """Tune the last blocks."""
-        return fine_tune(fields, self.frozen)
-
-
-FINE_TUNED = FineTuned()
-
 _MAPS = Source(plan=replace(PLAN, copies=1), maps=True)
 _AT_100 = Source("100x", replace(PLAN, copies=1))
 _NORMALISED = Source(plan=replace(PLAN, copies=0, colours=Colours.NORMALISED))
@@ -179,16 +95,15 @@ TRIALS = (
     Trial("CLAM on whitened features (128 directions)", _CLAM, clam_on_whitened),
     Trial(_ORIGINALS, _CLAM, logistic_on_originals),
     Trial(_COPIES, _CLAM, logistic),
-    Trial("last two blocks of the encoder fine-tuned", _COPIES, FINE_TUNED.fit, _MAPS, other_stains=_MAPS),
+    Trial("last two blocks of the encoder fine-tuned", _COPIES, fine_tuned, _MAPS, other_stains=_MAPS),
     Trial("100x fields beside the 400x ones, each at its own scale", _COPIES, logistic, beside=(_AT_100,)),
     Trial("fields normalised to one stain (Macenko)", _ORIGINALS, logistic, _NORMALISED, other_stains=None),
-    Trial("one copy jittered in haematoxylin and eosin instead", _COPIES, logistic, _HED),
     Trial(_SMALLER, _COPIES, logistic, _HALF_SIZE, other_stains=_HALF_SIZE),
     Trial(
         "100x fields beside them, all at 2 um/px", _SMALLER, logistic, _HALF_SIZE, (_DOUBLE_SIZE,), _HALF_SIZE
     ),
     Trial("penalty chosen inside the training folds", _COPIES, nested_logistic),
-    Trial("CLAM, three heads averaged", _CLAM, three_heads),
+    Trial("one copy jittered in haematoxylin and eosin instead", _COPIES, logistic, _HED),
 )
 
 
@@ -203,7 +118,7 @@ class Fields:
     def of(self, source: Source) -> list[FieldFeatures]:
         """Read and encode, or return what was encoded before."""
         if source not in self._kept:
-            encoder = FINE_TUNED.frozen if source.maps else load_encoder(ENCODER)
+            encoder = frozen_blocks() if source.maps else load_encoder(ENCODER)
             fields = read_fields(self._tiles, source.magnification)
             self._kept[source] = field_features(fields, encoder, source.plan, self._cache)
         return self._kept[source]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from clam_core.encoders import load_encoder
 from clam_core.package import demo_package_path
-from clam_core.training import trials
+from clam_core.training import trial_fits, trials
 from clam_core.training.field_bags import fit_whitening
 from clam_core.training.fields import Field, FieldFeatures
 from clam_core.training.fine_tuning import FineTuning, FrozenBlocks, fine_tune
@@ -54,7 +54,7 @@ class Kept(trials.Fields):
 def test_a_trial_never_learns_from_the_fold_that_it_is_judged_on() -> None:
     seen: list[set[int]] = []
 
-    def fit(fields: Sequence[FieldFeatures]) -> trials.Judge:
+    def fit(fields: Sequence[FieldFeatures]) -> trial_fits.Judge:
         seen.append({item.field.fold for item in fields})
         return lambda patches: float(patches[:, 0].mean())
 
@@ -63,8 +63,10 @@ def test_a_trial_never_learns_from_the_fold_that_it_is_judged_on() -> None:
     assert row["single_fields"]["folds"] == [1.0] * 5
 
 
-@pytest.mark.parametrize("fit", [trials.logistic, trials.logistic_on_originals, trials.nested_logistic])
-def test_a_logistic_regression_separates_what_can_be_separated(fit: trials.Fit) -> None:
+@pytest.mark.parametrize(
+    "fit", [trial_fits.logistic, trial_fits.logistic_on_originals, trial_fits.nested_logistic]
+)
+def test_a_logistic_regression_separates_what_can_be_separated(fit: trial_fits.Fit) -> None:
     row = trials.run(trials.Trial("a", "a", fit), Kept(separable()))
     assert row["single_fields"]["mean"] > 0.95
     assert row["single_fields_restained"]["mean"] > 0.9
