@@ -80,7 +80,7 @@ train-demo: $(VENV)/.ready ## train the demonstration model and write its card (
 	    && echo 'The package is the one in clam_core/demo_model.' \
 	    || echo 'Above: where $(OUT) differs from clam_core/demo_model.'
 
-train-demo-trials: $(VENV)/.ready ## measure what was tried for the demonstration model (an hour; TILES=folder, TRIALS=file.json)
+train-demo-trials: $(VENV)/.ready ## measure what was tried for the demonstration model (half an hour; TILES=folder, TRIALS=file.json)
 	$(RUN) -m clam_core.training.trials --tiles '$(TILES)' --out '$(TRIALS)' --cache '$(OUT).features'
 
 install-worker-service: ## the worker as a systemd service (as root; NAME=lab names its settings, TORCH=... its torch)

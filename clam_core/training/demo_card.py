@@ -72,7 +72,7 @@ CLAM takes minutes. Nothing in them was picked by what came out.
 {trials}
 
 The patients of the 100x fields may be those of 400x fields in another fold, which would flatter the trials
-that mix them. `make train-demo-trials` measures all of this anew, which takes about an hour of two cores.
+that mix them. `make train-demo-trials` measures all of this anew, which takes about half an hour of one core.
 
 ## On real slides
 

@@ -88,19 +88,6 @@ def normalised(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return _shown(255.0, (amounts * _typical(amounts)) @ _unit(TEXTBOOK)).reshape(tile.shape)
 
 
-def hed_jittered(tile: NDArray[np.uint8], rng: np.random.Generator, sigma: float = 0.2) -> NDArray[np.uint8]:
-    """Change the amounts of haematoxylin, eosin and of what is neither, as much for all pixels.
-
-    D. Tellez et al., "Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference",
-    IEEE TMI 37 (2018): each amount times 1 + a, plus b, with a and b uniform in +- `sigma`.
-    """
-    stains = np.vstack([TEXTBOOK, np.cross(*TEXTBOOK)])
-    stains = _unit(stains)
-    amounts = -np.log((tile.reshape(-1, 3).astype(np.float64) + 1.0) / 256.0) @ np.linalg.inv(stains)
-    amounts = amounts * rng.uniform(1 - sigma, 1 + sigma, size=3) + rng.uniform(-sigma, sigma, size=3)
-    return _shown(256.0, amounts @ stains).reshape(tile.shape)
-
-
 def _shown(white: Floats | float, density: Floats) -> NDArray[np.uint8]:
     """Turn optical densities (N, 3) into bytes, before light of this strength."""
     return np.clip(np.rint(white * np.exp(-density)), 0, 255).astype(np.uint8)

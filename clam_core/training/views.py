@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clam_core.training.stain import STAINED, hed_jittered, normalised, optical_density, restained
+from clam_core.training.stain import STAINED, normalised, optical_density, restained
 
 Pixels = NDArray[np.uint8]
 Recolour = Callable[[Pixels, np.random.Generator], Pixels]
@@ -27,8 +27,6 @@ class Colours(StrEnum):
 
     RESTAINED = "restained"
     """The first view is the original; the copies are restained at random, by Macenko's stains."""
-    HED = "hed"
-    """The same with a jitter in the textbook's stains."""
     NORMALISED = "normalised"
     """All views show the stains of one textbook slide."""
 
@@ -87,12 +85,10 @@ def _normalised(pixels: Pixels, _: np.random.Generator) -> Pixels:
 
 _FIRST: dict[Colours, Recolour] = {
     Colours.RESTAINED: _as_it_is,
-    Colours.HED: _as_it_is,
     Colours.NORMALISED: _normalised,
 }
 _COPY: dict[Colours, Recolour] = {
     Colours.RESTAINED: restained,
-    Colours.HED: hed_jittered,
     Colours.NORMALISED: _normalised,
 }
 
