@@ -66,13 +66,15 @@ other stains); above {unusual_distance} (95th percentile) the result is *limited
 
 AUC, mean and standard deviation over the same five folds; always judged on 400x fields. A gain is the mean
 of the paired differences over the folds with its 95 % interval (Student's t), against the row that the trial
-differs from in one thing. Most trials were screened with a logistic regression, which takes seconds where
-CLAM takes minutes. Nothing in them was picked by what came out.
+is nearest to. Most trials were screened with a logistic regression, which takes seconds where CLAM takes
+minutes. Nothing in them was picked by what came out.
 
 {trials}
 
+Fine-tuning ran over blocks 15 and 16 of 16 and the head, four epochs, with one restained copy of each field.
 The patients of the 100x fields may be those of 400x fields in another fold, which would flatter the trials
-that mix them. `make train-demo-trials` measures all of this anew, which takes about half an hour of one core.
+that mix them. Not tried: both magnifications brought to one scale, averages of several heads, other
+encoders. `make train-demo-trials` measures all of this anew: about half an hour of one core.
 
 ## On real slides
 

@@ -33,7 +33,7 @@ from clam_core.training.trial_fits import (
     logistic_on_originals,
     nested_logistic,
 )
-from clam_core.training.views import Colours, CropPlan
+from clam_core.training.views import CropPlan
 
 ENCODER = "efficientnet-lite0"
 PLAN = CropPlan()
@@ -41,7 +41,7 @@ PLAN = CropPlan()
 
 @dataclass(frozen=True)
 class Source:
-    """Fields of one magnification, cut and recoloured by one plan; ``maps`` stops before the last blocks."""
+    """Fields of one magnification, cut by one plan; ``maps`` stops before the last blocks."""
 
     magnification: str = "400x"
     plan: CropPlan = PLAN
@@ -57,7 +57,7 @@ class Trial:
     title
         What was done, for the card.
     against
-        Title of the trial that it differs from in one thing.
+        Title of the trial that it is nearest to.
     fit
         Trains on fields.
     tested
@@ -79,14 +79,11 @@ class Trial:
 
 _MAPS = Source(plan=replace(PLAN, copies=1), maps=True)
 _AT_100 = Source("100x", replace(PLAN, copies=1))
-_NORMALISED = Source(plan=replace(PLAN, copies=0, colours=Colours.NORMALISED))
-_HALF_SIZE = Source(plan=replace(PLAN, height_px=112, copies=0))
-_DOUBLE_SIZE = Source("100x", replace(PLAN, height_px=448, copies=0))
+_NORMALISED = Source(plan=replace(PLAN, copies=0, normalised=True))
 
 _CLAM = "CLAM, the model as it is"
 _ORIGINALS = "logistic regression, original colours"
 _COPIES = "logistic regression, with the restained copies"
-_SMALLER = "logistic regression, original colours at 2 um/px"
 
 TRIALS = (
     Trial(_CLAM, _CLAM, clam),
@@ -97,8 +94,6 @@ TRIALS = (
     Trial("last two blocks of the encoder fine-tuned", _COPIES, fine_tuned, _MAPS, other_stains=_MAPS),
     Trial("100x fields beside the 400x ones, each at its own scale", _COPIES, logistic, beside=(_AT_100,)),
     Trial("fields normalised to one stain (Macenko)", _ORIGINALS, logistic, _NORMALISED, other_stains=None),
-    Trial(_SMALLER, _ORIGINALS, logistic, _HALF_SIZE, other_stains=None),
-    Trial("100x fields beside them, all at 2 um/px", _SMALLER, logistic, _HALF_SIZE, (_DOUBLE_SIZE,), None),
     Trial("penalty chosen inside the training folds", _COPIES, nested_logistic),
 )
 
