@@ -34,10 +34,13 @@ class EncodedPart:
         Their places among the coordinates.
     features
         (n, dim) float32.
+    known
+        Whether they are those of an earlier run.
     """
 
     indices: NDArray[np.intp]
     features: Features
+    known: bool = False
 
 
 def encode_slide(
@@ -66,14 +69,15 @@ def encode_slide(
     Yields
     ------
     EncodedPart
-        Each patch once.
+        Each patch once; no part is empty.
     """
     known = np.zeros(len(coordinates), dtype=bool)
     places = {(int(x), int(y)): index for index, (x, y) in enumerate(coordinates)}
     for chunk in entry.chunks():
         part = _wanted(chunk, places)
         known[part.indices] = True
-        yield part
+        if len(part.indices):
+            yield part
     left = np.flatnonzero(~known)
     if len(left) == 0:
         return
@@ -91,7 +95,7 @@ def _wanted(chunk: Chunk, places: dict[tuple[int, int], int]) -> EncodedPart:
     """Take from a chunk what is still wanted, and its places out of `places`."""
     found = [places.pop((int(x), int(y)), -1) for x, y in chunk.coordinates]
     indices = np.asarray(found, dtype=np.intp)
-    return EncodedPart(indices[indices >= 0], chunk.features[indices >= 0])
+    return EncodedPart(indices[indices >= 0], chunk.features[indices >= 0], known=True)
 
 
 def encode_patches(

@@ -77,7 +77,7 @@ class FeatureStream:
         with closing(encoding) as parts:
             while (part := self._next(parts)) is not None:
                 self._done += len(part.indices)
-                self._run.report("encode", self._done, self._total)
+                self._run.report("known" if part.known else "encode", self._done, self._total)
                 yield part
 
     def _next(self, parts: Iterator[EncodedPart]) -> EncodedPart | None:

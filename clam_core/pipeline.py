@@ -33,10 +33,11 @@ from clam_core.run import EncoderTurn, LateTurn, Progress, Run, ShouldStop
 from clam_core.slides import Slide
 from clam_core.tissue import Tissue
 
-STAGES = ("model", "tissue", "patches", "wait", "encode", "predict", "heatmap")
+STAGES = ("model", "tissue", "patches", "known", "wait", "encode", "predict", "heatmap")
 """In this order; each is reported with what is done and what there is to do.
 
-Nobody waits for the encoder where all features are known.
+Patches whose features are known are done in the stage ``known``, and count in the next as well. Nobody waits
+for the encoder where all are known. The overlapping patches of a finer heatmap come after the prediction.
 """
 
 
@@ -273,8 +274,7 @@ def _fine_scores(
     raw = prediction.attention[finer.known]
     new = np.flatnonzero(finer.known < 0)
     for part in stream.parts_of(finer.new):
-        if len(part.indices):
-            raw[new[part.indices]] = _predict(model, part.features).attention_raw[row]
+        raw[new[part.indices]] = _predict(model, part.features).attention_raw[row]
     return FineScores(finer.coordinates, percentiles_among(raw, prediction.attention))
 
 

@@ -39,6 +39,7 @@ from worker.errors import ModelError
 from worker.job import Analysis, StageReport
 from worker.pace import Pace, in_words
 from worker.settings import CheckpointSettings, Settings
+from worker.stages import is_begun
 from worker.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
@@ -178,21 +179,28 @@ class Progress:
     def __init__(self, report: StageReport) -> None:
         self._report = report
         self._pace = Pace()
+        self._begun = False
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Take a report of the analysis."""
         share = done / max(total, 1)
-        if stage == "wait":
+        self._begun = self._begun or is_begun(stage)
+        if stage == "encode":
+            self._encoded(done, total)
+        elif stage == "known":
             self._pace.restart()
-        if stage != "encode":
+            # The patches of a finer heatmap are found among the known ones when the slide is long begun.
+            self._report("encode" if self._begun else stage, share, f"{done:,} of {total:,} patches")
+        else:
             self._report(stage, share)
-            return
+
+    def _encoded(self, done: int, total: int) -> None:
         self._pace.note(done)
         remaining_s = self._pace.seconds_for(total - done)
         words = f"{done:,} of {total:,} patches"
         if remaining_s is not None:
             words += f", {self._pace.per_second:.1f}/s, {in_words(remaining_s)} left"
-        self._report(stage, share, words, remaining_s)
+        self._report("encode", done / max(total, 1), words, remaining_s)
 
 
 def _thumbnail(slide: Slide) -> bytes:

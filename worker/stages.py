@@ -11,6 +11,7 @@ STAGES: dict[str, tuple[float, str]] = {
     "model": (0.0, "loading the model"),
     "tissue": (0.05, "finding tissue"),
     "patches": (0.02, "laying patches"),
+    "known": (0.0, "taking over patches of an earlier run"),
     "wait": (0.0, "waiting for the slide before it"),
     "encode": (0.81, "encoding patches"),
     "predict": (0.02, "predicting"),
@@ -20,7 +21,7 @@ STAGES: dict[str, tuple[float, str]] = {
 }
 """Stages in their order: share of the whole, and words for a person."""
 
-_AHEAD = frozenset({"open", "model", "tissue", "patches", "wait"})
+_AHEAD = frozenset({"open", "model", "tissue", "patches", "known", "wait"})
 """What can be done for a slide while the encoder is at another."""
 
 

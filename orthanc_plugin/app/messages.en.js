@@ -135,6 +135,8 @@ export const messages = {
     "stage.open": "Opening the slide",
     "stage.tissue": "Finding tissue",
     "stage.patches": "Laying out patches",
+    "stage.known": "Taking over known patches",
+    "stage.wait": "Waiting for the slide before it",
     "stage.encode": "Encoding patches",
     "stage.model": "Loading the model",
     "stage.dicom": "Writing DICOM results",

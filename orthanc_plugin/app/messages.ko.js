@@ -135,6 +135,8 @@ export const messages = {
     "stage.open": "슬라이드 불러오기",
     "stage.tissue": "조직 검출",
     "stage.patches": "패치 분할",
+    "stage.known": "이미 계산된 패치 불러오기",
+    "stage.wait": "앞 슬라이드 대기",
     "stage.encode": "패치 특징 추출",
     "stage.model": "모델 불러오기",
     "stage.dicom": "DICOM 결과 생성",

@@ -244,6 +244,15 @@ def test_the_encoders_turn_is_held_while_patches_are_encoded_and_not_asked_for_w
     assert held == ["taken", "left"]
 
 
+def test_known_patches_are_no_sign_that_the_encoder_has_begun(folder: FeatureFolder) -> None:
+    stages: list[str] = []
+    cut_off = MeanColourEncoder()
+    with pytest.raises(AnalysisStopped):
+        analyze(folder, cut_off, should_stop=lambda: len(cut_off.batches) >= 3)
+    analyze(folder, MeanColourEncoder(), progress=lambda stage, *_: stages.append(stage))
+    assert list(dict.fromkeys(stages))[2:6] == ["patches", "known", "wait", "encode"]
+
+
 def test_a_fingerprint_follows_the_content_of_files_not_their_names(tmp_path: Path) -> None:
     one, other = tmp_path / "one.svs", tmp_path / "SMITH^JOHN.svs"
     one.write_bytes(b"pixels")

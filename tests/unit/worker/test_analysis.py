@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from worker.errors import ModelError
 from worker.pace import Pace
 from worker.settings import Settings
 from worker.settings_reading import load_settings
+from worker.stages import Position, encoder_free_in_s, is_begun, position_in
 
 
 def settings(**environment: str) -> Settings:
@@ -180,3 +182,26 @@ def test_progress_tells_patches_rate_and_time_left(monkeypatch: pytest.MonkeyPat
         progress("encode", done, 1408)
         now[0] += 2.0
     assert said == [("64 of 1,408 patches", None), ("128 of 1,408 patches, 32.0/s, 40 s left", 40.0)]
+
+
+def told(*steps: tuple[str, int]) -> list[Position]:
+    """Return the positions that reports of an analysis of 1,000 patches become."""
+    positions: list[Position] = []
+    progress = Progress(lambda *said: positions.append(position_in(*said)))
+    for stage, done in steps:
+        progress(stage, done, 1000)
+    return positions
+
+
+def test_patches_that_were_known_make_no_slide_begun_nearly_done_or_further_than_it_is() -> None:
+    positions = told(("patches", 1000), ("known", 400), ("known", 900), ("wait", 0), ("encode", 910))
+    before = positions[:-1]
+    assert not any(is_begun(position.stage) for position in before)
+    assert all(encoder_free_in_s(position) == math.inf for position in positions), "no rate is known yet"
+    assert [position.progress for position in positions] == sorted(position.progress for position in positions)
+
+
+def test_known_patches_of_a_finer_heatmap_leave_a_slide_where_it_is() -> None:
+    positions = told(("encode", 300), ("encode", 400), ("predict", 1000), ("known", 900), ("encode", 910))
+    assert all(is_begun(position.stage) for position in positions)
+    assert encoder_free_in_s(positions[-1]) == math.inf, "what was known is no measure of the rest"
