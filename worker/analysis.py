@@ -31,7 +31,7 @@ from clam_core.package import (
 )
 from clam_core.pipeline import KnownFeatures, analyze_slide
 from clam_core.run import EncoderTurn
-from clam_core.slides import Slide, WsiDicomSlide, thumbnail
+from clam_core.slides import Slide, thumbnail
 from clam_core.tensors import read_tensors
 from worker.contract import ModelOffer
 from worker.dicom_results import Attention
@@ -39,6 +39,7 @@ from worker.errors import ModelError
 from worker.job import Analysis, StageReport
 from worker.pace import Pace, in_words
 from worker.settings import CheckpointSettings, Settings
+from worker.sources import Verified
 from worker.stages import is_begun
 from worker.telemetry import Telemetry
 
@@ -134,10 +135,11 @@ class ClamAnalyzer:
     def _known(self, slide: Slide, request: Mapping[str, Any]) -> KnownFeatures | None:
         """Return where this slide's features are kept; nowhere where nothing names what is read.
 
-        The series' fingerprint names its DICOM; a file from SVS_STORAGE_DIR that stands in for it may change.
+        The series' fingerprint names its DICOM: a file from SVS_STORAGE_DIR that stands in for it may change,
+        and by DICOMweb a slide may be read that replaced it meanwhile.
         """
         fingerprint = request.get("fingerprint")
-        if not isinstance(slide, WsiDicomSlide) or not fingerprint:
+        if not isinstance(slide, Verified) or not fingerprint:
             return None
         return KnownFeatures(self.features, str(fingerprint))
 

@@ -24,6 +24,11 @@ from worker.assembly import build_daemon
 from worker.daemon import Mode
 from worker.settings_reading import load_settings
 from worker.shutdown import ShutdownRequest
+from worker.sources import Verified
+
+
+class ClaimedSlide(WsiDicomSlide, Verified):
+    """A slide in files that nobody replaces."""
 
 
 class StoppingEncoder(MeanColourEncoder):
@@ -51,7 +56,7 @@ def main() -> int:
     model = LoadedModel(package, encoder, package.load_aggregator(torch.device("cpu")), torch.device("cpu"))
     analyzer = ClamAnalyzer({"test-model": model}, "test-model", "cpu", feature_store(settings))
     slide = Path(os.environ["SLIDE"])
-    daemon = build_daemon(settings, analyzer, ShutdownRequest(), lambda _claim: WsiDicomSlide.open(slide))
+    daemon = build_daemon(settings, analyzer, ShutdownRequest(), lambda _claim: ClaimedSlide.open(slide))
     daemon.run(Mode.ONCE)
     return 0
 

@@ -15,7 +15,7 @@ from worker.sources.orthanc_ranges import OrthancRangesSource
 from worker.sources.ranges_client import RangesClient
 from worker.sources.ranges_slide import RangesSlide
 from worker.sources.slide_folder import SlideFolderSource
-from worker.sources.source import Reporting, SlideSource, SourceReport
+from worker.sources.source import Reporting, SlideSource, SourceReport, Verified
 
 __all__ = [
     "DicomwebSlide",
@@ -30,6 +30,7 @@ __all__ = [
     "SlideFolderSource",
     "SlideSource",
     "SourceReport",
+    "Verified",
     "open_request_slide",
     "open_with",
 ]

@@ -19,7 +19,7 @@ from worker.preflight import check_slide
 from worker.settings import Settings
 from worker.sources.headers import read_header
 from worker.sources.repeating import TryAgainError, Wait, changed, orthanc_failure, repeat
-from worker.sources.source import SourceReport
+from worker.sources.source import SourceReport, Verified
 from worker.sources.stored_uuid import stored_uuid
 from worker.sources.volumes import check_complete, incomplete, volumes_of
 from worker.transport import unreachable
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
 
 
-class DownloadedSlide(WsiDicomSlide):
+class DownloadedSlide(WsiDicomSlide, Verified):
     """A slide in files of our own, which end with it.
 
     Parameters

@@ -15,14 +15,14 @@ from worker.sources.frame_places import AskFrames, FramePlaces
 from worker.sources.headers import read_header
 from worker.sources.prefetching import PrefetchingSlide, Tile
 from worker.sources.range_files import PieceCache, Range, RangeFile, RangeStream, ReadRanges
-from worker.sources.source import SourceReport
+from worker.sources.source import SourceReport, Verified
 from worker.sources.volumes import check_complete, incomplete, volumes_of
 
 _BLOCKS_BOUND = 64 * 1024 * 1024
 _FRAMES_BOUND = 128 * 1024 * 1024
 
 
-class RangesSlide(PrefetchingSlide):
+class RangesSlide(PrefetchingSlide, Verified):
     """A slide whose frames are fetched as byte ranges of its files.
 
     Parameters

@@ -74,6 +74,14 @@ class Reporting(Protocol):
         ...
 
 
+class Verified:
+    """A slide whose every byte is seen to be of the files that were claimed: reading another one fails.
+
+    What is computed of it may be kept under the claim's fingerprint. A slide without this may have been
+    replaced while it was read, and its features would then be known as those of the one before.
+    """
+
+
 class SlideSource(Protocol):
     """A way to a claimed request's slide."""
 

@@ -13,13 +13,16 @@ import torch
 
 from clam_core.errors import EncoderWeightsError, ParameterError
 from clam_core.options import AnalysisOptions
-from clam_core.slides import open_slide
+from clam_core.slides import WsiDicomSlide, open_slide
 from tests.support.shared_data import shared_path
 from worker.analysis import ClamAnalyzer, Progress, encoder_weights
 from worker.errors import ModelError
 from worker.pace import Pace
 from worker.settings import Settings
 from worker.settings_reading import load_settings
+from worker.sources import DicomwebSlide, RangesSlide, Verified
+from worker.sources.orthanc_download import DownloadedSlide
+from worker.sources.slide_folder import NamelessSlide
 from worker.stages import Position, encoder_free_in_s, is_begun, position_in
 
 
@@ -151,11 +154,13 @@ def test_pictures_name_a_slide_by_its_series_and_not_by_its_glass_or_file(
     assert named == ["Series 1.2.3"]
 
 
-@pytest.mark.parametrize(
-    ("path", "kept"), [("slides/dicom-cmu-1-small-region", True), ("slides/CMU-1-Small-Region.svs", False)]
-)
-def test_features_are_kept_where_the_fingerprint_names_what_is_read(
-    demo: ClamAnalyzer, monkeypatch: pytest.MonkeyPatch, path: str, kept: bool
+class ClaimedSlide(WsiDicomSlide, Verified):
+    pass
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(ClaimedSlide, True), (WsiDicomSlide, False)])
+def test_features_are_kept_where_every_byte_is_of_the_files_that_the_fingerprint_names(
+    demo: ClamAnalyzer, monkeypatch: pytest.MonkeyPatch, kind: type[WsiDicomSlide], kept: bool
 ) -> None:
     known = []
 
@@ -164,9 +169,15 @@ def test_features_are_kept_where_the_fingerprint_names_what_is_read(
         raise ParameterError("Enough.")
 
     monkeypatch.setattr("worker.analysis.analyze_slide", remember)
-    with open_slide(shared_path(path)) as slide, pytest.raises(ParameterError):
+    path = shared_path("slides/dicom-cmu-1-small-region")
+    with kind.open(path) as slide, pytest.raises(ParameterError):
         demo.analyze(slide, {"fingerprint": "f" * 64}, silent)
     assert [found is not None for found in known] == [kept]
+
+
+def test_dicomweb_and_files_beside_the_worker_cannot_tell_that_a_slide_was_replaced_meanwhile() -> None:
+    kinds = (RangesSlide, DownloadedSlide, DicomwebSlide, NamelessSlide)
+    assert [issubclass(kind, Verified) for kind in kinds] == [True, True, False, False]
 
 
 def test_progress_tells_patches_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +209,8 @@ def test_patches_that_were_known_make_no_slide_begun_nearly_done_or_further_than
     before = positions[:-1]
     assert not any(is_begun(position.stage) for position in before)
     assert all(encoder_free_in_s(position) == math.inf for position in positions), "no rate is known yet"
-    assert [position.progress for position in positions] == sorted(position.progress for position in positions)
+    progress = [position.progress for position in positions]
+    assert progress == sorted(progress)
 
 
 def test_known_patches_of_a_finer_heatmap_leave_a_slide_where_it_is() -> None:
