@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,7 +66,9 @@ class FeatureKey:
 
 
 def fingerprint_of_files(path: Path) -> str:
-    """Return the SHA-256 over the content of a slide's file, or of the files of its folder.
+    """Return the SHA-256 over the content of a slide's file and those that belong to it, or of its folder's.
+
+    The pixels of MIRAX and of Hamamatsu's VMS and VMU lie beside the file that such a slide is opened by.
 
     Raises
     ------
@@ -81,6 +83,17 @@ def fingerprint_of_files(path: Path) -> str:
 
 
 def _files(path: Path) -> Iterable[Path]:
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file())
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    suffix = path.suffix.lower()
+    if suffix == ".mrxs":
+        return [path, *_files(path.with_suffix(""))] if path.with_suffix("").is_dir() else [path]
+    return [path, *_named_in(path)] if suffix in {".vms", ".vmu"} else [path]
+
+
+def _named_in(index: Path) -> Iterator[Path]:
+    """Yield the files that an index of ``name = value`` lines names."""
+    for line in index.read_text("latin-1").splitlines():
+        named = line.partition("=")[2].strip()
+        if named and (index.parent / named).is_file():
+            yield index.parent / named

@@ -261,3 +261,17 @@ def test_a_fingerprint_follows_the_content_of_files_not_their_names(tmp_path: Pa
     other.write_bytes(b"pixelz")
     assert fingerprint_of_files(one) != fingerprint_of_files(other)
     assert fingerprint_of_files(tmp_path) != fingerprint_of_files(one)
+
+
+@pytest.mark.parametrize("by", ["slide.mrxs", "slide.vms"])
+def test_a_fingerprint_follows_the_pixels_that_lie_beside_the_slides_own_file(
+    tmp_path: Path, by: str
+) -> None:
+    (tmp_path / "slide.mrxs").write_bytes(b"\xff\xd8 thumbnail")
+    (tmp_path / "slide.vms").write_text("[Virtual Microscope Specimen]\nImageFile=slide/Data0000.dat\n")
+    pixels = tmp_path / "slide" / "Data0000.dat"
+    pixels.parent.mkdir()
+    pixels.write_bytes(b"pixels")
+    before = fingerprint_of_files(tmp_path / by)
+    pixels.write_bytes(b"pixelz")
+    assert fingerprint_of_files(tmp_path / by) != before
