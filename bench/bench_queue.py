@@ -13,14 +13,16 @@ import base64
 import http.client
 import json
 import multiprocessing
+import os
 import resource
 import secrets
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from tests.support.orthanc_server import ROOT, OrthancServer
 from tests.support.tiny_dicom import tiny_slide
 
 PROCESSES = 4
+POOL = 10
 SLIDES = 1500
 """Three requests each: a slide with many requests takes longer to write than most are."""
 MODEL = "bench"
@@ -204,6 +207,67 @@ def click_to_claim(server: OrthancServer, series: list[str], waiters: int, sampl
     return sorted(claimed.get(request_id, deadline) - at for request_id, at in clicks.items())
 
 
+def others_meanwhile(server: OrthancServer, samples: int) -> list[float]:
+    """Return the seconds that ``/system`` takes while both pools of long polls are full."""
+    with _full_pools(server):
+        person = Client(server.port, server.person)
+        taken = []
+        for _ in range(samples):
+            at = time.monotonic()
+            person.must("GET", "/system")
+            taken.append(time.monotonic() - at)
+            time.sleep(0.02)
+    return sorted(taken)
+
+
+def stop_later(server: OrthancServer) -> float:
+    """Return how many seconds longer Orthanc takes to stop while long polls are held than without."""
+    bare = _seconds_to_stop(server)
+    with _full_pools(server):
+        held = _seconds_to_stop(server)
+    return held - bare
+
+
+def _seconds_to_stop(server: OrthancServer) -> float:
+    at = time.monotonic()
+    server.stop()
+    seconds = time.monotonic() - at
+    server.start()
+    return seconds
+
+
+@contextmanager
+def _full_pools(server: OrthancServer) -> Iterator[None]:
+    """Hold as many long polls of workers and of pages as there is room for."""
+
+    def hold(method: str, path: str, user: tuple[str, str], body: Any = None) -> None:
+        with suppress(OSError, http.client.HTTPException):
+            Client(server.port, user).ask(method, path, body)
+
+    person = Client(server.port, server.person)
+    one = person.must("GET", "/pathology/requests/?limit=1")["requests"][0]
+    path = f"/pathology/requests/{one['request_id']}?wait=12&version={one['version']}"
+    pages = [("GET", path, server.person, None)] * POOL
+    claims = [
+        ("POST", "/pathology/claim", server.worker, claim_body(f"held-{number}", 12, "held"))
+        for number in range(POOL)
+    ]
+    with ThreadPoolExecutor(2 * POOL) as pool:
+        for call in (*pages, *claims):
+            pool.submit(hold, *call)
+        wanted, deadline = {"claims": POOL, "pages": POOL}, time.monotonic() + 10
+        while person.must("GET", "/pathology/health")["waiting"] != wanted:
+            assert time.monotonic() < deadline, "the pools of long polls do not fill"
+            time.sleep(0.02)
+        yield
+
+
+def processor_seconds(pid: int) -> float:
+    """Return what a process has taken of the processors so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def start_up(server: OrthancServer) -> tuple[float, float]:
     """Restart; return the seconds from the first answer until open requests are known, and until all are."""
     server.stop()
@@ -300,11 +364,22 @@ def main() -> int:
         time.sleep(2.5)  # until they are stable
         bare = rate(_run_bare, server, server.person, options.seconds / 2)
         submit_cohorts(server, some, 3)
+        before = processor_seconds(server.pid)
         figures["cycles_per_s"] = rate(_run_cycles, server, server.worker, options.seconds)
+        spent = processor_seconds(server.pid) - before
+        figures["processor_ms_per_cycle"] = 1000 * spent / (figures["cycles_per_s"] * options.seconds)
         bare = (bare + rate(_run_bare, server, server.person, options.seconds / 2)) / 2
         figures["share_of_ceiling"] = 3 * figures["cycles_per_s"] / bare
         print(f"bare route        {bare:8.0f} requests/s with {PROCESSES} clients")
-        print(f"cycles            {figures['cycles_per_s']:8.0f} a second (claim, heartbeat, complete)")
+        print(
+            f"cycles            {figures['cycles_per_s']:8.0f} a second (claim, heartbeat, complete), "
+            f"{figures['processor_ms_per_cycle']:.1f} ms of Orthanc's processor time each"
+        )
+        others = others_meanwhile(server, options.samples)
+        figures["others_p99_s"] = quantile(others, 0.99)
+        figures["stop_later_s"] = stop_later(server)
+        print(f"pools full        others p99 {figures['others_p99_s'] * 1000:6.1f} ms, ", end="")
+        print(f"Orthanc stops {figures['stop_later_s']:+.2f} s later")
         fresh = sorted(set(store_slides(server, SLIDES + 300)) - set(some))
         time.sleep(2.5)
         for waiters in (10, 50, 100):

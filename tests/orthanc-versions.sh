@@ -22,7 +22,7 @@ run_tests() { # folder
     mount --bind "$PWD" "$1/$PWD"
     mount --bind /tmp "$1/tmp"
     mount -t proc proc "$1/proc"
-    chroot "$1" /usr/sbin/Orthanc --version | head -1
+    chroot "$1" /usr/sbin/Orthanc --version | sed -n 1p
     ORTHANC_SUITE=$1 .venv/bin/python -m pytest tests/contract tests/server -k 'not memory' -m 'not slow' -q
 }
 

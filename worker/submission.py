@@ -21,15 +21,16 @@ _FOLLOW_S = 25.0
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be analysed: one of Orthanc's ids, or DICOM UIDs."""
+    """What is to be analysed: one of Orthanc's ids, DICOM UIDs, or a cohort (see `series_of`, `find_of`)."""
 
     series: str | None = None
     study: str | None = None
     instance: str | None = None
     series_instance_uid: str | None = None
     study_instance_uid: str | None = None
+    cohort: Mapping[str, Any] | None = None
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, Any]:
         """Return the fields that are set."""
         return {name: value for name, value in vars(self).items() if value}
 
@@ -57,6 +58,38 @@ class Submission:
         }
         body.update({name: value for name, value in optional.items() if value is not None})
         return body
+
+
+def series_of(text: str) -> dict[str, list[str]]:
+    """Return the cohort of the series whose Orthanc ids a text names, one a line; ``#`` begins a remark.
+
+    Raises
+    ------
+    SubmitError
+        If it names none.
+    """
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    series = [line for line in lines if line]
+    if not series:
+        raise SubmitError("The cohort is empty: give Orthanc ids of series, one a line.")
+    return {"series": series}
+
+
+def find_of(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the cohort of the series whose DICOM tags have the values given as ``Keyword=value``.
+
+    Raises
+    ------
+    SubmitError
+        If a text is no such pair.
+    """
+    query: dict[str, str] = {}
+    for text in texts:
+        keyword, equals, value = text.partition("=")
+        if not equals or not keyword or not value:
+            raise SubmitError(f"--find {text}: give a DICOM keyword and a value, as in StudyDate=20260101-.")
+        query[keyword] = value
+    return {"find": query}
 
 
 def parse_parameters(texts: Sequence[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from .core import Core, audit_change, list_series_open, unavailable
 
 _MAX_PARAMETERS = 4096
 _MAX_SERIES_OF_STUDY = 200
+_MOST_NAMED = 10
 MAX_SERIES_OF_COHORT = 1000
 
 
@@ -296,4 +297,8 @@ def warnings_for(core: Core, request: AnalysisRequest) -> list[str]:
         for model in worker.models
         if request.model is not None or model.name == worker.default_model
     )
-    return [] if any(offers) else ["No worker that is alive offers this model; the request waits for one."]
+    if any(offers):
+        return []
+    names = sorted({model.name for worker in alive for model in worker.models})
+    offered = f" Offered are: {', '.join(names[:_MOST_NAMED])}." if names else ""
+    return [f"No worker that is alive offers this model; the request waits for one.{offered}"]

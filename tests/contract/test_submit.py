@@ -90,6 +90,12 @@ def test_nobody_to_do_it_is_said_at_once(queue: Queue, site: Site) -> None:
     assert len(answer.json["warnings"]) == 1
 
 
+def test_a_model_that_nobody_offers_is_said_with_those_that_are(queue: Queue, site: Site) -> None:
+    queue.try_claim()
+    answer = queue.submit(site.new_slide(), model="nope")
+    assert "Offered are:" in answer.json["warnings"][0]
+
+
 def test_a_living_worker_for_the_model_is_no_warning(queue: Queue, site: Site) -> None:
     queue.try_claim()
     assert queue.submit(site.new_slide()).json["warnings"] == []

@@ -12,7 +12,15 @@ from worker.client import PluginClient
 from worker.progress import make_view
 from worker.report import Addresses, describe
 from worker.settings import LogFormat, Settings
-from worker.submission import Submission, Target, follow, parse_parameters, submitted_requests
+from worker.submission import (
+    Submission,
+    Target,
+    find_of,
+    follow,
+    parse_parameters,
+    series_of,
+    submitted_requests,
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,6 +31,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what.add_argument("--study", help="Orthanc id of a study: every slide in it")
     what.add_argument("--instance", help="Orthanc id of an instance: its series")
     what.add_argument("--series-uid", help="SeriesInstanceUID")
+    what.add_argument(
+        "--cohort",
+        type=argparse.FileType("r"),
+        metavar="FILE",
+        help="file with Orthanc ids of series, one a line ('-': standard input)",
+    )
+    what.add_argument(
+        "--find", action="append", metavar="KEYWORD=VALUE", help="every series with these DICOM tags (repeat)"
+    )
     parser.add_argument("--study-uid", help="StudyInstanceUID, where a SeriesInstanceUID is not unique")
     parser.add_argument("--model", help="name of the model; default: the worker's")
     parser.add_argument("--model-version")
@@ -63,6 +80,7 @@ def _submission(arguments: argparse.Namespace) -> Submission:
             instance=arguments.instance,
             series_instance_uid=arguments.series_uid,
             study_instance_uid=arguments.study_uid,
+            cohort=_cohort(arguments),
         ),
         model=arguments.model,
         model_version=arguments.model_version,
@@ -72,12 +90,25 @@ def _submission(arguments: argparse.Namespace) -> Submission:
     )
 
 
+def _cohort(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    if arguments.cohort is not None:
+        with arguments.cohort as file:
+            return series_of(file.read())
+    return find_of(arguments.find) if arguments.find else None
+
+
 def _print_accepted(answer: dict[str, Any], requests: list[dict[str, Any]]) -> None:
+    summary = answer.get("summary")
+    known = "" if summary or answer.get("created", True) else ", submitted before"
     for request in requests:
-        known = "" if answer.get("created", True) else ", submitted before"
         _say(f"Request {request['request_id']} is {request['status']}{known}.")
     for skipped in answer.get("skipped") or []:
         _say(f"Series {skipped.get('series')} was skipped: {skipped.get('error')}")
+    if summary:
+        _say(
+            f"{summary['created']} submitted, {summary['existing']} submitted before, "
+            f"{summary['skipped']} skipped."
+        )
     for warning in answer.get("warnings") or []:
         _say(f"Note: {warning}")
 

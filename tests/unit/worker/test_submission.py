@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,11 @@ from worker.stages import Position
 from worker.submission import (
     Submission,
     Target,
+    find_of,
     follow,
     parse_parameters,
     position_of,
+    series_of,
     submitted_requests,
 )
 
@@ -234,6 +237,47 @@ def test_submit_ends_with_1_where_there_is_no_result(
     http.post(f"{URL}/pathology/analyze", json={"success": True, "created": False, "request": failed})
     assert cli.main(["submit", "--series", "s1", "--wait"]) == 1
     assert "No tissue was found." in capsys.readouterr().out
+
+
+def cohort_answer(http: responses.RequestsMock, cohort: dict[str, Any]) -> None:
+    http.post(
+        f"{URL}/pathology/analyze",
+        status=201,
+        json={
+            "success": True,
+            "created": True,
+            "request": request("pending", "v1"),
+            "requests": [request("pending", "v1"), request("pending", "v1")],
+            "summary": {"created": 1, "existing": 1, "skipped": 1},
+            "skipped": [{"series": "s3", "code": "not_a_slide", "error": "Choose a slide."}],
+        },
+        match=[matchers.json_params_matcher({"cohort": cohort})],
+    )
+
+
+@pytest.mark.usefixtures("command_line")
+def test_a_cohort_out_of_a_file_is_one_submission_with_one_summary(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "series.txt").write_text("s1\n\n s2 # the second\ns3\n")
+    cohort_answer(http, {"series": ["s1", "s2", "s3"]})
+    assert cli.main(["submit", "--cohort", str(tmp_path / "series.txt")]) == 0
+    printed = capsys.readouterr().out
+    assert "1 submitted, 1 submitted before, 1 skipped." in printed
+    assert "Series s3 was skipped: Choose a slide." in printed
+
+
+@pytest.mark.usefixtures("command_line")
+def test_a_cohort_can_be_found_by_dicom_tags(http: responses.RequestsMock) -> None:
+    cohort_answer(http, {"find": {"BodyPartExamined": "MOUTH", "StudyDate": "20260101-"}})
+    assert cli.main(["submit", "--find", "BodyPartExamined=MOUTH", "--find", "StudyDate=20260101-"]) == 0
+
+
+def test_an_empty_cohort_and_a_tag_without_a_value_are_refused() -> None:
+    with pytest.raises(SubmitError, match="one a line"):
+        series_of("# nothing\n")
+    with pytest.raises(SubmitError, match="--find StudyDate"):
+        find_of(["StudyDate"])
 
 
 @pytest.mark.usefixtures("command_line")
