@@ -233,6 +233,9 @@ def _seconds_to_stop(server: OrthancServer) -> float:
     server.stop()
     seconds = time.monotonic() - at
     server.start()
+    person = Client(server.port, server.person)
+    while not person.must("GET", "/pathology/health")["complete"]:
+        time.sleep(0.05)
     return seconds
 
 

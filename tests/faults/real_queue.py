@@ -213,7 +213,7 @@ def _all_requests(server: OrthancServer) -> dict[str, dict[str, Any]]:
 
 
 def _settled(server: OrthancServer) -> int:
-    """Wait until nothing is open any more, as long as it gets less; return how many requests are after all."""
+    """Wait until nothing is open, for as long as it gets less; return how many requests are after all."""
     least, deadline = sys.maxsize, 0.0
     while True:
         counts = server.get("/pathology/health").json()["requests"]
