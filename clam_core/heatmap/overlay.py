@@ -76,29 +76,32 @@ def score_map(
     # A patch smaller than a pixel still leaves its mark.
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
     boxes = np.clip(boxes, 0, np.asarray(size * 2))
-    count = _sum_of_boxes(boxes, np.ones(len(boxes), dtype=np.int64), size)
-    values = _sum_of_boxes(boxes, np.rint(scores * FIXED_POINT).astype(np.int64), size).astype(np.float32)
+    count = _sum_of_boxes(boxes, np.ones(len(boxes), dtype=np.int32), size)
+    # Half the width is half the time, and sums wrap around until the last one, which must fit.
+    fits = int(count.max(initial=0)) * 100 * FIXED_POINT < np.iinfo(np.int32).max
+    fixed = np.rint(scores * FIXED_POINT).astype(np.int32 if fits else np.int64)
+    values = _sum_of_boxes(boxes, fixed, size).astype(np.float32)
     values /= np.maximum(count, 1) * np.float32(FIXED_POINT)
     covered = (count > 0) & (fill_pieces(pieces, size, downsample) > 0)
     return ScoreMap(values, covered, downsample)
 
 
 def _sum_of_boxes(
-    boxes: NDArray[np.int64], values: NDArray[np.int64], size: tuple[int, int]
-) -> NDArray[np.int64]:
+    boxes: NDArray[np.int64], values: NDArray[np.signedinteger], size: tuple[int, int]
+) -> NDArray[np.signedinteger]:
     """Return the sum of the values of all boxes over each pixel, (height, width).
 
     Each box changes the picture at its four corners only; running sums along both axes fill it. Millions of
     patches take no longer than the picture is large, and integers make it exact.
     """
     width, height = size
-    flat = np.zeros((height + 1) * (width + 1), dtype=np.int64)
+    flat = np.zeros((height + 1) * (width + 1), dtype=values.dtype)
     left, top, right, bottom = boxes.T
     for rows, columns, sign in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
         np.add.at(flat, rows * (width + 1) + columns, sign * values)
     changes = flat.reshape(height + 1, width + 1)
-    np.cumsum(changes, axis=0, out=changes)
-    np.cumsum(changes, axis=1, out=changes)
+    np.cumsum(changes, axis=0, dtype=changes.dtype, out=changes)
+    np.cumsum(changes, axis=1, dtype=changes.dtype, out=changes)
     return changes[:height, :width]
 
 

@@ -196,6 +196,14 @@ def test_overlapping_patches_show_their_mean() -> None:
     assert [found.values[10, x] for x in (10, 70, 120)] == [20, 60, 100]
 
 
+@pytest.mark.parametrize("count", [5, 5_000])
+def test_the_mean_is_exact_however_many_patches_overlap(count: int) -> None:
+    corners = np.stack([np.arange(count) % 7, np.zeros(count, dtype=np.int64)], axis=1)
+    scores = np.linspace(99, 100, count)
+    found = score_map(corners, scores, (100, 100), [SQUARE], (400, 300), 400)
+    assert found.values[50, 50] == pytest.approx(99.5, abs=1e-4)
+
+
 def test_patches_smaller_than_a_pixel_leave_their_mark() -> None:
     found = score_map(np.array([[200, 100]]), np.array([50.0]), (4, 4), [SQUARE], (400, 300), 20)
     assert np.count_nonzero(found.covered) == 1
