@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -63,32 +63,48 @@ def encode_slide(
     entry
         Features of earlier runs.
     begin
-        Called once before the first batch is encoded, and not at all where every patch is known. It may wait
-        for the encoder to be free: the first batches are read meanwhile.
+        Called before the first batch is encoded, and not at all where every patch is known. It may wait for
+        the encoder to be free, while the first batches are read; then what is known is looked at once more.
 
     Yields
     ------
     EncodedPart
         Each patch once; no part is empty.
     """
-    known = np.zeros(len(coordinates), dtype=bool)
     places = {(int(x), int(y)): index for index, (x, y) in enumerate(coordinates)}
+    known = np.zeros(len(coordinates), dtype=bool)
+    found: Iterable[EncodedPart] = _known_parts(entry, places)
+    while True:
+        for part in found:
+            known[part.indices] = True
+            yield part
+        left, late = np.flatnonzero(~known), list[EncodedPart]()
+        if len(left) == 0:
+            return
+
+        def look_again() -> bool:
+            """Wait for the encoder; it may have been at this very slide, for another model."""
+            begin()
+            late.extend(_known_parts(entry, places))  # noqa: B023 - called in this turn of the loop
+            return not late  # noqa: B023 - as above
+
+        encoding = encode_patches(
+            slide, plan, coordinates[left], encoder, batch_size=batch_size, readers=readers, begin=look_again
+        )
+        with closing(encoding) as batches:
+            for features in batches:
+                indices, left = left[: len(features)], left[len(features) :]
+                known[indices] = True
+                entry.add(Chunk(coordinates[indices], features))
+                yield EncodedPart(indices, features)
+        found = late
+
+
+def _known_parts(entry: FeatureEntry, places: dict[tuple[int, int], int]) -> Iterator[EncodedPart]:
     for chunk in entry.chunks():
         part = _wanted(chunk, places)
-        known[part.indices] = True
         if len(part.indices):
             yield part
-    left = np.flatnonzero(~known)
-    if len(left) == 0:
-        return
-    encoding = encode_patches(
-        slide, plan, coordinates[left], encoder, batch_size=batch_size, readers=readers, begin=begin
-    )
-    with closing(encoding) as batches:
-        for features in batches:
-            indices, left = left[: len(features)], left[len(features) :]
-            entry.add(Chunk(coordinates[indices], features))
-            yield EncodedPart(indices, features)
 
 
 def _wanted(chunk: Chunk, places: dict[tuple[int, int], int]) -> EncodedPart:
@@ -106,7 +122,7 @@ def encode_patches(
     *,
     batch_size: int,
     readers: int,
-    begin: Callable[[], object] = lambda: None,
+    begin: Callable[[], bool] = lambda: True,
 ) -> Generator[Features]:
     """Yield the features of patches, batch by batch, in the order of the coordinates.
 
@@ -126,7 +142,7 @@ def encode_patches(
     readers
         Threads that read.
     begin
-        Called before the first batch is encoded, while the first ones are read.
+        Called before the first batch is encoded, while the first ones are read; returns whether to encode.
 
     Yields
     ------
@@ -153,7 +169,8 @@ def encode_patches(
         return np.stack([encoder.frame(read_patch(slide, plan, corner)) for corner in _corners(batch)])
 
     with FetchAhead(slide) as fetching, read_ahead(batches, start, read, readers) as tiles:
-        begin()
+        if not begin():
+            return
         for pixels in tiles:
             features = encoding.encode(pixels)
             if not np.isfinite(features).all():

@@ -253,6 +253,21 @@ def test_known_patches_are_no_sign_that_the_encoder_has_begun(folder: FeatureFol
     assert list(dict.fromkeys(stages))[2:6] == ["patches", "known", "wait", "encode"]
 
 
+def test_what_became_known_while_it_waited_for_the_encoder_is_not_encoded_again(
+    folder: FeatureFolder,
+) -> None:
+    first, second = MeanColourEncoder(), MeanColourEncoder()
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        analyze(folder, first)
+        yield
+
+    found = analyze(folder, second, turn=turn)
+    assert sum(first.batches) == len(found.coordinates)
+    assert second.batches == []
+
+
 def test_a_fingerprint_follows_the_content_of_files_not_their_names(tmp_path: Path) -> None:
     one, other = tmp_path / "one.svs", tmp_path / "SMITH^JOHN.svs"
     one.write_bytes(b"pixels")
