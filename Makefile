@@ -16,6 +16,7 @@ RUN := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-ohif test test-browser test-ohif screenshots lint format setup system clean bench-slides bench-core bench-pipeline bench-queue test-faults install-worker-service test-openapi test-orthanc-versions \
 	train-demo train-demo-trials
+.PHONY: test-deploy docs sbom bench-scale lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,10 @@ test-orthanc-versions: $(VENV)/.dev-ready ## the tests on newer Orthancs (as roo
 test-openapi: $(VENV)/.dev-ready ## ask a running server what its OpenAPI document allows and what not, in each role (EXAMPLES=20)
 	EXAMPLES=$(or $(EXAMPLES),20) $(RUN) -m pytest tests/server/test_openapi_run.py
 
+test-deploy: $(VENV)/.dev-ready ## the way from lab to hospital (TLS, private CA, forward proxy): one to three minutes
+	@demo/system-packages.sh system-packages-deploy.txt
+	DEPLOY=1 $(RUN) -m pytest tests/deploy
+
 test-ohif: $(VENV)/.dev-ready ## the tests in OHIF (a minute for each version of it; OHIF=3.13.2 for one only)
 	@demo/system-packages.sh demo/system-packages-ohif.txt
 	OHIF=$(or $(OHIF),all) $(RUN) -m pytest tests/browser/test_ohif.py
@@ -61,11 +66,27 @@ format: $(VENV)/.dev-ready ## format the code
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+docs: $(VENV)/.dev-ready ## these pages as a site in build/docs, every warning an error
+	$(VENV)/bin/pip install -q -c requirements/constraints.txt -e '.[docs]'
+	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo 'Open build/docs/index.html'
+
+sbom: $(VENV)/.ready ## a CycloneDX bill of materials of the worker's environment in build/sbom.json
+	$(PYTHON) -m venv $(VENV)-sbom
+	$(VENV)-sbom/bin/pip install -q cyclonedx-bom==7.5.0
+	@mkdir -p build
+	$(VENV)-sbom/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --validate \
+	    -o build/sbom.json $(RUN)
+	@echo 'Written to build/sbom.json'
+
 bench-core: $(VENV)/.ready ## time tissue, patches, CLAM and heatmaps (last line: JSON)
 	$(RUN) bench/bench_core.py
 
 bench-queue: $(VENV)/.dev-ready ## time the queue of a real Orthanc (last line: JSON)
 	$(RUN) bench/bench_queue.py
+
+bench-scale: $(VENV)/.dev-ready ## 100 workers and 100,000 requests against the queue's real code (half an hour)
+	$(RUN) bench/bench_scale.py --plots build
 
 bench-slides: $(VENV)/.dev-ready ## time tiles out of Orthanc beside local files and over a line (about 5 minutes; last line: JSON)
 	$(RUN) bench/bench_slides.py
@@ -85,6 +106,14 @@ train-demo-trials: $(VENV)/.ready ## measure what was tried for the demonstratio
 
 install-worker-service: ## the worker as a systemd service (as root; NAME=lab names its settings, TORCH=... its torch)
 	@PYTHON='$(PYTHON)' TORCH='$(TORCH)' NAME='$(or $(NAME),lab)' docker/systemd/install-worker.sh
+
+lock: ## write requirements/locked.txt anew from pyproject.toml and constraints.txt
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install -q pip-tools==7.6.2
+	$(VENV)-lock/bin/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+	    --strip-extras --unsafe-package torch -c requirements/constraints.txt -o $(VENV)-lock/locked.txt pyproject.toml
+	@{ sed -n '/^#/p;/^[^#]/q' requirements/locked.txt; sed '/^# WARNING/,$$d' $(VENV)-lock/locked.txt | grep -v '^#'; } \
+	    > $(VENV)-lock/new && mv $(VENV)-lock/new requirements/locked.txt
 
 setup: $(VENV)/.dev-ready ## everything that the other targets need
 

