@@ -200,7 +200,8 @@ def _address(key: str, value: Any) -> str:
     try:
         parts = urlsplit(text)
         fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:  # such as a port that is no number
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # a port that is no number, a host with an empty label
         fits = False
     if not fits or parts.username is not None or parts.fragment or re.fullmatch(r"[!-~]+", text) is None:
         raise SettingsError(

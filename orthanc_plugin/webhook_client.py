@@ -12,17 +12,23 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from . import __version__
 from .errors import PluginError
 
 TIMEOUT_S = 5.0
-"""For connecting, TLS, sending and the first line of the answer together."""
+"""For connecting, TLS, sending and the first line of the answer together; looking up the name comes before.
+
+The system's resolver has limits of its own, which nothing here can shorten.
+"""
 
 _PORTS = {"http": 80, "https": 443}
+_Address = tuple[int, int, int, str, Any]
+"""As `socket.getaddrinfo` returns them."""
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 _LONGEST_STATUS_LINE = 1024
 
@@ -59,17 +65,26 @@ def post(endpoint: Endpoint, message: Message, signature: Mapping[str, str]) -> 
     DeliveryError
         Where the receiver did not answer with a success in time.
     """
-    parts = urlsplit(endpoint.url)
-    deadline = time.monotonic() + TIMEOUT_S
     try:
-        with _connected(parts, deadline) as connection:
-            _send(connection, parts, message, signature)
-            status = _status(connection, deadline)
+        status = _answer(urlsplit(endpoint.url), message, signature)
     except (TimeoutError, socket.timeout) as error:
         raise DeliveryError(f"no answer within {TIMEOUT_S:g} s.", passes=True) from error
     except OSError as error:
         raise DeliveryError(f"{error}.", passes=True) from error
+    except (ValueError, http.client.HTTPException) as error:
+        raise DeliveryError(
+            "nothing can be sent to this address: correct Pathology.Webhook.Url.", passes=False
+        ) from error
     _judge(status)
+
+
+def _answer(parts: SplitResult, message: Message, signature: Mapping[str, str]) -> int:
+    addresses = _addresses(parts)
+    deadline = time.monotonic() + TIMEOUT_S
+    with _connected(addresses, deadline) as plain, _secured(plain, parts, deadline) as connection:
+        connection.settimeout(_left(deadline))
+        _send(connection, parts, message, signature)
+        return _status(connection, deadline)
 
 
 def _left(deadline: float) -> float:
@@ -79,32 +94,40 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _connected(parts: SplitResult, deadline: float) -> socket.socket:
-    host = str(parts.hostname)
-    found = socket.getaddrinfo(host, parts.port or _PORTS[parts.scheme], type=socket.SOCK_STREAM)
-    failure: OSError = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in found:
+def _addresses(parts: SplitResult) -> Sequence[_Address]:
+    port = parts.port or _PORTS[parts.scheme]
+    return socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+
+
+def _connected(addresses: Sequence[_Address], deadline: float) -> socket.socket:
+    failure: OSError = OSError("the host has no address")
+    for family, kind, protocol, _, address in addresses:
         connection = socket.socket(family, kind, protocol)
         try:
             connection.settimeout(_left(deadline))
             connection.connect(address)
-            return _secured(connection, host) if parts.scheme == "https" else connection
         except OSError as error:
             connection.close()
             failure = error
+        else:
+            return connection
     raise failure
 
 
-def _secured(connection: socket.socket, host: str) -> socket.socket:
+def _secured(connection: socket.socket, parts: SplitResult, deadline: float) -> socket.socket:
     """Speak TLS and check the certificate; `SSL_CERT_FILE` names a private authority, as OpenSSL has it."""
-    return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+    if parts.scheme != "https":
+        return connection
+    connection.settimeout(_left(deadline))
+    return ssl.create_default_context().wrap_socket(connection, server_hostname=parts.hostname)
 
 
 def _send(
     connection: socket.socket, parts: SplitResult, message: Message, signature: Mapping[str, str]
 ) -> None:
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-    request = http.client.HTTPConnection(str(parts.hostname), parts.port)
+    host = str(parts.hostname)
+    request = http.client.HTTPConnection(f"[{host}]" if ":" in host else host, parts.port)
     request.sock = connection
     headers = {
         **signature,
@@ -124,6 +147,8 @@ def _status(connection: socket.socket, deadline: float) -> int:
         if not part:
             break
         received += part
+    if not received:
+        raise DeliveryError("it closed the connection without an answer.", passes=True)
     match = _STATUS_LINE.match(received)
     if match is None:
         raise DeliveryError("what answers there speaks no HTTP.", passes=False)

@@ -56,6 +56,5 @@ def test_orthanc_stops_at_once_while_a_receiver_is_silent() -> None:
         failed(server)
         receiver.wait_for(1)
         begun = time.monotonic()
-        server.stop()
+        assert server.stop() == 0
         assert time.monotonic() - begun < 4
-        assert "Segmentation" not in server.log()

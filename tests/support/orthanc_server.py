@@ -209,18 +209,22 @@ class OrthancServer:
         assert self._process is not None, "the server was not started"
         return self._process.wait(seconds)
 
-    def stop(self, signal_number: int = signal.SIGTERM) -> None:
-        """End the server and wait for it; kill it where it does not end by itself."""
+    def stop(self, signal_number: int = signal.SIGTERM) -> int | None:
+        """End the server and wait for it; kill it where it does not end by itself.
+
+        Return its exit status, negative where a signal ended it; None where it did not run.
+        """
         if self._process is None:
-            return
+            return None
         if self._process.poll() is None:
             self._process.send_signal(signal_number)
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        status = self._process.wait()
         self._process = None
+        return status
 
     def restart(self) -> None:
         """Stop the server in good order and start it again on the same port and folder."""

@@ -63,6 +63,7 @@ def test_a_section_is_read() -> None:
         ({"Webhook": {**WEBHOOK, "Url": "ftp://a.example/"}}, "Pathology.Webhook.Url"),
         ({"Webhook": {**WEBHOOK, "Url": "file:///etc/passwd"}}, "Pathology.Webhook.Url"),
         ({"Webhook": {**WEBHOOK, "Url": "https://"}}, "Pathology.Webhook.Url"),
+        ({"Webhook": {**WEBHOOK, "Url": "https://a..example/"}}, "Pathology.Webhook.Url"),
         ({"Webhook": {**WEBHOOK, "Url": "https://me@a.example/"}}, "Pathology.Webhook.Url"),
         ({"Webhook": {**WEBHOOK, "Url": "https://a.example:port/"}}, "Pathology.Webhook.Url"),
         ({"Webhook": {**WEBHOOK, "Url": "https://a.example/\r\nX: y"}}, "Pathology.Webhook.Url"),

@@ -14,8 +14,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -165,18 +167,18 @@ def test_a_slow_receiver_is_given_up() -> None:
 
 
 def answering(*parts: bytes, every_s: float = 0.0) -> tuple[socket.socket, str]:
-    """Return a server that answers the first connection with parts, one at a time."""
+    """Return a server that answers the first connection with parts, one at a time, and then hangs up."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
         connection, _ = listener.accept()
-        with connection:
+        with connection, suppress(OSError):
             for part in parts:
-                try:
-                    connection.sendall(part)
-                except OSError:
-                    return
+                connection.sendall(part)
                 time.sleep(every_s)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):  # what is left unread would be answered with a reset
+                pass
 
     threading.Thread(target=serve, daemon=True).start()
     return listener, f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -191,11 +193,56 @@ def test_a_receiver_that_drips_is_given_up_as_well() -> None:
         assert time.monotonic() - begun < 1.5
 
 
-@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9\r\n", b"x" * 5000, b""])
-def test_what_speaks_no_http_is_said_to(answer: bytes) -> None:
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9\r\n", b"x" * 5000])
+def test_what_speaks_no_http_is_said_to_and_not_tried_again(answer: bytes) -> None:
     listener, url = answering(answer)
-    with listener, pytest.raises(DeliveryError):
+    with listener, pytest.raises(DeliveryError, match="speaks no HTTP") as caught:
         post(Endpoint(url, KEY), MESSAGE, {})
+    assert not caught.value.passes
+
+
+def test_a_receiver_that_closes_without_a_word_is_tried_again() -> None:
+    listener, url = answering()
+    with listener, pytest.raises(DeliveryError, match="without an answer") as caught:
+        post(Endpoint(url, KEY), MESSAGE, {})
+    assert caught.value.passes
+
+
+def test_what_a_slow_connection_takes_is_not_given_to_tls_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(socket.socket):
+        def connect(self, address: Any) -> None:
+            time.sleep(0.8)
+            super().connect(address)
+
+    monkeypatch.setattr(webhook_client, "TIMEOUT_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(socket, "socket", Slow)
+        begun = time.monotonic()
+        with pytest.raises(DeliveryError, match="no answer within"):
+            post(Endpoint(f"https://127.0.0.1:{silent.getsockname()[1]}/", KEY), MESSAGE, {})
+        assert time.monotonic() - begun < 1.5
+
+
+@pytest.mark.parametrize("host", ["[::1]", "[2001:db8::ab]"])
+def test_a_numeric_address_of_the_new_kind_is_named_as_such(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it leads here is another matter: what is sent there must be good HTTP."""
+    with Receiver() as receiver:
+        address = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", urlsplit(receiver.url).port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [address])
+        post(Endpoint(f"http://{host}/hook", KEY), MESSAGE, {})
+        assert receiver.received[0].headers["host"] == host
+
+
+@pytest.mark.parametrize("url", ["http://a..b/", "http://[2001:db8::ab/"])
+def test_what_is_no_address_is_said_once_and_counted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with told("http://127.0.0.1:1/") as (queue, site):
+        assert site.application.core.webhook is not None
+        monkeypatch.setattr(site.application.core.webhook, "_endpoint", Endpoint(url, KEY))
+        queue.completed()
+        wait_until(lambda: counts(site)["failed"] == 1)
+        assert len(site.warnings) == 1
 
 
 def test_beyond_its_room_messages_are_dropped_counted_and_said() -> None:
