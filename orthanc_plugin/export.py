@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, Optional
 
 from .attention_file import Patches
@@ -12,6 +15,8 @@ from .attention_file import Patches
 _COLUMNS = ("x", "y", "width", "height", "attention", "percentile")
 _ANNOTATION_CLASS = {"name": "AI attention", "color": [0, 229, 255]}
 _END_OF_LINE = "\r\n"  # RFC 4180
+_BLOCK = 1000
+"""Patches that are text at the same time, before their bytes are written."""
 _LARGEST = 2**53  # what a JSON number holds exactly everywhere
 
 Size = Optional[tuple[float, float]]
@@ -21,25 +26,29 @@ _Box = tuple[float, float, float, float]
 """Left, top, right and bottom in level-0 pixels."""
 
 
-def csv(patches: Patches, slide_size: Size) -> str:
-    """Return every patch as a line (RFC 4180), in the order in which the worker laid them.
+def csv(patches: Patches, slide_size: Size) -> bytes:
+    """Return every patch as a line (RFC 4180, ASCII), in the order in which the worker laid them.
 
     Parameters
     ----------
     patches
         Of the result.
     slide_size
-        Patches over the slide's edge are cut off there.
+        Patches over the slide's edge are cut off there; those beyond it are left out.
     """
-    lines = [",".join(_COLUMNS)]
+    return _joined(",".join(_COLUMNS) + _END_OF_LINE, _lines(patches, slide_size), "", "")
+
+
+def _lines(patches: Patches, slide_size: Size) -> Iterator[str]:
     for (left, top, right, bottom), attention, percentile in _boxes(patches, slide_size):
         box = f"{left:.15g},{top:.15g},{right - left:.15g},{bottom - top:.15g}"
-        lines.append(f"{box},{attention:.6g},{percentile:.6g}")
-    return _END_OF_LINE.join([*lines, ""])
+        yield f"{box},{attention:.6g},{percentile:.6g}{_END_OF_LINE}"
 
 
-def geojson(patches: Patches, slide_size: Size, top_patches: Sequence[Any], marks: Mapping[str, str]) -> str:
-    """Return the patches as a feature collection of QuPath's objects.
+def geojson(
+    patches: Patches, slide_size: Size, top_patches: Sequence[Any], marks: Mapping[str, str]
+) -> bytes:
+    """Return the patches as a feature collection of QuPath's objects (ASCII).
 
     Every patch is a ``tile`` with its attention as measurements (for QuPath's measurement maps); the most
     attended ones lie over them once more as named ``annotation`` objects, which a person sees and jumps to.
@@ -53,8 +62,20 @@ def geojson(patches: Patches, slide_size: Size, top_patches: Sequence[Any], mark
     marks
         What the annotations say of where they come from (QuPath's metadata).
     """
-    features = [*_annotations(slide_size, top_patches, marks), *_tiles(patches, slide_size)]
-    return '{"type":"FeatureCollection","features":[\n' + ",\n".join(features) + "\n]}\n"
+    features = chain(_annotations(slide_size, top_patches, marks), _tiles(patches, slide_size))
+    return _joined('{"type":"FeatureCollection","features":[\n', features, ",\n", "\n]}\n")
+
+
+def _joined(head: str, parts: Iterator[str], between: str, end: str) -> bytes:
+    """Return parts as one text, which is held once: that of the largest slides is 125 MB."""
+    content = io.BytesIO()
+    content.write(head.encode("ascii"))
+    before = ""
+    while block := list(islice(parts, _BLOCK)):
+        content.write((before + between.join(block)).encode("ascii"))
+        before = between
+    content.write(end.encode("ascii"))
+    return content.getvalue()
 
 
 def _annotations(slide_size: Size, top_patches: Sequence[Any], marks: Mapping[str, str]) -> Iterator[str]:
@@ -65,6 +86,8 @@ def _annotations(slide_size: Size, top_patches: Sequence[Any], marks: Mapping[st
             continue
         left, top = patch["x"], patch["y"]
         box = _within((left, top, left + patch["width"], top + patch["height"]), slide_size)
+        if box is None:
+            continue
         properties = {
             "objectType": "annotation",
             "name": f"Patch {rank}",
@@ -92,14 +115,16 @@ def _boxes(patches: Patches, slide_size: Size) -> Iterator[tuple[_Box, float, fl
     corners = zip(patches.corners[::2], patches.corners[1::2])
     for (x, y), attention, percentile in zip(corners, patches.attention, patches.percentile):
         box = _within((x, y, x + patches.width, y + patches.height), slide_size)
-        yield box, attention, percentile
+        if box is not None:
+            yield box, attention, percentile
 
 
-def _within(box: _Box, slide_size: Size) -> _Box:
-    """Return the part of a box that lies on the slide."""
+def _within(box: _Box, slide_size: Size) -> _Box | None:
+    """Return the part of a box that lies on the slide, or None where none does."""
     left, top, right, bottom = box
     width, height = slide_size or (right, bottom)
-    return max(0, left), max(0, top), min(width, right), min(height, bottom)
+    left, top, right, bottom = max(0, left), max(0, top), min(width, right), min(height, bottom)
+    return (left, top, right, bottom) if left < right < math.inf and top < bottom < math.inf else None
 
 
 def size_of(slide: Any) -> Size:

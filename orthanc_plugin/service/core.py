@@ -62,6 +62,7 @@ class Core:
     replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)
     replaced_unwritten: dict[str, SeriesState] = field(default_factory=dict)
     webhook: Webhook | None = None
+    exporting: threading.Lock = field(default_factory=threading.Lock)
 
     def stop(self) -> None:
         """Wake everybody who waits, so that Orthanc can stop."""

@@ -18,6 +18,8 @@ from .core import Core, find
 
 PATCHES = "attention.npz"
 H5 = "attention.h5"
+_LONGEST_WAIT_S = 2.0
+"""For the export before: that of a usual slide is done by then. A thread of Orthanc's is held meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,22 @@ def export_patches(core: Core, request_id: str, form: str) -> Export:
     Raises
     ------
     ApiError
-        404 where there is no such form or the result has no patches (yet, or any more), 503 where Orthanc
-        fails.
+        404 where there is no such form or the result has no patches (yet, or any more), 429 while others are
+        being exported, 503 where Orthanc fails.
     """
     if form not in FORMS:
         raise ApiError(404, "unknown_route", f"Patches are exported as {', '.join(sorted(FORMS))}.")
-    return FORMS[form](core, find(core, request_id))
+    if not core.exporting.acquire(timeout=_LONGEST_WAIT_S):
+        raise ApiError(
+            429,
+            "too_busy",
+            "The patches of another result are being written; ask again in some seconds.",
+            headers={"Retry-After": "5"},
+        )
+    try:
+        return FORMS[form](core, find(core, request_id))
+    finally:
+        core.exporting.release()
 
 
 def _h5(core: Core, request: AnalysisRequest) -> Export:
@@ -51,10 +63,8 @@ def _h5(core: Core, request: AnalysisRequest) -> Export:
 
 def _csv(core: Core, request: AnalysisRequest) -> Export:
     patches, result = _patches(core, request)
-    text = export.csv(patches, export.size_of(result.get("slide")))
-    return Export(
-        f"{request.request_id}.csv", "text/csv; charset=utf-8; header=present", text.encode("ascii")
-    )
+    content = export.csv(patches, export.size_of(result.get("slide")))
+    return Export(f"{request.request_id}.csv", "text/csv; charset=utf-8; header=present", content)
 
 
 def _geojson(core: Core, request: AnalysisRequest) -> Export:
@@ -66,8 +76,8 @@ def _geojson(core: Core, request: AnalysisRequest) -> Export:
         "Model": " ".join(filter(None, (model.name, model.version))),
     }
     size = export.size_of(result.get("slide"))
-    text = export.geojson(patches, size, result.get("top_patches") or (), marks)
-    return Export(f"{request.request_id}.geojson", "application/geo+json", text.encode("ascii"))
+    content = export.geojson(patches, size, result.get("top_patches") or (), marks)
+    return Export(f"{request.request_id}.geojson", "application/geo+json", content)
 
 
 FORMS = {"geojson": _geojson, "csv": _csv, "h5": _h5}

@@ -9,9 +9,10 @@ import json
 import h5py
 import pytest
 
+from orthanc_plugin.service import export
 from tests.support.analysed_slide import attention_h5, attention_npz, result_for, top_patches
 from tests.support.queue_client import Queue, named
-from tests.support.sites import WORKER
+from tests.support.sites import WORKER, MemorySite
 
 FILES = {
     "attention.npz": (attention_npz, "application/octet-stream"),
@@ -62,6 +63,18 @@ def test_h5_is_the_workers_own_file_in_the_layout_of_clam(queue: Queue, delivere
     with h5py.File(io.BytesIO(answer.body)) as file:
         assert file["coords"].shape == (len(top_patches()), 2)
         assert file["attention_scores"].shape == (len(top_patches()), 1)
+
+
+def test_one_export_is_written_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_LONGEST_WAIT_S", 0.05)
+    site = MemorySite()
+    request_id = deliver(Queue(site), ("attention.npz",))
+    path = f"/pathology/requests/{request_id}/export/geojson"
+    with site.application.core.exporting:
+        answer = site.call("GET", path)
+    assert (answer.status, answer.json["code"]) == (429, "too_busy")
+    assert answer.headers["retry-after"] == "5"
+    assert site.call("GET", path).status == 200
 
 
 def test_only_persons_export(queue: Queue, delivered: str) -> None:

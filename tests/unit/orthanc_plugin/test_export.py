@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tracemalloc
 import zipfile
 from array import array
 from typing import Any
@@ -36,8 +37,10 @@ def npz(**changes: Any) -> bytes:
     return buffer.getvalue()
 
 
-def features_of(patches: Patches, top: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    document = json.loads(export.geojson(patches, SIZE, top or [], {"Model": "demo 1"}))
+def features_of(
+    patches: Patches, top: list[dict[str, Any]] | None = None, size: export.Size = SIZE
+) -> list[dict[str, Any]]:
+    document = json.loads(export.geojson(patches, size, top or [], {"Model": "demo 1"}))
     assert document["type"] == "FeatureCollection"
     features: list[dict[str, Any]] = document["features"]
     return features
@@ -83,17 +86,36 @@ def test_a_file_that_unpacks_to_more_than_any_slide_has_is_not_unpacked(
         read_attention(npz(coords=np.zeros((5000, 2), dtype=np.int64)))
 
 
+def holding(coords: bytes, packed: int = zipfile.ZIP_STORED) -> bytes:
+    """Return an archive with these bytes in place of the coordinates."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", packed) as archive:
+        archive.writestr("coords.npy", coords)
+    return buffer.getvalue()
+
+
 def test_a_hand_made_header_that_is_code_is_not_run() -> None:
     code = b"\x93NUMPY\x01\x00\x30\x00" + b"__import__('os').abort()".ljust(0x30)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("coords.npy", code)
     with pytest.raises(UnreadableAttentionError):
-        read_attention(buffer.getvalue())
+        read_attention(holding(code))
+
+
+def test_an_array_without_even_a_version_is_refused() -> None:
+    with pytest.raises(UnreadableAttentionError, match="cannot be read"):
+        read_attention(holding(b"\x93NUMPY"))
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_what_numpy_does_not_pack_is_not_unpacked(packed: int) -> None:
+    whole = holding(bytes(range(256)) * 9, packed)
+    broken = whole[:60] + b"\xff" * 20 + whole[80:]
+    for content in (whole, broken):
+        with pytest.raises(UnreadableAttentionError, match="packed in a way"):
+            read_attention(content)
 
 
 def test_csv_has_a_line_for_each_patch_cut_off_at_the_slides_edge() -> None:
-    rows = list(csv.DictReader(io.StringIO(export.csv(read_attention(npz()), SIZE))))
+    rows = list(csv.DictReader(io.StringIO(export.csv(read_attention(npz()), SIZE).decode())))
     assert list(rows[0]) == ["x", "y", "width", "height", "attention", "percentile"]
     assert [[float(row[name]) for name in ("x", "y", "width", "height")] for row in rows] == [
         [0, 0, 256, 256],
@@ -113,7 +135,7 @@ def test_every_patch_is_a_tile_with_its_attention_as_measurements() -> None:
 
 def test_the_most_attended_patches_are_named_annotations_in_the_first_place() -> None:
     top = top_patches()
-    features = features_of(read_attention(attention_npz()), top)
+    features = features_of(read_attention(attention_npz()), top, size=None)
     first = features[0]["properties"]
     assert (first["objectType"], first["name"]) == ("annotation", "Patch 1")
     assert first["measurements"]["Attention"] == top[0]["attention"]
@@ -123,7 +145,9 @@ def test_the_most_attended_patches_are_named_annotations_in_the_first_place() ->
 
 
 def test_geometries_are_valid_closed_polygons() -> None:
-    for feature in features_of(read_attention(attention_npz()), top_patches()):
+    features = features_of(read_attention(attention_npz()), top_patches(), size=None)
+    assert features
+    for feature in features:
         polygon = shape(feature["geometry"])
         ring = feature["geometry"]["coordinates"][0]
         assert polygon.is_valid
@@ -143,11 +167,31 @@ def test_what_is_no_patch_in_a_workers_list_is_passed_over() -> None:
 def test_without_a_size_nothing_is_cut_off(slide: Any) -> None:
     assert export.size_of(slide) is None
     rows = export.csv(read_attention(npz()), None).splitlines()
-    assert rows[3].startswith("768,512,256,256,")
+    assert rows[3].startswith(b"768,512,256,256,")
 
 
-def test_the_largest_slide_is_written_in_seconds() -> None:
-    count = 100_000
+def test_what_lies_beyond_the_slide_is_left_out() -> None:
+    patches = read_attention(npz(coords=np.array([(0, 0), (1000, 0), (0, -256)])))
+    features = features_of(patches, [{**top_patches()[0], "x": 1000}])
+    assert [shape(feature["geometry"]).bounds for feature in features] == [(0, 0, 256, 256)]
+    assert len(export.csv(patches, SIZE).splitlines()) == 2
+
+
+def test_a_box_without_an_end_is_left_out() -> None:
+    corners = np.array([(0.0, 0.0), (1.7e308, 0.0), (0.0, 0.0)])
+    features = features_of(read_attention(npz(coords=corners, footprint=(1e308, 9))), size=None)
+    assert len(features) == 2
+
+
+def test_the_text_of_many_patches_is_held_once() -> None:
+    count = 20_000
     places = array("q", range(2 * count))
     patches = Patches(places, 256, 256, array("d", [0.5] * count), array("d", [50.0] * count))
-    assert export.geojson(patches, None, [], {}).count('"tile"') == count
+    tracemalloc.start()
+    try:
+        content = export.geojson(patches, None, [], {})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert content.count(b'"tile"') == count
+    assert peak < 1.5 * len(content)
