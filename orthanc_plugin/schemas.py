@@ -56,7 +56,16 @@ _SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}$"}
 _TOKEN: Schema = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 _PROOF = {"worker_id": _NAME, "token": _TOKEN, "fence": number(1, 2**31, kind="integer")}
+_OLDER = {"worker_id": nullable(_NAME)}
 _COUNTERS = record({name: number(0, 1e18) for name in KNOWN})
+_STATE: dict[str, Schema] = {
+    "status": {"enum": ["processing", "pending", "cancelled"]},
+    "stage": nullable(text(50)),
+    "progress": nullable(number(0, 1)),
+    "detail": nullable(text()),
+    "prefetch": _FLAG,
+    "counters": _COUNTERS,
+}
 _FAILURE = record(
     {"code": _NAME, "message": text(2000, shortest=0), "retryable": _FLAG}, "code", "message", "retryable"
 )
@@ -75,6 +84,13 @@ _COHORT = record(
     },
     closed=True,
 )
+
+
+def _or_of_older(current: Schema, older: Schema) -> Schema:
+    """Return the schema of a body that older workers send in another form, without a token."""
+    told = "An older worker's, where Pathology.AllowTokenless lets it work."
+    return {"anyOf": [current, {**older, "description": told, "not": {"required": ["token"]}}]}
+
 
 SCHEMAS: dict[str, Schema] = {
     "Error": record(
@@ -157,27 +173,19 @@ SCHEMAS: dict[str, Schema] = {
         "worker_id",
         "token",
     ),
-    "Report": record(
-        {
-            **_PROOF,
-            "status": {"enum": ["processing", "pending", "cancelled"]},
-            "stage": nullable(text(50)),
-            "progress": nullable(number(0, 1)),
-            "detail": nullable(text()),
-            "prefetch": _FLAG,
-            "counters": _COUNTERS,
-        },
-        *_PROOF,
-    ),
-    "Completion": record(
-        {
-            **_PROOF,
-            "fingerprint": _SHA256,
-            "artifacts": many(_NAMED, MOST_ARTIFACTS),
-            "result": {"type": "object"},
-            "error": _FAILURE,
-        },
-        *_PROOF,
+    "Report": _or_of_older(record({**_PROOF, **_STATE}, *_PROOF), record({**_OLDER, **_STATE})),
+    "Completion": _or_of_older(
+        record(
+            {
+                **_PROOF,
+                "fingerprint": _SHA256,
+                "artifacts": many(_NAMED, MOST_ARTIFACTS),
+                "result": {"type": "object"},
+                "error": _FAILURE,
+            },
+            *_PROOF,
+        ),
+        record({**_OLDER, "result": {"type": "object"}, "error": text(2000, shortest=0)}),
     ),
     "Empty": record({}),
     "Withdraw": record({"reason": text(500)}, "reason"),

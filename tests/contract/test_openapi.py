@@ -59,6 +59,26 @@ def test_answers_are_what_the_document_says(document: dict[str, Any], queue: Que
     assert problems(document, "Error", refused.json) == []
 
 
+def test_what_older_workers_send_is_allowed_where_it_is_taken(
+    document: dict[str, Any], queue: Queue, site: Site
+) -> None:
+    request_id = queue.submitted()
+    bodies = {
+        "Report": ("update-status", {"status": "processing"}),
+        "Completion": ("complete-request", {"error": "out of memory"}),
+    }
+    for name, (route, body) in bodies.items():
+        assert problems(document, name, body) == []
+        assert (
+            site.call("POST", f"/api/pathology/{route}/{request_id}/", user=WORKER, body=body).status == 200
+        )
+
+
+def test_a_token_without_its_fence_is_no_older_workers_body(document: dict[str, Any]) -> None:
+    assert problems(document, "Report", {"worker_id": "w", "token": "0" * 32})
+    assert problems(document, "Completion", {"worker_id": "w", "token": "0" * 32, "error": "a text"})
+
+
 @pytest.mark.parametrize(
     "change",
     [{"priority": 1000}, {"series": 5}, {"forse": True}, {"cohort": {"series": []}}, {"model": ""}],
