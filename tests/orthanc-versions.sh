@@ -20,6 +20,9 @@ install_suite() { # suite folder
 run_tests() { # folder
     mkdir -p "$1/$PWD"
     mount --bind "$PWD" "$1/$PWD"
+    # What a test mounts below /tmp is to be seen by Orthanc as well.
+    mount --bind /tmp /tmp
+    mount --make-shared /tmp
     mount --bind /tmp "$1/tmp"
     mount -t proc proc "$1/proc"
     chroot "$1" /usr/sbin/Orthanc --version | sed -n 1p
