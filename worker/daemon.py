@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent import futures
 from dataclasses import dataclass
 from enum import Enum
 
@@ -34,7 +35,7 @@ _AHEAD_S = 20.0
 _AHEAD_POLL_S = 5.0
 """So long a claim ahead is held open: soon the worker may be idle, and then its claim ranks higher."""
 _AHEAD_PAUSE_S = 1.0
-"""Pause between claims while a request is in hand, which may end at any time."""
+"""Least pause between claims while a request is in hand, which may end at any time."""
 _FAILURES_OF_A_SINGLE_RUN = 5
 """After so many claims without an answer a run that is to end by itself gives up: half a minute or so."""
 
@@ -156,10 +157,11 @@ class Daemon:
         """Claim a request and begin it; return False where there is nothing to do and the mode ends then."""
         ahead = bool(self._works)
         wait_s = 0.0 if mode is Mode.UNTIL_EMPTY else self._settings.long_poll_s
-        asked_at = time.monotonic()
+        wait_s = min(wait_s, _AHEAD_POLL_S) if ahead else wait_s
         try:
-            delivered = self._outbox.replay(self._tick)
-            answer = self._claimer.claim(min(wait_s, _AHEAD_POLL_S) if ahead else wait_s, prefetch=ahead)
+            delivered = self._send_waiting()
+            asked_at = time.monotonic()
+            answer = self._claimer.claim(wait_s, prefetch=ahead)
         except ServerError as error:
             self._after_failure(error, mode)
             return True
@@ -170,8 +172,17 @@ class Daemon:
             return True
         if mode is not Mode.FOREVER and delivered and not self._works:
             return False
-        self._pause_between_claims(answer.pause_s, time.monotonic() - asked_at)
+        held = wait_s > 0 and time.monotonic() - asked_at >= 0.9 * wait_s
+        self._pause_between_claims(None if held else answer.pause_s, held=held)
         return True
+
+    def _send_waiting(self) -> bool:
+        """Send what waits on disk, beside the work in hand if there is any; return whether nothing waits."""
+        sent = self._outbox.begin_replay()
+        while not (sent.done() or self._works or self._shutdown.no_more):
+            futures.wait([sent], _TICK_S)
+            self._tick()
+        return sent.done() and sent.result()
 
     def _after_failure(self, error: ServerError, mode: Mode) -> None:
         if not self._works and self._is_final(error, mode):
@@ -189,16 +200,14 @@ class Daemon:
         refused = isinstance(error, UnauthorizedError | RefusedError) and not isinstance(error, BusyError)
         return refused and not self._was_accepted
 
-    def _pause_between_claims(self, pause_s: float | None, waited_s: float) -> None:
+    def _pause_between_claims(self, pause_s: float | None, *, held: bool) -> None:
         """Ask again at once after a poll that was held; after a refused one wait as the server says.
 
         A pause after a held poll would only delay who submits in it.
         """
         if self._works:
-            self._sleep(_AHEAD_PAUSE_S)
-            return
-        held = self._settings.long_poll_s > 0 and waited_s >= 0.9 * self._settings.long_poll_s
-        if not held:
+            self._sleep(max(_AHEAD_PAUSE_S, pause_s or 0.0))
+        elif not held:
             self._sleep(self._settings.poll_interval_s if pause_s is None else pause_s)
 
     def _sleep(self, seconds: float) -> None:
@@ -224,6 +233,8 @@ class Daemon:
                 work.hand_back()
             if work.is_over or work.is_stuck:
                 self._abandoned = self._abandoned or work.is_stuck
+                # Claims ahead that failed meanwhile are not counted against a run that is to end by itself.
+                self._failures = 0
                 self._works.remove(work)
                 work.close()
         if self._works:

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from enum import Enum
 
 from worker.client import PluginClient
@@ -60,6 +61,7 @@ class Outbox:
         self._spool = spool
         self._clock = clock
         self._sending = threading.Lock()
+        self._replaying: Future[bool] | None = None
 
     def deliver(
         self, delivery: Delivery, on_sent: Callable[[int], None] | None = None, begun_at: float | None = None
@@ -100,28 +102,41 @@ class Outbox:
         """Drop a delivery whose work was stopped while it was being sent."""
         self._spool.discard(delivery)
 
-    def replay(self, on_next: Callable[[], None] = lambda: None) -> bool:
+    def begin_replay(self) -> Future[bool]:
+        """Begin to `replay` in a thread of its own, or return what is under way.
+
+        A line that is dead holds a call for minutes, in which somebody must look after the work in hand.
+        """
+        if self._replaying is None or self._replaying.done():
+            self._replaying = Future()
+            thread = threading.Thread(
+                target=self._replay_into, args=(self._replaying,), name="replay", daemon=True
+            )
+            thread.start()
+        return self._replaying
+
+    def _replay_into(self, outcome: Future[bool]) -> None:
+        try:
+            outcome.set_result(self.replay())
+        except Exception as error:  # noqa: BLE001 - the boundary of the thread; raised again by who asks
+            outcome.set_exception(error)
+
+    def replay(self) -> bool:
         """Send what waits, oldest first, until the server cannot be reached; return whether nothing waits.
 
         While a new delivery is being sent, which lies on disk like those that wait, nothing is done.
-
-        Parameters
-        ----------
-        on_next
-            Called before each delivery.
         """
         if not self._sending.acquire(blocking=False):
             return False
         try:
-            return self._replay(on_next)
+            return self._replay()
         finally:
             self._sending.release()
 
-    def _replay(self, on_next: Callable[[], None]) -> bool:
+    def _replay(self) -> bool:
         try:
             self._spool.tidy()
             for delivery in self._spool.waiting():
-                on_next()
                 with request_context(delivery.request_id):
                     _log.info("Sending a result again that waited on disk.")
                     if self._resend(delivery) is Fate.WAITS:

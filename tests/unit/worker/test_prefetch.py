@@ -13,8 +13,9 @@ import pytest
 from clam_core.run import EncoderTurn
 from tests.support.scripted_server import Answer, Call, ScriptedRequest, ScriptedServer
 from tests.unit.worker.conftest import Rig, good_analysis
-from worker.contract import ModelOffer
+from worker.contract import Lease, ModelOffer
 from worker.daemon import Mode
+from worker.delivery import Delivery
 from worker.job import Analysis, StageReport
 
 FIRST, SECOND, THIRD = "a" * 32, "b" * 32, "c" * 32
@@ -238,3 +239,43 @@ def test_a_server_that_fails_meanwhile_costs_the_slide_in_work_nothing(
         analysis.may_encode.set()
         analysis.may_end.set()
         server.wait_for(lambda: server.requests[FIRST].status == "completed")
+
+
+def test_claims_ahead_keep_to_the_pause_that_the_server_asks_for_while_the_slide_lasts(
+    rig: Rig, server: ScriptedServer, analysis: TwoSlides
+) -> None:
+    rig.environment["LONG_POLL"] = "0"
+    server.retry_after = "30"
+    server.add_request(FIRST)
+    with running(rig, analysis):
+        server.wait_for(lambda: bool(claims_ahead(server)))
+        threading.Event().wait(2.5)
+        assert len(claims_ahead(server)) == 1
+        asked = len(server.calls_to("/claim"))
+        analysis.may_encode.set()
+        analysis.may_end.set()
+        server.wait_for(lambda: len(server.calls_to("/claim")) > asked)
+
+
+def test_a_waiting_result_on_a_dead_line_keeps_no_slide_from_being_handed_back(
+    rig: Rig, server: ScriptedServer, analysis: TwoSlides
+) -> None:
+    def hang(call: Call) -> Answer:
+        if call.method == "PUT":
+            alive.wait(60)
+        return answer(call)
+
+    alive = threading.Event()
+    answer = server.answer
+    server.answer = hang  # type: ignore[method-assign]
+    rig.environment.update({"SHUTDOWN": "handback", "READ_TIMEOUT": "60"})
+    server.add_request(FIRST)
+    with running(rig, analysis):
+        server.wait_for(lambda: ("a", "encode") in analysis.steps)
+        artifacts = {"heatmap.png": b"picture"}
+        body = {"artifacts": [{"name": "heatmap.png", "size": 7, "sha256": "0"}]}
+        rig.spool.store(Delivery(THIRD, Lease("0" * 32, 1, 60, 15, 15), body, artifacts))
+        server.wait_for(lambda: any(call.method == "PUT" for call in server.calls))
+        rig.shutdown.ask()
+        server.wait_for(lambda: server.requests[FIRST].status == "pending")
+        alive.set()
