@@ -216,7 +216,10 @@ def feature_store(settings: Settings) -> FeatureStore:
     if settings.feature_cache_max_bytes == 0:
         return NoFeatures()
     limits = FolderLimits(settings.feature_cache_max_bytes, settings.feature_cache_max_age_s)
-    return FeatureFolder(settings.feature_cache_dir, limits)
+    kept = FeatureFolder(settings.feature_cache_dir, limits)
+    # At the start too: a worker may be idle for longer than features are to be kept.
+    kept.tidy()
+    return kept
 
 
 def _packages(settings: Settings) -> list[ModelPackage]:

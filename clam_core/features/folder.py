@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -35,6 +36,9 @@ _log = logging.getLogger(__name__)
 _SUFFIX = ".features"
 _STEP = 64 * 1024 * 1024
 """Bytes for which room is made at once: counting the folder costs more than writing a chunk."""
+_RESERVE = 2 * 1024**3
+"""Bytes of the disk that are left to others, such as results that wait for the network."""
+_TIDY_EVERY_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,13 @@ class FolderLimits:
         Bytes of all entries; those that were not used for longest make room.
     max_age_s
         Seconds without use after which an entry goes in any case.
+    reserve_bytes
+        Bytes of the disk that stay free: entries make room for others as well.
     """
 
     max_bytes: int
     max_age_s: float
+    reserve_bytes: int = _RESERVE
 
 
 class FeatureFolder:
@@ -70,11 +77,14 @@ class FeatureFolder:
         self._folder = folder
         self._limits = limits
         self._clock = clock
+        self._tidied_at = float("-inf")
 
     @contextmanager
     def open(self, key: FeatureKey, dim: int) -> Iterator[FeatureEntry]:
-        """Open the entry of a key, which counts as its use."""
+        """Open the entry of a key, which counts as its use; now and then what is too old goes."""
         path = self._folder / key.digest
+        if self._clock() - self._tidied_at > _TIDY_EVERY_S:
+            self.tidy()
         self._touch(path)
         entry = _FolderEntry(path, key.digest, dim, self._make_room)
         try:
@@ -83,7 +93,7 @@ class FeatureFolder:
             entry.close()
             self._touch(path)
 
-    def tidy(self, keep: Path | None = None, room_for: int = 0) -> int:
+    def tidy(self, keep: Path | None = None, room_for: int = 0) -> float:
         """Remove entries that are too old, then the least used ones until `room_for` more bytes fit.
 
         Parameters
@@ -95,20 +105,26 @@ class FeatureFolder:
 
         Returns
         -------
-        int
-            Bytes that are left over the bound all the same; 0 or less where there is room.
+        float
+            Bytes that are left over the bounds all the same; 0 or less where there is room.
         """
+        self._tidied_at = self._clock()
         entries = [(path, *_use(path)) for path in _folders(self._folder)]
-        excess = sum(size for _, _, size in entries) + room_for - self._limits.max_bytes
+        excess = room_for + max(
+            sum(size for _, _, size in entries) - self._limits.max_bytes,
+            self._limits.reserve_bytes - _free_bytes(self._folder),
+        )
         for path, used_at, size in sorted(entries, key=lambda entry: entry[1]):
             too_old = self._clock() - used_at > self._limits.max_age_s
             if path != keep and (too_old or excess > 0):
                 shutil.rmtree(path, ignore_errors=True)
-                excess -= size
+                # Measured again: where another process reads a file, Windows does not remove it.
+                excess -= size - _use(path)[1]
         return excess
 
     def _make_room(self, path: Path, size: int) -> int:
         """Make room for an entry to grow by `size` bytes or a step; return how many it may, 0 for none."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         step = max(size, min(_STEP, self._limits.max_bytes // 16))
         return step if self.tidy(keep=path, room_for=step) <= 0 else 0
 
@@ -162,10 +178,10 @@ class _FolderEntry:
             self._room = self._make_room(self._path, len(data))
         if self._room < len(data):
             self._keeps = False
-            _log.warning("The features of this slide alone fill the cache: the rest of them is not kept.")
+            _log.warning("The cache has no room for more features of this slide: the rest is not kept.")
             return
         if self._file is None:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.mkdir(mode=0o700, exist_ok=True)
             # Unbuffered, and one call a chunk: whatever kills the process leaves whole chunks and one end.
             name = f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
             self._file = (self._path / name).open("xb", buffering=0)
@@ -187,6 +203,14 @@ def _folders(folder: Path) -> list[Path]:
         return [path for path in folder.iterdir() if path.is_dir()]
     except OSError:
         return []
+
+
+def _free_bytes(folder: Path) -> float:
+    """Return what is free on the disk of a folder; without end where nobody can tell."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return math.inf
 
 
 def _use(path: Path) -> tuple[float, int]:

@@ -3,15 +3,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import clam_core
 from clam_core.encoders import Encoder
 from clam_core.patches import PatchPlan
+
+_READING = 1
+"""Counted up with every change of this package that gives a patch other pixels."""
+_DECODERS = (
+    "imagecodecs",
+    "opencv-python-headless",
+    "openslide-bin",
+    "openslide-python",
+    "pillow",
+    "simplejpeg",
+    "wsidicom",
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class FeatureKey:
     numerics
         How the encoder computes, in words: another way gives other last digits.
     software
-        Version of what reads and resizes the patches.
+        Versions of what reads, decodes and resizes the patches.
     level, read_px, patch_px, black_outside
         How they are read; see `clam_core.patches.PatchPlan`.
     """
@@ -52,7 +67,7 @@ class FeatureKey:
             encoder=encoder.name,
             weights=encoder.sha256,
             numerics=encoder.numerics,
-            software=clam_core.__version__,
+            software=_software(),
             level=plan.level,
             read_px=plan.read_px,
             patch_px=plan.patch_px,
@@ -63,6 +78,16 @@ class FeatureKey:
     def digest(self) -> str:
         """SHA-256 of all of it, in hexadecimal digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _software() -> str:
+    """Name everything that pixels go through: one that decoded wrongly must not outlive its correction."""
+    versions = {"clam_core": clam_core.__version__, "reading": str(_READING)}
+    for name in _DECODERS:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return json.dumps(versions, sort_keys=True)
 
 
 def fingerprint_of_files(path: Path) -> str:

@@ -5,10 +5,13 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,11 @@ import pytest
 
 from clam_core.errors import AnalysisStopped
 from clam_core.features import FeatureFolder, FeatureKey, FolderLimits, fingerprint_of_files
+from clam_core.features import key as naming
 from clam_core.features.segment import packed
 from clam_core.features.store import Chunk
 from clam_core.options import AnalysisOptions
+from clam_core.patches import PatchPlan
 from clam_core.pipeline import KnownFeatures, analyze_slide
 from tests.support.core_fakes import ArraySlide, FakeModel, MeanColourEncoder, glass_with_tissue
 
@@ -174,9 +179,53 @@ def test_what_was_not_used_for_too_long_goes(tmp_path: Path) -> None:
     with folder.open(KEY, 3) as entry:
         entry.add(chunk((1, 0)))
     os.utime(next(tmp_path.rglob("*.features")), (now, now))
-    now += 61
-    folder.tidy()
-    assert list(tmp_path.iterdir()) == []
+    now += 3601
+    stored(folder, replace(KEY, slide="e" * 64))
+    assert list(tmp_path.iterdir()) == [], "nothing had to be written for that"
+
+
+def disk_with_free(monkeypatch: pytest.MonkeyPatch, free: Callable[[], int]) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free()))
+
+
+def test_the_least_used_slides_make_room_on_a_disk_that_others_fill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = FeatureFolder(tmp_path, FolderLimits(max_bytes=1 << 30, max_age_s=1e9, reserve_bytes=1 << 40))
+    disk_with_free(monkeypatch, lambda: 1 << 50)
+    keys = [replace(KEY, slide=letter * 64) for letter in "ab"]
+    with folder.open(keys[0], 3) as entry:
+        entry.add(chunk((1, 0)))
+    disk_with_free(monkeypatch, lambda: (1 << 40) + (1 << 26) - sum(map(size_of, tmp_path.iterdir())))
+    with folder.open(keys[1], 3) as entry:
+        entry.add(chunk((2, 0)))
+    assert [stored(folder, key) for key in keys] == [[], [(2, 0)]]
+
+
+def test_nothing_is_kept_on_a_disk_that_is_nearly_full(
+    folder: FeatureFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk_with_free(monkeypatch, lambda: 1 << 30)
+    with caplog.at_level(logging.WARNING):
+        analyze(folder, MeanColourEncoder())
+    assert list(tmp_path.rglob("*.features")) == []
+    assert caplog.text.count("not kept") == 1
+
+
+def size_of(entry: Path) -> int:
+    return sum(file.stat().st_size for file in entry.iterdir())
+
+
+def test_an_entry_that_cannot_be_removed_makes_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = FeatureFolder(tmp_path, FolderLimits(max_bytes=200, max_age_s=1e9))
+    with folder.open(KEY, 3) as entry:
+        entry.add(chunk((1, 0)))
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with folder.open(replace(KEY, slide="e" * 64), 3) as entry:
+        entry.add(chunk(*((2, y) for y in range(5))))
+    assert sum(map(size_of, tmp_path.iterdir())) <= 200
 
 
 def test_a_slide_larger_than_the_bound_is_analysed_all_the_same(
@@ -211,7 +260,7 @@ def test_the_folder_names_nothing_but_hashes_and_is_its_owners_alone(
     (entry,) = (tmp_path / "features").iterdir()
     assert re.fullmatch(r"[0-9a-f]{64}", entry.name)
     if os.name == "posix":
-        assert entry.stat().st_mode & 0o077 == 0
+        assert [path.stat().st_mode & 0o077 for path in (entry, entry.parent)] == [0, 0]
 
 
 def test_the_encoders_turn_is_held_while_patches_are_encoded_and_not_asked_for_where_all_are_known(
@@ -266,6 +315,24 @@ def test_what_became_known_while_it_waited_for_the_encoder_is_not_encoded_again(
     found = analyze(folder, second, turn=turn)
     assert sum(first.batches) == len(found.coordinates)
     assert second.batches == []
+
+
+@pytest.mark.parametrize(
+    "part", ["wsidicom", "imagecodecs", "pillow", "opencv-python-headless", "openslide-bin"]
+)
+def test_another_version_of_what_pixels_go_through_has_features_of_its_own(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(name: str) -> str:
+        return "another" if name == part else version(name)
+
+    plan = PatchPlan(0, (256, 256), 256, (256, 256), 0.5)
+    before = FeatureKey.of("f" * 64, MeanColourEncoder(), plan)
+    monkeypatch.setattr(naming, "version", changed)
+    naming._software.cache_clear()
+    after = FeatureKey.of("f" * 64, MeanColourEncoder(), plan)
+    naming._software.cache_clear()
+    assert after.digest != before.digest
 
 
 def test_a_fingerprint_follows_the_content_of_files_not_their_names(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from clam_core.errors import EncoderWeightsError, ParameterError
 from clam_core.options import AnalysisOptions
 from clam_core.slides import WsiDicomSlide, open_slide
 from tests.support.shared_data import shared_path
-from worker.analysis import ClamAnalyzer, Progress, encoder_weights
+from worker.analysis import ClamAnalyzer, Progress, encoder_weights, feature_store
 from worker.errors import ModelError
 from worker.pace import Pace
 from worker.settings import Settings
@@ -178,6 +178,14 @@ def test_features_are_kept_where_every_byte_is_of_the_files_that_the_fingerprint
 def test_dicomweb_and_files_beside_the_worker_cannot_tell_that_a_slide_was_replaced_meanwhile() -> None:
     kinds = (RangesSlide, DownloadedSlide, DicomwebSlide, NamelessSlide)
     assert [issubclass(kind, Verified) for kind in kinds] == [True, True, False, False]
+
+
+def test_features_that_nobody_used_for_too_long_go_when_a_worker_starts(tmp_path: Path) -> None:
+    entry = tmp_path / ("0" * 64)
+    entry.mkdir()
+    os.utime(entry, (0, 0))
+    feature_store(settings(MODEL_PATH="demo", FEATURE_CACHE_DIR=str(tmp_path), FEATURE_CACHE_MAX_DAYS="1"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_tells_patches_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
