@@ -15,6 +15,7 @@ from worker.lock import hold_worker_id
 from worker.notify import take_from_environment
 from worker.posts import posts
 from worker.pulse import Pulse
+from worker.scratch import sweep_scratch
 from worker.settings import Settings
 from worker.shutdown import ShutdownRequest
 from worker.supervisor import Supervisor, start_worker
@@ -83,6 +84,7 @@ def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.until_input_ends:
         threading.Thread(target=_ask_when_input_ends, args=(shutdown,), name="input", daemon=True).start()
     with hold_worker_id(settings):
+        sweep_scratch(settings)
         telemetry = make_telemetry()
         analyzer = load_analyzer(settings, telemetry)
         _log.info(

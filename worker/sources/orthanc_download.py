@@ -16,6 +16,7 @@ from wsidicom import WsiDicom
 from clam_core.slides import OPENING, WSIDICOM_ERRORS, Slide, WsiDicomSlide
 from worker.contract import Claim, InstanceRef
 from worker.preflight import check_slide
+from worker.scratch import scratch_folder
 from worker.settings import Settings
 from worker.sources.headers import read_header
 from worker.sources.repeating import TryAgainError, Wait, changed, orthanc_failure, repeat
@@ -67,7 +68,7 @@ class OrthancDownloadSource:
     session
         An authenticated session.
     scratch
-        Folder for the files, or None for the system's own.
+        Folder for the files; by default the worker's own, which is swept when the worker starts.
     wait
         Waits between repeats; by default an event that nobody sets.
     """
@@ -84,7 +85,7 @@ class OrthancDownloadSource:
     ) -> None:
         self._settings = settings
         self._session = session
-        self._scratch = scratch
+        self._scratch = scratch if scratch is not None else scratch_folder(settings)
         self._wait = wait if wait is not None else threading.Event().wait
 
     def open(self, claim: Claim) -> Slide:
@@ -95,6 +96,7 @@ class OrthancDownloadSource:
             len(volumes),
             sum(instance.size for instance in volumes) / 1e6,
         )
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="slide-", dir=self._scratch))
         try:
             files = [self._download(instance, folder / f"{instance.id}.dcm") for instance in volumes]
