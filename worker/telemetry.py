@@ -11,9 +11,9 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import requests
 
@@ -64,13 +64,22 @@ class Telemetry:
         return {name: round(value, 3) for name, value in found.items()}
 
     def meter(self, session: requests.Session) -> requests.Session:
-        """Count what the answers of a session hold, whatever reads them."""
+        """Count what is read of the answers of a session, whatever reads them."""
 
         def count(answer: requests.Response, **_: object) -> None:
-            self.add_read(int(answer.headers.get("Content-Length") or 0))
+            # All of requests reads through this; what an answer promises may be left unread.
+            answer.raw.stream = self._counting(answer.raw.stream)  # type: ignore[method-assign]
 
         session.hooks["response"].append(count)
         return session
+
+    def _counting(self, stream: Callable[..., Iterator[bytes]]) -> Callable[..., Iterator[bytes]]:
+        def counted(*arguments: Any, **named: Any) -> Iterator[bytes]:
+            for block in stream(*arguments, **named):
+                self.add_read(len(block))
+                yield block
+
+        return counted
 
     def metered(self, encoder: Encoder) -> Encoder:
         """Return the encoder with its work counted."""

@@ -170,7 +170,8 @@ class HttpRangeSource:
 
     def open(self, claim: Claim) -> Slide:
         """Open the slide; only headers are read now."""
-        self._client.probe(volumes_of(claim)[0])
+        # The smallest, for a server that knows no ranges begins to send all of it.
+        self._client.probe(min(volumes_of(claim), key=lambda instance: instance.size))
         return open_ranges_slide(claim, self._client.read, self._report)
 
     def _report(self, notes: tuple[str, ...]) -> SourceReport:

@@ -6,6 +6,7 @@ The server is a small one of the tests with that one route: Debian's Orthanc 1.1
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def test_a_server_that_sends_whole_files_is_found_out_before_anything_is_read(
     server.store(slide_file)
     with pytest.raises(WayMissingError, match="whole files"):
         source_of(server, session).open(server.claim())
+
+
+def test_the_smallest_image_is_asked_for_first(
+    server: RangesServer, session: requests.Session, slide_file: Path
+) -> None:
+    server.store(slide_file)
+    claim = server.claim()
+    (image,) = claim.instances
+    smaller = dataclasses.replace(image, id="smaller", size=image.size - 1)
+    with pytest.raises(WayMissingError):
+        source_of(server, session).open(dataclasses.replace(claim, instances=(image, smaller)))
+    assert "smaller" in server.behaviour.paths[0]
 
 
 def test_neighbouring_tiles_come_in_one_call(

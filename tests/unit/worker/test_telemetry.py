@@ -58,6 +58,17 @@ def test_bytes_are_counted_whatever_reads_them(server: ScriptedServer) -> None:
     assert telemetry.counters()["read_bytes"] == sum(len(answer.content) for answer in answers) > 0
 
 
+def test_what_is_left_unread_of_an_answer_is_not_counted(server: ScriptedServer) -> None:
+    telemetry = Telemetry()
+    with (
+        telemetry.meter(requests.Session()) as session,
+        session.get(f"{server.url}/pathology/health", timeout=5, stream=True) as answer,
+    ):
+        assert telemetry.counters()["read_bytes"] == 0
+        read = len(next(answer.iter_content(10)))
+        assert telemetry.counters()["read_bytes"] == read
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_memory_is_that_of_this_process() -> None:
     assert 50e6 < make_telemetry().counters()["memory_bytes"] < 50e9
