@@ -10,6 +10,7 @@ from typing import Any
 
 from clam_core.errors import ClamCoreError
 from worker.errors import ModelError, RefusedError, ServerError, SettingsError
+from worker.sources.errors import WayMissingError
 
 _MAX_MESSAGE = 500
 
@@ -59,6 +60,11 @@ def _of_core(error: Any) -> Failure:
     return Failure(error.code, str(error), retryable=error.code in _RETRYABLE_CODES)
 
 
+def _of_missing_way(error: Any) -> Failure:
+    """Tell of a server that offered a way when the slide was opened, and does not any more."""
+    return Failure("source_unreachable", str(error), retryable=True)
+
+
 def _of_model(error: Any) -> Failure:
     return Failure(error.code, str(error), retryable=False)
 
@@ -92,6 +98,7 @@ def _of_system(error: Any) -> Failure:
 
 _DECISIONS: tuple[tuple[type[BaseException], Callable[[Any], Failure]], ...] = (
     (ClamCoreError, _of_core),
+    (WayMissingError, _of_missing_way),
     (ModelError, _of_model),
     (SettingsError, _of_settings),
     (RefusedError, _of_refusal),

@@ -20,7 +20,7 @@ from clam_core.errors import (
 )
 from worker.errors import BusyError, ModelError, UnreachableError
 from worker.failures import failure_of
-from worker.sources.errors import ChangedInMidReadError, SourceUnreachableError
+from worker.sources.errors import ChangedInMidReadError, SourceUnreachableError, WayMissingError
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,7 @@ def test_what_the_slide_or_the_model_is_at_fault_for_is_not_tried_again(error: t
         (OutOfMemoryError("Use less."), "out_of_memory"),
         (SourceUnreachableError("Orthanc is away."), "source_unreachable"),
         (ChangedInMidReadError("It changed."), "changed_in_mid_read"),
+        (WayMissingError("It gives no ranges any more."), "source_unreachable"),
         (MemoryError(), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (OSError(errno.EIO, "Input/output error"), "worker_io"),
