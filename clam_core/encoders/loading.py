@@ -55,7 +55,10 @@ class Encoder(TileEncoder, Protocol):
 
     @property
     def numerics(self) -> str:
-        """How it computes, in words: the same words, the same vector for a tile to the last bit."""
+        """How it computes, in words: the same words, the same vector for a tile.
+
+        To the last bit on a CPU; on a GPU the kernels, and with them the last digits, may follow the batch.
+        """
 
     def frame(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and cut one RGB tile (H, W, 3) to the size of the input; safe in several threads at once."""
@@ -89,7 +92,7 @@ class TorchNetwork:
     """
 
     def __init__(self, network: nn.Module, normalisation: Normalisation, device: torch.device) -> None:
-        self.numerics = f"float32 on {device.type}, torch {torch.__version__}"
+        self.numerics = f"float32 on {_kind(device)}, torch {torch.__version__}"
         self._network = network
         self._normalisation = normalisation
         self._device = device
@@ -117,6 +120,11 @@ class TorchNetwork:
             features = self._network(batch.contiguous(memory_format=torch.channels_last))
         vectors: NDArray[np.float32] = features.float().cpu().numpy()
         return vectors
+
+
+def _kind(device: torch.device) -> str:
+    """Name what computes: GPUs of other kinds have other kernels."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 class NetworkEncoder:

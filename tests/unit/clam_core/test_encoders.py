@@ -14,6 +14,7 @@ from torch import nn
 from clam_core.encoders import ENCODERS, load_encoder, loading, registry
 from clam_core.encoders.efficientnet_lite import SamePaddedConv2d
 from clam_core.encoders.fold import fold_batch_norms
+from clam_core.encoders.loading import TorchNetwork
 from clam_core.encoders.transforms import IMAGENET, Framing, resized, to_input
 from clam_core.encoders.vit import SMALL_16, VisionTransformer
 from clam_core.errors import EncoderWeightsError, ParameterError
@@ -152,6 +153,16 @@ def lite() -> Any:
 def test_efficientnet_lite0_is_found_in_its_installed_package_and_verified(lite: Any) -> None:
     assert lite.sha256 == ENCODERS["efficientnet-lite0"].sha256
     assert (lite.dim, lite.input_px) == (1280, 224)
+
+
+def test_features_of_one_kind_of_gpu_are_not_taken_for_those_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def numerics(gpu: str) -> str:
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: gpu)
+        return TorchNetwork(torch.nn.Identity(), ENCODERS["uni"].normalisation, torch.device("cuda")).numerics
+
+    assert numerics("NVIDIA H200") != numerics("NVIDIA L4")
 
 
 @pytest.fixture(scope="module")
