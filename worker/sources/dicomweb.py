@@ -9,7 +9,7 @@ import requests
 from pydicom import Dataset
 from wsidicom import WsiDicom
 
-from clam_core.slides import OPENING, WSIDICOM_ERRORS, Slide
+from clam_core.slides import DAMAGED, OPENING, Slide
 from worker.contract import Claim
 from worker.preflight import check_slide
 from worker.settings import Settings
@@ -19,6 +19,9 @@ from worker.sources.prefetching import PrefetchingSlide, Tile, frame_number
 from worker.sources.repeating import Wait
 from worker.sources.source import SourceReport
 from worker.sources.volumes import volumes_of
+
+_UNUSABLE: tuple[type[Exception], ...] = (*DAMAGED, TypeError, IndexError)
+"""What wsidicom raises on headers: servers of other vendors leave out what it takes for granted."""
 
 
 class DicomwebSlide(PrefetchingSlide):
@@ -111,7 +114,7 @@ class DicomwebSource:
 def _open(frames: DicomwebFrames, study: str, series: str) -> WsiDicom:
     try:
         return WsiDicom.open_web(frames, study, series, settings=OPENING)
-    except WSIDICOM_ERRORS as error:
+    except _UNUSABLE as error:
         raise _not_this_way() from error
 
 

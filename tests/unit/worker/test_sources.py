@@ -29,6 +29,7 @@ from worker.sources import (
     Reporting,
     open_request_slide,
 )
+from worker.sources.dicomweb_client import DicomwebFrames
 from worker.sources.errors import (
     AmbiguousSlideFileError,
     ChangedInMidReadError,
@@ -263,6 +264,27 @@ def test_a_web_page_in_a_dicomweb_servers_place_is_passed_over(
     claim = server.claim()
     named = {**claim.request, "study_instance_uid": "1.2", "series_instance_uid": "1.2.3"}
     settings = settings_for(server.url, DICOMWEB_URL=f"{server.url}/html")
+    with open_request_slide(settings, session, dataclasses.replace(claim, request=named)) as slide:
+        assert isinstance(slide, Reporting)
+        assert slide.source_report().kind == "download"
+
+
+@pytest.mark.parametrize("error", [KeyError("Rows"), IndexError(), TypeError()])
+def test_a_slide_that_a_dicomweb_server_describes_in_no_usable_form_is_read_another_way(
+    error: Exception, server: RangesServer, session: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprised(*_: object, **__: object) -> None:
+        raise error
+
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in real_slide()]
+    monkeypatch.setattr(DicomwebFrames, "headers", lambda _frames: headers)
+    monkeypatch.setattr(WsiDicom, "open_web", surprised)
+    for path in real_slide():
+        server.store(path)
+    server.behaviour.ranges_route = False
+    claim = server.claim()
+    named = {**claim.request, "study_instance_uid": "1.2", "series_instance_uid": "1.2.3"}
+    settings = settings_for(server.url, DICOMWEB_URL=f"{server.url}/dicom-web")
     with open_request_slide(settings, session, dataclasses.replace(claim, request=named)) as slide:
         assert isinstance(slide, Reporting)
         assert slide.source_report().kind == "download"
