@@ -138,6 +138,8 @@ class Daemon:
                 self._wait_for_work()
             elif not self._step(mode):
                 break
+        while self._works and not self._shutdown.no_more:
+            self._wait_for_work()
         self._pulse.stopping()
         while self._works:
             self._wait_for_work()
@@ -224,6 +226,7 @@ class Daemon:
         self._served += 1
         work = Work(claim, self._make_client, self._work, self._drain)
         self._works.append(work)
+        self._show_pulse()
         work.start()
 
     def _tick(self) -> None:
@@ -237,6 +240,9 @@ class Daemon:
                 self._failures = 0
                 self._works.remove(work)
                 work.close()
+        self._show_pulse()
+
+    def _show_pulse(self) -> None:
         if self._works:
             # The first one alone: the next one waits for it, and would hide that it hangs.
             first = self._works[0]

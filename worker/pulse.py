@@ -16,7 +16,7 @@ _EVERY_S = 1.0
 
 
 class Pulse:
-    """Tells the supervision that all is well, once a second at most.
+    """Tells the supervision that all is well: once a second at most, and at once of another request.
 
     Parameters
     ----------
@@ -45,12 +45,15 @@ class Pulse:
 
     def idle(self) -> None:
         """Say that the loop turns, without work in hand."""
-        self._work = None
+        if self._work is not None:
+            self._work, self._told_at = None, float("-inf")
         self._tell("Waiting for requests.")
 
     def working(self, request_id: str, position: Position) -> None:
         """Say how far the work is; nothing where it has stood still for too long."""
         now = self._clock()
+        if self._work is None or self._work[0] != request_id:
+            self._told_at = float("-inf")
         if self._work != (request_id, position):
             self._work, self._moved_at = (request_id, position), now
         if now - self._moved_at < STALLED_S:
