@@ -31,6 +31,7 @@ from clam_core.reading import find_tissue, lay_patches, plan_patches, spacing_fl
 from clam_core.result import Analysis, FineScores, SlideSummary
 from clam_core.run import EncoderTurn, LateTurn, Progress, Run, ShouldStop
 from clam_core.slides import Slide
+from clam_core.software import LIBRARIES, versions
 from clam_core.tissue import Tissue
 
 STAGES = ("model", "tissue", "patches", "known", "wait", "encode", "predict", "heatmap")
@@ -284,4 +285,5 @@ def _software(model: LoadedModel) -> dict[str, str]:
         "torch": torch.__version__,
         "device": describe_device(model.device),
         "encoder": model.encoder.numerics,
+        "libraries": ", ".join(f"{name} {number}" for name, number in versions(LIBRARIES).items()),
     }

@@ -3,30 +3,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import clam_core
 from clam_core.encoders import Encoder
 from clam_core.patches import PatchPlan
+from clam_core.software import DECODERS, versions
 
 _READING = 1
 """Counted up with every change of this package that gives a patch other pixels."""
-_DECODERS = (
-    "imagecodecs",
-    "opencv-python-headless",
-    "openslide-bin",
-    "openslide-python",
-    "pillow",
-    "simplejpeg",
-    "wsidicom",
-)
 
 
 @dataclass(frozen=True)
@@ -83,11 +73,8 @@ class FeatureKey:
 @cache
 def _software() -> str:
     """Name everything that pixels go through: one that decoded wrongly must not outlive its correction."""
-    versions = {"clam_core": clam_core.__version__, "reading": str(_READING)}
-    for name in _DECODERS:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return json.dumps(versions, sort_keys=True)
+    own = {"clam_core": clam_core.__version__, "reading": str(_READING)}
+    return json.dumps({**own, **versions(DECODERS)}, sort_keys=True)
 
 
 def fingerprint_of_files(path: Path) -> str:

@@ -124,6 +124,8 @@ export const messages = {
     "software.torch": "PyTorch",
     "software.device": "Device",
     "software.python": "Python",
+    "software.encoder": "Encoder runs by",
+    "software.libraries": "Libraries",
 
     "timings.title": "Time per stage",
     "files.title": "Files",

@@ -124,6 +124,8 @@ export const messages = {
     "software.torch": "PyTorch",
     "software.device": "장치",
     "software.python": "Python",
+    "software.encoder": "인코더 실행 방식",
+    "software.libraries": "라이브러리",
 
     "timings.title": "단계별 소요 시간",
     "files.title": "파일",

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +24,7 @@ from clam_core.features.store import Chunk
 from clam_core.options import AnalysisOptions
 from clam_core.patches import PatchPlan
 from clam_core.pipeline import KnownFeatures, analyze_slide
+from clam_core.software import DECODERS, versions
 from tests.support.core_fakes import ArraySlide, FakeModel, MeanColourEncoder, glass_with_tissue
 
 PICTURE = glass_with_tissue(1024, 768)
@@ -323,12 +323,13 @@ def test_what_became_known_while_it_waited_for_the_encoder_is_not_encoded_again(
 def test_another_version_of_what_pixels_go_through_has_features_of_its_own(
     part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def changed(name: str) -> str:
-        return "another" if name == part else version(name)
+    def changed(packages: tuple[str, ...]) -> dict[str, str]:
+        return {**versions(packages), part: "another"}
 
     plan = PatchPlan(0, (256, 256), 256, (256, 256), 0.5)
     before = FeatureKey.of("f" * 64, MeanColourEncoder(), plan)
-    monkeypatch.setattr(naming, "version", changed)
+    assert part in versions(DECODERS)
+    monkeypatch.setattr(naming, "versions", changed)
     naming._software.cache_clear()
     after = FeatureKey.of("f" * 64, MeanColourEncoder(), plan)
     naming._software.cache_clear()

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clam_core.package import demo_package_path
@@ -31,4 +32,5 @@ def test_the_documented_lines_analyse_a_slide(
     assert capsys.readouterr().out.split()[0] == result["predicted_class"]
     assert {path.name for path in (tmp_path / "result").iterdir()} >= {"result.json", *result["artifacts"]}
     assert len(result["model"]["sha256"]) == len(result["model"]["encoder"]["sha256"]) == 64
-    assert result["software"].keys() >= {"clam_core", "torch", "device"}
+    assert result["software"].keys() >= {"clam_core", "torch", "device", "encoder"}
+    assert f"numpy {np.__version__}" in result["software"]["libraries"]
