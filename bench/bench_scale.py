@@ -35,7 +35,7 @@ from orthanc_plugin.service import listing
 from orthanc_plugin.service.claim import Claim, claim
 from orthanc_plugin.service.clockwork import finish_leftovers, tick
 from orthanc_plugin.service.complete import Result, complete
-from orthanc_plugin.service.report import LeaseProof, heartbeat
+from orthanc_plugin.service.report import Heartbeat, LeaseProof, heartbeat
 from orthanc_plugin.service.startup import load_all, load_open
 from orthanc_plugin.service.submit import Target, Wish, submit
 from orthanc_plugin.values import COMPLETED, Model
@@ -106,16 +106,19 @@ class Simulation:
         heapq.heappush(self._events, (self.clock.monotonic() + delay, self._count, action))
 
     def _person(self) -> None:
-        number = self._left
         self._left -= 1
-        series = self.gateway.add_slide(f"1.2.{number}.1", f"1.2.{number}")
-        with self.tally.timed("submit"):
-            submit(self.core, Target(series=series), Wish(model=MODEL.name), "alice")
+        self.submit(self._left)
         if self._left:
             self._at(self._random.expovariate(1 / self._gap_s), self._person)
         if self._idle:
             worker = self._idle.popleft()
             self._at(0.0, lambda: self._ask(worker))
+
+    def submit(self, number: int) -> None:
+        """Ask for the analysis of a slide that has just been stored."""
+        series = self.gateway.add_slide(f"1.2.{number}.1", f"1.2.{number}")
+        with self.tally.timed("submit"):
+            submit(self.core, Target(series=series), Wish(model=MODEL.name), "alice")
 
     def _tick(self) -> None:
         with self.tally.timed("tick"):
@@ -149,7 +152,8 @@ class Simulation:
         self, worker: int, request_id: str, content: str, proof: LeaseProof, left_s: float, *, dies: bool
     ) -> None:
         with self.tally.timed("heartbeat"):
-            heartbeat(self.core, request_id, proof, Live(stage="encode", progress=0.5))
+            beat = Heartbeat(Live(stage="encode", progress=0.5), prefetch=False, counters={})
+            heartbeat(self.core, request_id, proof, beat)
         if left_s > HEARTBEAT_S:
             self._at(
                 HEARTBEAT_S,
@@ -210,9 +214,22 @@ def main_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], Tally]:
         "deepest_queue": max(depth for _, depth in tally.depth),
         "cost_ms": {name: percentiles(values) for name, values in sorted(tally.cost.items())},
         "cost_growth": {name: growth(values) for name, values in tally.cost.items() if len(values) > 1000},
+        "busy_share": round(sum(map(sum, tally.cost.values())) / 1000 / simulated_s, 5),
         "metrics_bytes": len(text),
     }
     return figures, tally
+
+
+def backlog(requests: int) -> dict[str, float]:
+    """Return the milliseconds of a submission behind others that nobody claims, and their list's bytes."""
+    simulation = Simulation(1, 1.0, 1.0, 0.0, 1)
+    for number in range(requests):
+        simulation.submit(number)
+    values = simulation.tally.cost["submit"]
+    listed = simulation.gateway.get_global_property(simulation.core.settings.global_property) or ""
+    sizes = [requests // share for share in (100, 10, 1)]
+    figures = {f"ms_at_{size}": round(statistics.median(values[size * 9 // 10 : size]), 3) for size in sizes}
+    return {**figures, "list_bytes": len(listed)}
 
 
 def growth(values: list[float]) -> float:
@@ -236,8 +253,7 @@ def draw(
     folder: Path, tally: Tally, curves: dict[int, list[tuple[float, float, float]]], slide_s: float
 ) -> None:
     """Draw the two pictures of docs/sizing.md."""
-    plt.switch_backend("svg")
-    plt.rcParams["svg.hashsalt"] = "bench"
+    plt.switch_backend("agg")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     for workers, points in curves.items():
         loads = [100 * load for load, _, _ in points]
@@ -256,7 +272,7 @@ def draw(
     right.set(xlabel="simulated hours", ylabel="requests waiting")
     right.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(folder / "scale-waits.svg", metadata={"Date": None})
+    figure.savefig(folder / "scale-waits.png", dpi=110, metadata={"Software": None})
 
     figure, axis = plt.subplots(figsize=(6.5, 3.6))
     for name in ("submit", "claim", "heartbeat", "complete"):
@@ -272,7 +288,7 @@ def draw(
     axis.legend()
     axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(folder / "scale-cost.svg", metadata={"Date": None})
+    figure.savefig(folder / "scale-cost.png", dpi=110, metadata={"Software": None})
 
 
 def main() -> None:
@@ -285,10 +301,12 @@ def main() -> None:
     parser.add_argument(
         "--sweep", type=int, default=2000, help="requests of each point of the curves; 0: none"
     )
-    parser.add_argument("--plots", type=Path)
+    parser.add_argument("--backlog", type=int, default=10_000, help="requests that wait for nobody")
+    parser.add_argument("--plots", type=Path, help="folder for the pictures")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     figures, tally = main_run(arguments)
+    figures["backlog"] = backlog(arguments.backlog)
     if arguments.plots is not None:
         draw(arguments.plots, tally, sweep(arguments), arguments.slide_seconds)
     for name, value in figures.items():
