@@ -43,12 +43,19 @@ class Live:
     detail: str | None = None
 
 
+Kind = tuple[str, str]
+"""Name of the model that runs or ran (`AnalysisRequest.bound_model`), and state."""
+
 Wanted = tuple[Optional[str], Optional[str]]
 PendingKey = tuple[int, float, str]
 
 
 def _wanted(request: AnalysisRequest) -> Wanted:
     return (request.model, request.model_version)
+
+
+def _kind(request: AnalysisRequest) -> Kind:
+    return (request.bound_model.name, request.status)
 
 
 def _pending_key(request: AnalysisRequest) -> PendingKey:
@@ -81,6 +88,8 @@ class Index:
         self._counter = 0
         self._states: dict[str, SeriesState] = {}
         self._requests: dict[str, AnalysisRequest] = {}
+        self._kinds: dict[Kind, dict[str, AnalysisRequest]] = {}
+        self._of_series: dict[str, tuple[str, ...]] = {}
         self._versions: dict[str, int] = {}
         self._order = _Sorted()
         self._pending: dict[Wanted, _Sorted] = {}
@@ -114,11 +123,10 @@ class Index:
     def archived(self, state: SeriesState) -> list[AnalysisRequest]:
         """Return the requests of a series that have left its state for the archive."""
         kept = {request.request_id for request in state.requests}
-        return [
-            request
-            for request in self.snapshot()
-            if request.series == state.series_id and request.request_id not in kept
-        ]
+        with self.lock:
+            held = [self._requests[request_id] for request_id in self._of_series.get(state.series_id, ())]
+        found = [request for request in held if request.request_id not in kept]
+        return sorted(found, key=lambda request: (request.created, request.request_id))
 
     def known_series(self) -> set[str]:
         """Return the Orthanc ids of the series whose requests have been read."""
@@ -128,7 +136,12 @@ class Index:
     def open_series(self) -> set[str]:
         """Return the Orthanc ids of the series with open requests."""
         with self.lock:
-            return {request.series for request in self._requests.values() if request.is_open}
+            return {
+                request.series
+                for (_, status), held in self._kinds.items()
+                if status in values.OPEN
+                for request in held.values()
+            }
 
     def version(self, request_id: str) -> str:
         """Return an opaque text that differs after every change of a request and after every start."""
@@ -184,9 +197,9 @@ class Index:
         """Drop all requests of a deleted series, remember that they are gone; return what was known of it."""
         with self.lock:
             state = self._states.pop(series_id, None)
-            for request in [item for item in self._requests.values() if item.series == series_id]:
-                self._drop(request.request_id)
-                self._gone[request.request_id] = series_id
+            for request_id in self._of_series.get(series_id, ()):
+                self._drop(request_id)
+                self._gone[request_id] = series_id
             while len(self._gone) > _GONE_KEPT:
                 del self._gone[next(iter(self._gone))]
             self.changed.notify_all()
@@ -197,9 +210,12 @@ class Index:
         known = self._requests.get(request_id)
         if known is None:
             self._order.add((request.created, request_id))
+            self._of_series[request.series] = (*self._of_series.get(request.series, ()), request_id)
         else:
             self._leave_turn(known)
+            self._leave_kind(known)
         self._requests[request_id] = request
+        self._kinds.setdefault(_kind(request), {})[request_id] = request
         self._gone.pop(request_id, None)
         for output in request.outputs:
             self._outputs[output.series_instance_uid] = request_id
@@ -229,6 +245,19 @@ class Index:
             if not queue:
                 del self._pending[_wanted(request)]
 
+    def _leave_kind(self, request: AnalysisRequest) -> None:
+        held = self._kinds[_kind(request)]
+        del held[request.request_id]
+        if not held:
+            del self._kinds[_kind(request)]
+
+    def _leave_series(self, request: AnalysisRequest) -> None:
+        left = tuple(other for other in self._of_series[request.series] if other != request.request_id)
+        if left:
+            self._of_series[request.series] = left
+        else:
+            del self._of_series[request.series]
+
     def _end_lease(self, request_id: str) -> None:
         self._leases.pop(request_id, None)
         self._live.pop(request_id, None)
@@ -238,6 +267,8 @@ class Index:
     def _drop(self, request_id: str) -> None:
         request = self._requests.pop(request_id)
         self._order.discard((request.created, request_id))
+        self._leave_series(request)
+        self._leave_kind(request)
         self._leave_turn(request)
         self._end_lease(request_id)
         self._versions.pop(request_id, None)
@@ -272,15 +303,34 @@ class Index:
     def with_status(self, status: str) -> list[AnalysisRequest]:
         """Return all requests in a state."""
         with self.lock:
-            return [request for request in self._requests.values() if request.status == status]
+            return [
+                request
+                for kind, held in self._kinds.items()
+                if kind[1] == status
+                for request in held.values()
+            ]
 
     def counts(self) -> dict[str, int]:
         """Return how many requests are in each state."""
         with self.lock:
             counts = dict.fromkeys(values.STATUSES, 0)
-            for request in self._requests.values():
-                counts[request.status] += 1
+            for (_, status), held in self._kinds.items():
+                counts[status] += len(held)
             return counts
+
+    def kinds(self) -> dict[Kind, int]:
+        """Return how many requests of each model are in each state."""
+        with self.lock:
+            return {kind: len(held) for kind, held in self._kinds.items()}
+
+    def oldest_open(self) -> dict[Kind, float]:
+        """Return when the oldest open request of each model in each state was created."""
+        with self.lock:
+            return {
+                kind: min(request.created for request in held.values())
+                for kind, held in self._kinds.items()
+                if kind[1] in values.OPEN
+            }
 
     def pending(self, runs: Callable[[AnalysisRequest], bool] | None = None) -> Iterator[AnalysisRequest]:
         """Yield the pending requests in their turn: priority, then age. Hold `lock` meanwhile.

@@ -11,7 +11,6 @@ from . import API_VERSION, __version__
 from .counters import KNOWN
 from .service import listing
 from .service.core import Core
-from .values import OPEN
 from .workers import Worker
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -103,20 +102,14 @@ def queue_metrics(core: Core) -> tuple[Metric, ...]:
 
 
 def _request_metrics(core: Core) -> tuple[Metric, ...]:
-    depth: Counter[tuple[str, str]] = Counter()
-    oldest: dict[tuple[str, str], float] = {}
-    for request in core.index.snapshot():
-        key = (request.bound_model.name, request.status)
-        depth[key] += 1
-        if request.status in OPEN:
-            oldest.setdefault(key, request.created)  # the snapshot begins with the oldest
+    depth = core.index.kinds()
     named = _most_frequent(depth)
     depths: Counter[tuple[str, str]] = Counter()
     for (model, status), number in depth.items():
         depths[_shown(model, named), status] += number
     ages: dict[tuple[str, str], float] = {}
     now = core.clock.now()
-    for (model, status), created in oldest.items():
+    for (model, status), created in core.index.oldest_open().items():
         key = (_shown(model, named), status)
         ages[key] = max(ages.get(key, 0.0), now - created)
     return (
