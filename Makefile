@@ -85,7 +85,7 @@ bench-core: $(VENV)/.ready ## time tissue, patches, CLAM and heatmaps (last line
 bench-queue: $(VENV)/.dev-ready ## time the queue of a real Orthanc (last line: JSON)
 	$(RUN) bench/bench_queue.py
 
-bench-scale: $(VENV)/.dev-ready ## 100 workers and 100,000 requests against the queue's real code (half an hour)
+bench-scale: $(VENV)/.dev-ready ## 100 workers and 100,000 requests against the queue's real code (10 minutes; last line: JSON)
 	$(RUN) bench/bench_scale.py --plots build
 
 bench-slides: $(VENV)/.dev-ready ## time tiles out of Orthanc beside local files and over a line (about 5 minutes; last line: JSON)

@@ -38,7 +38,7 @@ from orthanc_plugin.service.complete import Result, complete
 from orthanc_plugin.service.report import Heartbeat, LeaseProof, heartbeat
 from orthanc_plugin.service.startup import load_all, load_open
 from orthanc_plugin.service.submit import Target, Wish, submit
-from orthanc_plugin.values import COMPLETED, Model
+from orthanc_plugin.values import COMPLETED, FAILED, OPEN, Model
 from tests.support.fake_clock import FakeClock
 from tests.support.sites import RecordingAudit, settings_of
 
@@ -91,15 +91,19 @@ class Simulation:
             self._at(self._random.uniform(0, POLL_S), lambda worker=worker: self._ask(worker))
 
     def run(self, requests: int) -> Tally:
-        """Let so many requests come, until all are completed."""
-        self._left = self._open = requests
+        """Let so many requests come, until all are completed, or failed when their last worker died."""
+        self._left = requests
         self._at(0.0, self._person)
         self._at(TICK_S, self._tick)
-        while self._open:
+        while self._left or self._is_any_open():
             at, _, action = heapq.heappop(self._events)
             self.clock.advance(max(0.0, at - self.clock.monotonic()))
             action()
         return self.tally
+
+    def _is_any_open(self) -> bool:
+        counts = self.core.index.counts()
+        return any(counts[status] for status in OPEN)
 
     def _at(self, delay: float, action: Callable[[], None]) -> None:
         self._count += 1
@@ -169,16 +173,17 @@ class Simulation:
         with self.tally.timed("complete"):
             done = complete(self.core, request_id, proof, "0" * 64, Result(content, (), RESULT))
         assert done.status == COMPLETED
-        self._open -= 1
         self._ask(worker)
 
 
 def check(simulation: Simulation, requests: int) -> None:
-    """See that every request was completed, each once."""
+    """See that every request was completed once, or failed because a worker died in each of its attempts."""
     found = simulation.core.index.snapshot()
     delivered = [request for request in found if request.status == COMPLETED]
-    assert len(found) == len(delivered) == requests, (len(found), len(delivered))
-    assert simulation.core.tallies.transitions()["completed"] == requests
+    failed = [request for request in found if request.status == FAILED]
+    assert len(found) == len(delivered) + len(failed) == requests, (len(found), len(delivered), len(failed))
+    assert simulation.core.tallies.transitions()["completed"] == len(delivered)
+    assert all(request.attempts == request.max_attempts for request in failed)
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
@@ -210,6 +215,7 @@ def main_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], Tally]:
         "calls": tally.calls,
         "calls_per_simulated_s": round(tally.calls / simulated_s, 2),
         "worker_deaths": tally.deaths,
+        "failed": simulation.core.index.counts()[FAILED],
         "wait_s": percentiles(tally.waits),
         "deepest_queue": max(depth for _, depth in tally.depth),
         "cost_ms": {name: percentiles(values) for name, values in sorted(tally.cost.items())},
@@ -253,6 +259,7 @@ def draw(
     folder: Path, tally: Tally, curves: dict[int, list[tuple[float, float, float]]], slide_s: float
 ) -> None:
     """Draw the two pictures of docs/sizing.md."""
+    folder.mkdir(parents=True, exist_ok=True)
     plt.switch_backend("agg")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     for workers, points in curves.items():
@@ -307,11 +314,11 @@ def main() -> None:
     arguments = parser.parse_args()
     figures, tally = main_run(arguments)
     figures["backlog"] = backlog(arguments.backlog)
-    if arguments.plots is not None:
-        draw(arguments.plots, tally, sweep(arguments), arguments.slide_seconds)
     for name, value in figures.items():
         print(f"{name:<24} {value}", file=sys.stderr)
-    print(json.dumps(figures))
+    print(json.dumps(figures), flush=True)
+    if arguments.plots is not None:
+        draw(arguments.plots, tally, sweep(arguments), arguments.slide_seconds)
 
 
 if __name__ == "__main__":
