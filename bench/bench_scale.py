@@ -264,7 +264,7 @@ def draw(
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     for workers, points in curves.items():
         loads = [100 * load for load, _, _ in points]
-        left.plot(loads, [p95 / slide_s for _, _, p95 in points], marker="o", label=f"{workers} worker(s)")
+        left.plot(loads, [p95 / slide_s for _, _, p95 in points], marker="o", label=f"workers: {workers}")
     left.set(
         xlabel="share of the workers' capacity that is asked for, %",
         ylabel="wait (95th percentile) / time of a slide",
@@ -274,7 +274,9 @@ def draw(
     left.grid(alpha=0.3)
     step = max(1, len(tally.depth) // 2000)
     right.plot(
-        [at / 3600 for at, _ in tally.depth[::step]], [depth for _, depth in tally.depth[::step]], lw=0.7
+        [(at - tally.depth[0][0]) / 3600 for at, _ in tally.depth[::step]],
+        [depth for _, depth in tally.depth[::step]],
+        lw=0.7,
     )
     right.set(xlabel="simulated hours", ylabel="requests waiting")
     right.grid(alpha=0.3)
@@ -291,8 +293,10 @@ def draw(
             list(map(statistics.median, parts)),
             label=name,
         )
-    axis.set(xlabel="share of the requests done, %", ylabel="processor, ms a call (median)", ylim=(0, None))
-    axis.legend()
+    axis.set(xlabel="share of the requests done, %", ylabel="processor, ms a call (median)")
+    axis.margins(y=0.2)
+    axis.set_ylim(bottom=0)
+    axis.legend(loc="upper center", ncols=4)
     axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(folder / "scale-cost.png", dpi=110, metadata={"Software": None})
