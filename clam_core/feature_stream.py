@@ -72,13 +72,18 @@ class FeatureStream:
             self._entry,
             batch_size=self._options.batch_size,
             readers=self._options.readers,
-            begin=self._begin,
+            begin=self._take_turn,
         )
         with closing(encoding) as parts:
             while (part := self._next(parts)) is not None:
                 self._done += len(part.indices)
                 self._run.report("known" if part.known else "encode", self._done, self._total)
                 yield part
+
+    def _take_turn(self) -> None:
+        """Wait for the encoder; from then on it is at work, though its first batch may take a while."""
+        self._begin()
+        self._run.report("encode", self._done, self._total)
 
     def _next(self, parts: Iterator[EncodedPart]) -> EncodedPart | None:
         with self._run.timed("encode"):

@@ -203,6 +203,7 @@ def _print_addresses(orthanc: RunningOrthanc, series: str, viewer: str | None, s
     _say(f"""
 Open     {orthanc.url}/app/explorer.html#series?uuid={series}
          user {user}, password {password}; the panel "AI analysis" there shows it, and analyses again
+Worklist {orthanc.url}/pathology/app/worklist.html
          ({seconds:.0f} s from the command to here)""")
 
 

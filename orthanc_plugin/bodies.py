@@ -75,8 +75,12 @@ def _cohort(cohort: Mapping[str, Any]) -> Cohort:
         if not isinstance(series, list) or not 1 <= len(series) <= MAX_SERIES_OF_COHORT:
             raise fields.bad_field("cohort.series", f"a list of 1 to {MAX_SERIES_OF_COHORT} Orthanc ids")
         return Cohort(series=tuple(fields.text({"series": item}, "series", longest=64) for item in series))
-    if not isinstance(find, dict) or not 1 <= len(find) <= _MAX_TAGS or not all(map(_is_tag, find)):
+    if not isinstance(find, dict) or not 1 <= len(find) <= _MAX_TAGS:
         raise fields.bad_field("cohort.find", f"an object of 1 to {_MAX_TAGS} keywords of DICOM tags")
+    for name in find:
+        if not _is_tag(name):
+            wanted = f"keywords of DICOM tags such as StudyDate, which {name[:64]!r} is not"
+            raise fields.bad_field("cohort.find", wanted)
     return Cohort(find=tuple((name, fields.text(find, name, longest=1000)) for name in find))
 
 

@@ -60,7 +60,7 @@ export const messages = {
     "quality.limited": "Limited result",
     "quality.abstained": "No answer is given",
 
-    "flag.unapproved_model": "The model is not on this site's list of approved models.",
+    "flag.unapproved_model": "This site has not approved the model.",
     "flag.source_replaced": "The slide in Orthanc was replaced after this analysis.",
     "flag.mpp_coarser_than_model": "The slide's finest level is coarser than the model was trained on.",
     "flag.little_tissue": "There is little tissue on the slide.",

@@ -60,7 +60,7 @@ export const messages = {
     "quality.limited": "제한된 결과",
     "quality.abstained": "판단하지 않음",
 
-    "flag.unapproved_model": "이 기관의 승인 목록에 없는 모델입니다.",
+    "flag.unapproved_model": "이 기관에서 승인하지 않은 모델입니다.",
     "flag.source_replaced": "분석 후 Orthanc의 슬라이드가 교체되었습니다.",
     "flag.mpp_coarser_than_model": "슬라이드의 최고 해상도가 모델이 학습한 해상도보다 낮습니다.",
     "flag.little_tissue": "슬라이드에 조직이 매우 적습니다.",

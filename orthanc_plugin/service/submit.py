@@ -162,6 +162,10 @@ def _cohort_series(core: Core, cohort: Cohort) -> tuple[str, ...]:
     if not cohort.find:
         return tuple(dict.fromkeys(cohort.series))
     found = core.gateway.find_series(dict(cohort.find), MAX_SERIES_OF_COHORT + 1)
+    if not found:
+        raise ApiError(
+            404, "unknown_resource", "No series has these tags; check the keywords and the values."
+        )
     if len(found) > MAX_SERIES_OF_COHORT:
         raise ApiError(
             413,

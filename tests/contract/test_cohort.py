@@ -46,6 +46,13 @@ def test_a_query_finds_the_slides(queue: Queue, site: Site) -> None:
 def test_a_query_that_finds_nothing_says_so(queue: Queue) -> None:
     answer = submit(queue, {"find": {"SeriesInstanceUID": "9.9.9.9"}})
     assert (answer.status, answer.json["code"]) == (404, "unknown_resource")
+    assert "No series has these tags" in answer.json["error"]
+
+
+def test_a_query_by_what_is_no_tag_names_it(queue: Queue) -> None:
+    answer = submit(queue, {"find": {"Modality": "SM", "nonsense": "1"}})
+    assert (answer.status, answer.json["code"]) == (400, "bad_request")
+    assert "'nonsense' is not" in answer.json["error"]
 
 
 def test_a_cohort_without_a_slide_says_why_for_each(queue: Queue) -> None:
