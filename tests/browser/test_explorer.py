@@ -57,7 +57,7 @@ def test_a_click_leads_through_live_progress_to_the_result(
         "0.499 µm a pixel",
         "lab-1",
         "84, 1.37 mm² of tissue",
-        "not on this site's list",
+        "has not approved the model",
     ):
         expect(dialog).to_contain_text(expected)
     screenshot(faultless, "explorer-result")

@@ -120,7 +120,7 @@ def test_a_result_is_shown_on_its_slide_with_everything_that_it_rests_on(
     assert page.is_visible("#demonstration")
     text = page.inner_text("main")
     for expected in (
-        "not on this site's list",
+        "has not approved the model",
         "oral-scc-demo 1",
         "5" * 64,
         "efficientnet-lite0",
