@@ -2,6 +2,7 @@
 """Versions of what a result went through, so that another machine can repeat it."""
 
 import contextlib
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -21,7 +22,7 @@ LIBRARIES = tuple(sorted({*DECODERS, "highdicom", "numpy", "openvino", "pydicom"
 
 
 @cache
-def versions(packages: tuple[str, ...]) -> dict[str, str]:
+def versions(packages: tuple[str, ...]) -> Mapping[str, str]:
     """Return the versions of those packages that are installed, by name."""
     found = {}
     for name in packages:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import clam_core
@@ -70,7 +69,6 @@ class FeatureKey:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-@cache
 def _software() -> str:
     """Name everything that pixels go through: one that decoded wrongly must not outlive its correction."""
     own = {"clam_core": clam_core.__version__, "reading": str(_READING)}
