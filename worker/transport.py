@@ -18,6 +18,8 @@ from worker.errors import (
 )
 from worker.settings import Credentials
 
+_PIECE = 1 << 20
+
 
 def make_session(credentials: Credentials | None, connections: int = 8) -> requests.Session:
     """Make a session that authenticates as one user; proxies and CA come from the environment.
@@ -114,3 +116,11 @@ def retry_after(answer: requests.Response) -> float | None:
         return max(0.0, float(answer.headers["Retry-After"]))
     except (KeyError, ValueError):
         return None
+
+
+def body_of(answer: requests.Response) -> bytes:
+    """Return the body of a streamed answer.
+
+    In large pieces: by default requests takes 10 KB at a time, which costs as much as decoding.
+    """
+    return b"".join(answer.iter_content(_PIECE))

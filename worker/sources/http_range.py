@@ -20,7 +20,7 @@ from worker.sources.repeating import TryAgainError, Wait, changed, orthanc_failu
 from worker.sources.source import SourceReport, Traffic
 from worker.sources.stored_uuid import stored_uuid
 from worker.sources.volumes import volumes_of
-from worker.transport import unreachable
+from worker.transport import body_of, unreachable
 
 MAX_AT_ONCE = 4
 """Calls in flight, by all readers of a slide together."""
@@ -144,7 +144,7 @@ class HttpRangeClient:
                     raise WayMissingError("The server sends whole files where a range is asked for.")
                 if answer.status_code != 206:
                     raise orthanc_failure(answer, address)
-                body = answer.content
+                body = body_of(answer)
         except requests.RequestException as error:
             raise TryAgainError(str(unreachable(address, error))) from error
         if len(body) != length:

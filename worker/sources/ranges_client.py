@@ -15,13 +15,11 @@ from worker.sources.errors import SourceError, WayMissingError
 from worker.sources.range_files import Range
 from worker.sources.repeating import TryAgainError, Wait, changed, ranges_failure, repeat
 from worker.sources.source import Traffic
-from worker.transport import unreachable
+from worker.transport import body_of, unreachable
 
 MAX_RANGES = 512
 MAX_BYTES = 32_000_000
 """What the route takes in one call."""
-
-_PIECE = 1 << 20
 
 MAX_AT_ONCE = 4
 """Calls in flight: enough to fill a line, and half of what the server grants to all workers together."""
@@ -133,8 +131,7 @@ class RangesClient:
             )
             if answer.status_code != 200:
                 raise ranges_failure(answer, self._settings.api_url)
-            # In large pieces: by default requests takes 10 KB at a time, which costs as much as decoding.
-            content = b"".join(answer.iter_content(_PIECE))
+            content = body_of(answer)
         except requests.RequestException as error:
             raise TryAgainError(str(unreachable(self._settings.api_url, error))) from error
         if answer.headers.get("ETag", "").strip('"') != instance.uuid:
