@@ -6,14 +6,13 @@ from __future__ import annotations
 import http.client
 import random
 import socket
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tests.support.loopback_server import LoopbackServer
 
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 TIMEOUT_S = 40.0
@@ -30,7 +29,7 @@ class Mood:
     delay_s: float = 1.0
 
 
-class FaultyProxy:
+class FaultyProxy(LoopbackServer):
     """Passes requests on to `url` as long as its mood lets it; every client's connection is used once.
 
     Attributes
@@ -59,24 +58,7 @@ class FaultyProxy:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class' name
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
     def pass_on(self, handler: BaseHTTPRequestHandler) -> None:
         """Serve one request, or fail to."""

@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pydicom
 
+from tests.support.loopback_server import LoopbackServer
 from worker.contract import Claim, InstanceRef, Lease
 
 _RANGES = re.compile(r"/pathology/instances/([\w-]+)/ranges")
@@ -56,7 +55,7 @@ class Behaviour:
     """Every path that was asked for."""
 
 
-class RangesServer:
+class RangesServer(LoopbackServer):
     """Serves DICOM files on loopback."""
 
     def __init__(self) -> None:
@@ -76,27 +75,7 @@ class RangesServer:
             def log_message(self, *_message: Any) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def store(self, path: Path) -> str:
         """Store a file; return its id."""

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import ssl
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from http.server import BaseHTTPRequestHandler
+
+from tests.support.loopback_server import LoopbackServer
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Received:
 
 
 @dataclass
-class Receiver:
+class Receiver(LoopbackServer):
     """Answers with `statuses` in turn, the last of them for ever, after `delay_s`."""
 
     statuses: list[int] = field(default_factory=lambda: [204])
@@ -31,7 +30,7 @@ class Receiver:
     location: str | None = None
     received: list[Received] = field(default_factory=list)
 
-    def __enter__(self) -> Self:
+    def __post_init__(self) -> None:
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -49,20 +48,8 @@ class Receiver:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        super().__init__(Handler)
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.socket.close()
 
     def speak_tls(self, context: ssl.SSLContext) -> None:
         """Take connections by TLS from now on."""
@@ -75,7 +62,7 @@ class Receiver:
     @property
     def url(self) -> str:
         """The address to configure."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/hook?from=orthanc"
+        return f"{super().url}/hook?from=orthanc"
 
     def wait_for(self, count: int, seconds: float = 10.0) -> list[Received]:
         """Return the messages once there are so many."""

@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any, ClassVar
+
+from tests.support.loopback_server import LoopbackServer
 
 
 class Fault(Enum):
@@ -77,7 +78,7 @@ class ScriptedRequest:
 Answer = tuple[int, dict[str, Any] | None, dict[str, str]]
 
 
-class ScriptedServer:
+class ScriptedServer(LoopbackServer):
     """A server on a free loopback port, started on entry.
 
     Attributes
@@ -109,27 +110,7 @@ class ScriptedServer:
         self._faults: dict[str, deque[Fault]] = {}
         self._changed = threading.Condition()
         self._ended_polls: set[str] = set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"scripted": self}))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(type("Handler", (_Handler,), {"scripted": self}))
 
     def add_request(self, request_id: str = "a" * 32, **document: Any) -> ScriptedRequest:
         """Put a pending request into the queue."""
