@@ -84,9 +84,6 @@ class Gateway(Protocol):
     def put_metadata(self, series_id: str, number: int, value: bytes) -> None:
         """Write a metadata value in one transaction."""
 
-    def delete_metadata(self, series_id: str, number: int) -> None:
-        """Delete a metadata value; nothing happens where there is none."""
-
     def get_attachment(self, series_id: str, number: int) -> bytes | None:
         """Return the bytes of an attachment of a series, or None."""
 

@@ -9,11 +9,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from . import __version__, orthanc_gateway
+from . import __version__, orthanc_api, orthanc_callbacks
 from .application import OWN_ROUTES, Application
 from .audit import open_audit
 from .clock import SystemClock
 from .errors import PluginError
+from .orthanc_gateway import OrthancGateway
 from .roles import refuse_unsafe_users
 from .service.changes import series_created, series_deleted, series_stable
 from .service.clockwork import LEFTOVERS_EVERY, TICK_S, finish_leftovers, tick
@@ -59,35 +60,35 @@ def register(
     SettingsError
         Where the configuration is wrong; Orthanc then does not start.
     """
-    gateway = orthanc_gateway.OrthancGateway()
+    gateway = OrthancGateway()
     configuration = gateway.configuration()
     settings = read_settings(configuration)
     if not settings.enabled:
-        orthanc_gateway.log_warning("Pathology.Enabled is false: the pathology plugin stays out of the way.")
+        orthanc_api.log_warning("Pathology.Enabled is false: the pathology plugin stays out of the way.")
         _register_site_only(on_change, filter, explorer_js)
         return
     if configuration.get("AuthenticationEnabled") is True:
         refuse_unsafe_users(configuration)
-    audit = open_audit(settings.audit, gateway.storage_directory(), orthanc_gateway.log_error)
-    application = Application(settings, gateway, SystemClock(), audit, orthanc_gateway.log_warning)
+    audit = open_audit(settings.audit, gateway.storage_directory(), orthanc_api.log_error)
+    application = Application(settings, gateway, SystemClock(), audit, orthanc_api.log_warning)
     plugin = _Plugin(application)
-    orthanc_gateway.serve_route(OWN_ROUTES.pattern, application.handle, application.user_of)
-    orthanc_gateway.filter_requests(application.allows, before=filter)
-    orthanc_gateway.listen(plugin.on_change, before=on_change)
-    orthanc_gateway.extend_explorer(explorer_js + "\n" + _EXPLORER_SCRIPT.read_text("utf-8"))
+    orthanc_callbacks.serve_route(OWN_ROUTES.pattern, application.handle, application.user_of)
+    orthanc_callbacks.filter_requests(application.allows, before=filter)
+    orthanc_callbacks.listen(plugin.on_change, before=on_change)
+    orthanc_api.extend_explorer(explorer_js + "\n" + _EXPLORER_SCRIPT.read_text("utf-8"))
     for doubt in doubts(configuration, settings):
-        orthanc_gateway.log_warning(f"Pathology: {doubt}")
-    orthanc_gateway.log_warning(f"The pathology plugin {__version__} is registered.")
+        orthanc_api.log_warning(f"Pathology: {doubt}")
+    orthanc_api.log_warning(f"The pathology plugin {__version__} is registered.")
 
 
 def _register_site_only(on_change: OnChange | None, filter_: Filter | None, explorer_js: str) -> None:
     """Register what the site handed in: its own rules must hold whether the plugin is enabled or not."""
     if on_change is not None:
-        orthanc_gateway.listen(None, before=on_change)
+        orthanc_callbacks.listen(None, before=on_change)
     if filter_ is not None:
-        orthanc_gateway.filter_requests(None, before=filter_)
+        orthanc_callbacks.filter_requests(None, before=filter_)
     if explorer_js:
-        orthanc_gateway.extend_explorer(explorer_js)
+        orthanc_api.extend_explorer(explorer_js)
 
 
 class _Plugin:
@@ -162,9 +163,9 @@ class _Plugin:
         try:
             action()
         except PluginError as error:
-            orthanc_gateway.log_error(f"Pathology: {error}")
+            orthanc_api.log_error(f"Pathology: {error}")
             return False
         except Exception:  # noqa: BLE001 - the thread's boundary: it must not end by one failure
-            orthanc_gateway.log_error(f"Pathology: an error of the plugin's own:\n{traceback.format_exc()}")
+            orthanc_api.log_error(f"Pathology: an error of the plugin's own:\n{traceback.format_exc()}")
             return False
         return True

@@ -12,11 +12,12 @@ from typing import Any
 
 sys.path.insert(0, os.environ["PATHOLOGY_HOME"])
 
-from orthanc_plugin import orthanc_gateway
+from orthanc_plugin import orthanc_api, orthanc_callbacks
 from orthanc_plugin.errors import StorageError
 from orthanc_plugin.http import Request, Response, json_response
+from orthanc_plugin.orthanc_gateway import OrthancGateway
 
-GATEWAY = orthanc_gateway.OrthancGateway()
+GATEWAY = OrthancGateway()
 
 
 def encode(value: Any) -> Any:
@@ -55,7 +56,7 @@ def fail(request: Request) -> Response:
 
 def allows(method: str, uri: str, peer: str, headers: Any) -> bool:
     seen = {"method": method, "uri": uri, "peer": peer, "host": headers.get("host", "")}
-    orthanc_gateway.log_warning(f"FILTERED {json.dumps(seen)}")
+    orthanc_api.log_warning(f"FILTERED {json.dumps(seen)}")
     if uri == "/judge/broken":
         raise RuntimeError("as a test wished")
     return uri != "/judge/refused"
@@ -66,11 +67,11 @@ def user_of(headers: Any) -> str:
 
 
 def on_change(change: str, level: str, resource: str) -> None:
-    orthanc_gateway.log_warning(f"CHANGED {change} {level} {resource}")
+    orthanc_api.log_warning(f"CHANGED {change} {level} {resource}")
 
 
-orthanc_gateway.serve_route("/gateway", call, user_of)
-orthanc_gateway.serve_route("/answer", answer, user_of)
-orthanc_gateway.serve_route("/fail", fail, user_of)
-orthanc_gateway.filter_requests(allows)
-orthanc_gateway.listen(on_change)
+orthanc_callbacks.serve_route("/gateway", call, user_of)
+orthanc_callbacks.serve_route("/answer", answer, user_of)
+orthanc_callbacks.serve_route("/fail", fail, user_of)
+orthanc_callbacks.filter_requests(allows)
+orthanc_callbacks.listen(on_change)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The one module that imports `orthanc`: its functions and enumerations, with errors of the plugin's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import orthanc
+
+from .errors import StorageError
+
+UNKNOWN_RESOURCE = "Unknown resource"
+_UNKNOWN_CODES = frozenset({7, 17})
+"""`OrthancPluginErrorCode_InexistentItem` and `_UnknownResource` (OrthancCPlugin.h): versions differ."""
+
+_ABSENT = "orthanc-pathology: no such property"
+
+METHODS = {
+    orthanc.HttpMethod.GET: "GET",
+    orthanc.HttpMethod.POST: "POST",
+    orthanc.HttpMethod.PUT: "PUT",
+    orthanc.HttpMethod.DELETE: "DELETE",
+}
+CHANGES = {
+    orthanc.ChangeType.DELETED: "DELETED",
+    orthanc.ChangeType.NEW_SERIES: "NEW_SERIES",
+    orthanc.ChangeType.NEW_INSTANCE: "NEW_INSTANCE",
+    orthanc.ChangeType.STABLE_SERIES: "STABLE_SERIES",
+    orthanc.ChangeType.ORTHANC_STARTED: "ORTHANC_STARTED",
+    orthanc.ChangeType.ORTHANC_STOPPED: "ORTHANC_STOPPED",
+}
+LEVELS = {
+    orthanc.ResourceType.PATIENT: "patient",
+    orthanc.ResourceType.STUDY: "study",
+    orthanc.ResourceType.SERIES: "series",
+    orthanc.ResourceType.INSTANCE: "instance",
+}
+
+log_warning = orthanc.LogWarning
+log_error = orthanc.LogError
+extend_explorer = orthanc.ExtendOrthancExplorer
+register_route = orthanc.RegisterRestCallback
+register_filter = orthanc.RegisterIncomingHttpRequestFilter
+register_listener = orthanc.RegisterOnChangeCallback
+
+
+def _is_unknown(error: orthanc.OrthancException) -> bool:
+    return bool(error.args) and error.args[0] in _UNKNOWN_CODES
+
+
+def _failure(doing: str, error: orthanc.OrthancException) -> StorageError:
+    reason = error.args[1] if len(error.args) > 1 else str(error)
+    if _is_unknown(error):
+        reason = UNKNOWN_RESOURCE
+    return StorageError(f"Orthanc could not {doing}: {reason}.")
+
+
+def get(uri: str) -> bytes | None:
+    """GET one of Orthanc's own resources; None where there is none."""
+    try:
+        return orthanc.RestApiGet(uri)
+    except orthanc.OrthancException as error:
+        if _is_unknown(error):
+            return None
+        raise _failure(f"read {uri}", error) from error
+
+
+def get_json(uri: str) -> Any:
+    """GET one of Orthanc's own resources as JSON; None where there is none."""
+    content = get(uri)
+    return None if content is None else json.loads(content)
+
+
+def put(uri: str, value: bytes) -> None:
+    """PUT bytes."""
+    try:
+        orthanc.RestApiPut(uri, value)
+    except orthanc.OrthancException as error:
+        raise _failure(f"write {uri}", error) from error
+
+
+def post(uri: str, value: bytes) -> Any:
+    """POST bytes; return the JSON of the answer."""
+    try:
+        return json.loads(orthanc.RestApiPost(uri, value))
+    except orthanc.OrthancException as error:
+        raise _failure(f"take POST {uri}", error) from error
+
+
+def delete(uri: str) -> None:
+    """DELETE; nothing happens where there is nothing."""
+    try:
+        orthanc.RestApiDelete(uri)
+    except orthanc.OrthancException as error:
+        if not _is_unknown(error):
+            raise _failure(f"delete {uri}", error) from error
+
+
+def get_property(number: int) -> str | None:
+    """Return a global property of the database, or None."""
+    try:
+        value = orthanc.GetGlobalProperty(number, _ABSENT)
+    except orthanc.OrthancException as error:
+        raise _failure(f"read global property {number}", error) from error
+    return None if value == _ABSENT else value
+
+
+def set_property(number: int, value: str) -> None:
+    """Write a global property of the database."""
+    try:
+        orthanc.SetGlobalProperty(number, value)
+    except orthanc.OrthancException as error:
+        raise _failure(f"write global property {number}", error) from error
+
+
+def dicom_file(instance_id: str) -> bytes:
+    """Return the stored DICOM file of an instance."""
+    try:
+        return orthanc.GetDicomForInstance(instance_id)
+    except orthanc.OrthancException as error:
+        raise _failure(f"read instance {instance_id}", error) from error
+
+
+def configuration() -> Mapping[str, Any]:
+    """Return Orthanc's whole configuration."""
+    value: dict[str, Any] = json.loads(orthanc.GetConfiguration())
+    return value
+
+
+def configuration_folder() -> str:
+    """Return the folder that the configuration's relative paths start from."""
+    path = orthanc.GetConfigurationPath()
+    return path if os.path.isdir(path) else os.path.dirname(path)  # noqa: PTH112, PTH120 - plain strings
