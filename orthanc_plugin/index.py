@@ -10,8 +10,8 @@ from __future__ import annotations
 import heapq
 import threading
 import uuid
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Optional
 
@@ -48,18 +48,28 @@ Kind = tuple[str, str]
 
 Wanted = tuple[Optional[str], Optional[str]]
 PendingKey = tuple[int, float, str]
+Place = tuple[float, str]
+"""Where a request stands in a list: its creation (seconds since the epoch) and its id."""
+
+START: Place = (0.0, "")
 
 
 def _wanted(request: AnalysisRequest) -> Wanted:
     return (request.model, request.model_version)
 
 
-def _kind(request: AnalysisRequest) -> Kind:
+def kind_of(request: AnalysisRequest) -> Kind:
+    """Return the model and the state that a request is counted under."""
     return (request.bound_model.name, request.status)
 
 
 def _pending_key(request: AnalysisRequest) -> PendingKey:
     return (-request.priority, request.created, request.request_id)
+
+
+def place_of(request: AnalysisRequest) -> Place:
+    """Return where a request stands in a list."""
+    return (request.created, request.request_id)
 
 
 class _Sorted(list):  # type: ignore[type-arg]
@@ -88,10 +98,10 @@ class Index:
         self._counter = 0
         self._states: dict[str, SeriesState] = {}
         self._requests: dict[str, AnalysisRequest] = {}
-        self._kinds: dict[Kind, dict[str, AnalysisRequest]] = {}
+        self._kinds: dict[Kind, _Sorted] = {}
         self._of_series: dict[str, tuple[str, ...]] = {}
+        self._of_study: dict[str, set[str]] = {}
         self._versions: dict[str, int] = {}
-        self._order = _Sorted()
         self._pending: dict[Wanted, _Sorted] = {}
         self._prefetched: dict[str, AnalysisRequest] = {}
         self._leases: dict[str, Lease] = {}
@@ -118,15 +128,50 @@ class Index:
     def snapshot(self) -> list[AnalysisRequest]:
         """Return all requests, ordered by creation and id."""
         with self.lock:
-            return [self._requests[key[1]] for key in self._order]
+            return list(self.ordered())
+
+    def ordered(
+        self,
+        *,
+        after: Place = START,
+        source: str | None = None,
+        holds: Callable[[Kind], bool] = lambda _: True,
+    ) -> Iterator[AnalysisRequest]:
+        """Yield requests, ordered by creation and id. Hold `lock` meanwhile.
+
+        None is looked at for nothing, however many there are.
+
+        Parameters
+        ----------
+        after
+            Begin past this place.
+        source
+            Only those of the series or study with this Orthanc id, whatever `holds` says.
+        holds
+            Tells of a model and a state whether the requests of that kind are wanted.
+        """
+        lists: Iterable[_Sorted]
+        if source is None:
+            lists = (held for kind, held in self._kinds.items() if holds(kind))
+        else:
+            lists = [self._places(source)]
+        for place in heapq.merge(*(_past(held, after) for held in lists)):
+            yield self._requests[place[1]]
+
+    def _places(self, source: str) -> _Sorted:
+        ids = (
+            request_id
+            for series in self._of_study.get(source, {source})
+            for request_id in self._of_series.get(series, ())
+        )
+        return _Sorted(sorted(place_of(self._requests[request_id]) for request_id in ids))
 
     def archived(self, state: SeriesState) -> list[AnalysisRequest]:
         """Return the requests of a series that have left its state for the archive."""
         kept = {request.request_id for request in state.requests}
         with self.lock:
             held = [self._requests[request_id] for request_id in self._of_series.get(state.series_id, ())]
-        found = [request for request in held if request.request_id not in kept]
-        return sorted(found, key=lambda request: (request.created, request.request_id))
+        return sorted((request for request in held if request.request_id not in kept), key=place_of)
 
     def known_series(self) -> set[str]:
         """Return the Orthanc ids of the series whose requests have been read."""
@@ -137,10 +182,10 @@ class Index:
         """Return the Orthanc ids of the series with open requests."""
         with self.lock:
             return {
-                request.series
+                self._requests[request_id].series
                 for (_, status), held in self._kinds.items()
                 if status in values.OPEN
-                for request in held.values()
+                for _, request_id in held
             }
 
     def version(self, request_id: str) -> str:
@@ -209,13 +254,13 @@ class Index:
         request_id = request.request_id
         known = self._requests.get(request_id)
         if known is None:
-            self._order.add((request.created, request_id))
             self._of_series[request.series] = (*self._of_series.get(request.series, ()), request_id)
+            self._of_study.setdefault(request.study, set()).add(request.series)
         else:
             self._leave_turn(known)
             self._leave_kind(known)
         self._requests[request_id] = request
-        self._kinds.setdefault(_kind(request), {})[request_id] = request
+        self._kinds.setdefault(kind_of(request), _Sorted()).add(place_of(request))
         self._gone.pop(request_id, None)
         for output in request.outputs:
             self._outputs[output.series_instance_uid] = request_id
@@ -246,17 +291,21 @@ class Index:
                 del self._pending[_wanted(request)]
 
     def _leave_kind(self, request: AnalysisRequest) -> None:
-        held = self._kinds[_kind(request)]
-        del held[request.request_id]
+        held = self._kinds[kind_of(request)]
+        held.discard(place_of(request))
         if not held:
-            del self._kinds[_kind(request)]
+            del self._kinds[kind_of(request)]
 
     def _leave_series(self, request: AnalysisRequest) -> None:
         left = tuple(other for other in self._of_series[request.series] if other != request.request_id)
         if left:
             self._of_series[request.series] = left
-        else:
-            del self._of_series[request.series]
+            return
+        del self._of_series[request.series]
+        of_study = self._of_study.get(request.study, set())
+        of_study.discard(request.series)
+        if not of_study:
+            self._of_study.pop(request.study, None)
 
     def _end_lease(self, request_id: str) -> None:
         self._leases.pop(request_id, None)
@@ -266,7 +315,6 @@ class Index:
 
     def _drop(self, request_id: str) -> None:
         request = self._requests.pop(request_id)
-        self._order.discard((request.created, request_id))
         self._leave_series(request)
         self._leave_kind(request)
         self._leave_turn(request)
@@ -304,10 +352,10 @@ class Index:
         """Return all requests in a state."""
         with self.lock:
             return [
-                request
+                self._requests[request_id]
                 for kind, held in self._kinds.items()
                 if kind[1] == status
-                for request in held.values()
+                for _, request_id in held
             ]
 
     def counts(self) -> dict[str, int]:
@@ -326,11 +374,7 @@ class Index:
     def oldest_open(self) -> dict[Kind, float]:
         """Return when the oldest open request of each model in each state was created."""
         with self.lock:
-            return {
-                kind: min(request.created for request in held.values())
-                for kind, held in self._kinds.items()
-                if kind[1] in values.OPEN
-            }
+            return {kind: held[0][0] for kind, held in self._kinds.items() if kind[1] in values.OPEN}
 
     def pending(self, runs: Callable[[AnalysisRequest], bool] | None = None) -> Iterator[AnalysisRequest]:
         """Yield the pending requests in their turn: priority, then age. Hold `lock` meanwhile.
@@ -338,11 +382,19 @@ class Index:
         `runs` tells of one request whether those that want the same model and version are to be looked at:
         a worker is not made to pass over thousands that it cannot do.
         """
-        queues = [
+        for key in heapq.merge(*self._queues(runs)):
+            yield self._requests[key[2]]
+
+    def pending_before(self, request: AnalysisRequest, runs: Callable[[AnalysisRequest], bool]) -> int:
+        """Return how many pending requests have their turn before one; `runs` as for `pending`."""
+        key = _pending_key(request)
+        with self.lock:
+            return sum(bisect_left(queue, key) for queue in self._queues(runs))
+
+    def _queues(self, runs: Callable[[AnalysisRequest], bool] | None) -> list[_Sorted]:
+        return [
             queue for queue in self._pending.values() if runs is None or runs(self._requests[queue[0][2]])
         ]
-        for key in heapq.merge(*queues):
-            yield self._requests[key[2]]
 
     def prefetched(self) -> list[AnalysisRequest]:
         """Return the requests whose workers have not begun, in their turn."""
@@ -353,6 +405,11 @@ class Index:
         """Tell whether a worker has a slide fetched ahead already."""
         with self.lock:
             return any(request.grants[-1].worker_id == worker_id for request in self._prefetched.values())
+
+
+def _past(places: _Sorted, after: Place) -> Iterator[Place]:
+    """Yield the places past one."""
+    return (places[number] for number in range(bisect_right(places, after), len(places)))
 
 
 def _no_lease(request: AnalysisRequest) -> Lease:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .clock import Clock
 from .errors import StorageError
@@ -49,8 +49,8 @@ class OpenSeries:
                 self._listed.setdefault(series_id, self._clock.monotonic())
             return tuple(self._listed)
 
-    def add(self, series_id: str) -> None:
-        """List a series, durably, before a request is opened on it.
+    def add(self, series_ids: Iterable[str]) -> None:
+        """List series, durably and with one write, before requests are opened on them.
 
         Raises
         ------
@@ -58,14 +58,16 @@ class OpenSeries:
             Where Orthanc cannot write.
         """
         with self._lock:
-            is_new = series_id not in self._listed
-            self._listed[series_id] = self._clock.monotonic()
-            if not is_new:
+            added = dict.fromkeys(series_ids, self._clock.monotonic())
+            new = added.keys() - self._listed.keys()
+            self._listed.update(added)
+            if not new:
                 return
             try:
                 self._write()
             except StorageError:
-                del self._listed[series_id]
+                for series_id in new:
+                    del self._listed[series_id]
                 raise
 
     def prune(self, open_series: Callable[[], set[str]]) -> None:
@@ -85,6 +87,4 @@ class OpenSeries:
             self._write()
 
     def _write(self) -> None:
-        self._gateway.set_global_property(
-            self._number, json.dumps(sorted(self._listed), separators=(",", ":"))
-        )
+        self._gateway.set_global_property(self._number, json.dumps(list(self._listed), separators=(",", ":")))

@@ -181,8 +181,8 @@ def audit_refusal(core: Core, user: str, what: str, error: ApiError) -> None:
     core.audit.write(Event(core.clock.now(), "refused", user, f"{what}: {error.code}"))
 
 
-def list_series_open(core: Core, series_id: str) -> None:
-    """List a series as one with open requests, before one is written.
+def list_series_open(core: Core, *series_ids: str) -> None:
+    """List series as ones with open requests, before any is written.
 
     Raises
     ------
@@ -190,6 +190,6 @@ def list_series_open(core: Core, series_id: str) -> None:
         503 where Orthanc cannot write.
     """
     try:
-        core.listed.add(series_id)
+        core.listed.add(series_ids)
     except StorageError as error:
         raise unavailable(error) from error

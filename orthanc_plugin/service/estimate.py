@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
-
 from orthanc_plugin import values
 from orthanc_plugin.leases import is_prefetched
 from orthanc_plugin.lifecycle import accepts
@@ -66,6 +64,5 @@ def _ahead(core: Core, able: list[Worker], request: AnalysisRequest) -> int:
         return any(_can_do(core, worker, other) for worker in able)
 
     with core.index.lock:
-        turns = core.index.pending(is_theirs)
-        waiting = sum(1 for _ in takewhile(lambda other: other.request_id != request.request_id, turns))
+        waiting = core.index.pending_before(request, is_theirs)
         return waiting + sum(map(is_theirs, core.index.prefetched()))

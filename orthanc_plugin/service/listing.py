@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.fields import bad_field
+from orthanc_plugin.index import START, Kind, Place, kind_of
 from orthanc_plugin.leases import is_due, is_prefetched
 from orthanc_plugin.values import AnalysisRequest
 from orthanc_plugin.views import worker_member
@@ -38,7 +40,7 @@ class Filter:
     model: str | None
     since: float | None
     limit: int
-    after: tuple[float, str] | None
+    after: Place | None
     full: bool
 
 
@@ -108,7 +110,7 @@ def _full(text: str) -> bool:
     return text == "1"
 
 
-def _after(text: str | None) -> tuple[float, str] | None:
+def _after(text: str | None) -> Place | None:
     if text is None:
         return None
     try:
@@ -133,24 +135,26 @@ def list_requests(core: Core, wanted: Filter) -> Page:
     """
     if not core.ready.all_known.is_set():
         raise starting()
-    found: list[AnalysisRequest] = []
-    for request in core.index.snapshot():
-        if wanted.after is not None and (request.created, request.request_id) <= wanted.after:
-            continue
-        if _matches(request, wanted):
-            if len(found) == wanted.limit:
-                return Page(found, _cursor(found[-1]))
-            found.append(request)
-    return Page(found, None)
+    after = max(wanted.after or START, (wanted.since or 0.0, ""))
+    source = wanted.series if wanted.series is not None else wanted.study
+    with core.index.lock:
+        in_order = core.index.ordered(after=after, source=source, holds=lambda kind: _holds(kind, wanted))
+        matching = (request for request in in_order if _matches(request, wanted))
+        found = list(islice(matching, wanted.limit + 1))
+    page = found[: wanted.limit]
+    return Page(page, _cursor(page[-1]) if len(found) > wanted.limit else None)
+
+
+def _holds(kind: Kind, wanted: Filter) -> bool:
+    model, status = kind
+    return wanted.model in {None, model} and (wanted.statuses is None or status in wanted.statuses)
 
 
 def _matches(request: AnalysisRequest, wanted: Filter) -> bool:
     return (
-        (wanted.statuses is None or request.status in wanted.statuses)
+        _holds(kind_of(request), wanted)
         and wanted.series in {None, request.series}
         and wanted.study in {None, request.study}
-        and wanted.model in {None, request.bound_model.name}
-        and (wanted.since is None or request.created >= wanted.since)
     )
 
 
@@ -178,12 +182,18 @@ def pending(core: Core) -> list[AnalysisRequest]:
     """Return what a worker could claim now, in its turn."""
     now = core.clock.now()
     with core.index.lock:
-        return [request for request in core.index.pending() if is_due(request, now)][:_MAX_LIMIT]
+        due = (request for request in core.index.pending() if is_due(request, now))
+        return list(islice(due, _MAX_LIMIT))
 
 
 def wait_for_pending(core: Core, wait_s: float) -> bool:
     """Wait until there is something to claim; False where the pool was full."""
-    return core.pages.wait_until(lambda: bool(pending(core)), wait_s)
+
+    def is_any_due() -> bool:
+        now = core.clock.now()
+        return any(is_due(request, now) for request in core.index.pending())
+
+    return core.pages.wait_until(is_any_due, wait_s)
 
 
 def requests_of_workers(core: Core) -> dict[str, str]:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,7 +110,8 @@ def submit(core: Core, target: Target, wish: Wish, user: str) -> tuple[list[Subm
     try:
         series_ids = _resolve(core, target)
         if not target.is_many:
-            return [_submit_one(core, series_ids[0], wish, user)], []
+            request = _new_request(core, series_ids[0], wish, user)
+            return [_record(core, request, wish)], []
         return _submit_all(core, series_ids, wish, user)
     except StorageError as error:
         raise unavailable(error) from error
@@ -178,14 +181,17 @@ def _cohort_series(core: Core, cohort: Cohort) -> tuple[str, ...]:
 def _submit_all(
     core: Core, series_ids: tuple[str, ...], wish: Wish, user: str
 ) -> tuple[list[Submitted], list[Skipped]]:
+    wanted: list[AnalysisRequest] = []
     done: list[Submitted] = []
     skipped: list[Skipped] = []
     for series_id in series_ids:
-        outcome = _submit_or_skip(core, series_id, wish, user)
-        if isinstance(outcome, Skipped):
-            skipped.append(outcome)
-        else:
-            done.append(outcome)
+        with _skipping(skipped, series_id):
+            wanted.append(_new_request(core, series_id, wish, user))
+    # One write for all: the list is as long as what waits, and each of them finds itself listed.
+    list_series_open(core, *(request.series for request in wanted))
+    for request in wanted:
+        with _skipping(skipped, request.series):
+            done.append(_record(core, request, wish))
     if not done:
         raise ApiError(
             422,
@@ -196,13 +202,15 @@ def _submit_all(
     return done, skipped
 
 
-def _submit_or_skip(core: Core, series_id: str, wish: Wish, user: str) -> Submitted | Skipped:
+@contextmanager
+def _skipping(skipped: list[Skipped], series_id: str) -> Iterator[None]:
+    """Note why a series cannot be submitted; the others still can, unless it is Orthanc that fails."""
     try:
-        return _submit_one(core, series_id, wish, user)
+        yield
     except ApiError as error:
         if error.status == 503:
             raise
-        return Skipped(series_id, error)
+        skipped.append(Skipped(series_id, error))
 
 
 def skipped_member(item: Skipped) -> dict[str, str]:
@@ -210,9 +218,9 @@ def skipped_member(item: Skipped) -> dict[str, str]:
     return {"series": item.series, "code": item.error.code, "error": item.error.message}
 
 
-def _submit_one(core: Core, series_id: str, wish: Wish, user: str) -> Submitted:
-    request = _new_request(core, series_id, wish, user)
-    list_series_open(core, series_id)
+def _record(core: Core, request: AnalysisRequest, wish: Wish) -> Submitted:
+    """Write a new request, unless an earlier one stands for it."""
+    list_series_open(core, request.series)
     outcome: list[Submitted] = []
 
     def on_state(state: SeriesState) -> SeriesState:
@@ -221,7 +229,7 @@ def _submit_one(core: Core, series_id: str, wish: Wish, user: str) -> Submitted:
         outcome.append(submission)
         return changed
 
-    core.store.transact(series_id, on_state, must_fit=True)
+    core.store.transact(request.series, on_state, must_fit=True)
     core.claims.assign()
     submission = outcome[-1]
     if submission.created:

@@ -11,7 +11,7 @@ import pytest
 
 from orthanc_plugin import values
 from orthanc_plugin.codec import SeriesState
-from orthanc_plugin.index import Index, Lease
+from orthanc_plugin.index import START, Index, Kind, Lease, place_of
 from orthanc_plugin.values import AnalysisRequest, Grant, Model
 
 SERIES = ("s1", "s2", "s3", "s4")
@@ -24,7 +24,7 @@ def request(series: str, number: int, status: str, model: str | None) -> Analysi
     return AnalysisRequest(
         request_id=f"r{number:03}",
         series=series,
-        study="study",
+        study=f"study of {series}",
         series_instance_uid="1.2",
         study_instance_uid="1",
         model=model,
@@ -96,6 +96,38 @@ def test_its_sums_are_those_of_all_requests(index: Index, seed: int) -> None:
         kind: min(item.created for item in is_open if (item.bound_model.name, item.status) == kind)
         for kind in {(item.bound_model.name, item.status) for item in is_open}
     }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_it_gives_in_order_is_what_sorting_all_requests_gives(index: Index, seed: int) -> None:
+    known = sorted(after_changes(index, seed), key=place_of)
+    after = place_of(random.Random(seed).choice(known)) if known else START
+    later = [item for item in known if place_of(item) > after]
+
+    assert list(index.ordered(after=after)) == later
+    assert list(index.ordered(after=after, holds=lambda kind: kind[1] == values.FAILED)) == [
+        item for item in later if item.status == values.FAILED
+    ]
+    for source in (*SERIES, *(f"study of {series}" for series in SERIES), "unknown"):
+        assert list(index.ordered(after=after, source=source)) == [
+            item for item in later if source in {item.series, item.study}
+        ]
+
+
+def test_it_looks_at_no_request_that_is_not_wanted(index: Index) -> None:
+    filled(index, *(request("s1", number, values.COMPLETED, "m") for number in range(7)))
+    filled(index, request("s2", 7, values.FAILED, "m"))
+    asked: list[Kind] = []
+    next(index.ordered(holds=lambda kind: asked.append(kind) or kind[1] == values.FAILED))  # type: ignore[func-returns-value]
+    assert sorted(asked) == [("m", values.COMPLETED), ("m", values.FAILED)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_how_many_have_their_turn_before_one_is_what_counting_gives(index: Index, seed: int) -> None:
+    after_changes(index, seed)
+    turns = list(index.pending(lambda item: item.model != "n"))
+    for number, item in enumerate(turns):
+        assert index.pending_before(item, lambda other: other.model != "n") == number
 
 
 def test_the_archive_of_a_series_is_its_own_and_in_the_order_of_creation(index: Index) -> None:

@@ -258,6 +258,24 @@ def test_the_list_of_open_series_is_written_before_the_request(site: MemorySite,
     assert json.loads(listed) == [slide.series]
 
 
+def test_a_cohort_is_listed_with_one_write(site: MemorySite, queue: Queue) -> None:
+    slides = [site.new_slide().series for _ in range(3)]
+    body = {"cohort": {"series": [*slides, "gone"]}, "model": queue.model}
+    assert site.call("POST", "/pathology/analyze", body=body).status == 201
+    assert site.gateway.writes.count(("set_global_property", "", 5000)) == 1
+    assert json.loads(site.gateway.get_global_property(5000) or "") == slides
+
+
+def test_nothing_of_a_cohort_is_written_where_its_slides_cannot_be_listed(
+    site: MemorySite, queue: Queue
+) -> None:
+    slides = [site.new_slide().series for _ in range(3)]
+    site.gateway.fail_next("set_global_property")
+    answer = site.call("POST", "/pathology/analyze", body={"cohort": {"series": slides}, "model": "m"})
+    assert answer.status == 503
+    assert site.gateway.writes == []
+
+
 def test_the_list_of_open_series_is_shortened_after_a_while(site: MemorySite, queue: Queue) -> None:
     kept, ended = site.new_slide(), site.new_slide()
     queue.submitted(kept)
