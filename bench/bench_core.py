@@ -25,7 +25,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -169,7 +168,7 @@ def heatmap(pieces: list[Piece], coordinates: np.ndarray, attention: np.ndarray)
     page = compose(thumbnail(slide, 1100), overlay, Caption("bench", "bench", "a", 0.5, len(coordinates)))
     buffer = io.BytesIO()
     page.save(buffer, "PNG")
-    Image.fromarray(overlay).save(buffer, "PNG")
+    overlay.save(buffer, "PNG")
     return buffer.getvalue()
 
 

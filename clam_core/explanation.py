@@ -17,7 +17,7 @@ from clam_core.options import AnalysisOptions
 from clam_core.patches import Coordinates, PatchPlan, read_patch
 from clam_core.quality import Quality
 from clam_core.result import FineScores, SlideSummary, TopPatch
-from clam_core.slides import Pixels, Slide, thumbnail
+from clam_core.slides import Slide, thumbnail
 from clam_core.tissue import Tissue
 
 HIGHLIGHTS = 4
@@ -66,8 +66,8 @@ def find_top_patches(
 
 def draw_overlay(
     summary: SlideSummary, tissue: Tissue, plan: PatchPlan, scores: FineScores, options: AnalysisOptions
-) -> Pixels:
-    """Return the attention as RGBA over the whole slide."""
+) -> Image.Image:
+    """Return the attention as a transparent picture over the whole slide."""
     size = (summary.width, summary.height)
     scored = score_map(
         scores.coordinates, scores.percentiles, plan.footprint, tissue.pieces, size, options.overlay_px
@@ -78,7 +78,7 @@ def draw_overlay(
 def draw_heatmap(
     slide: Slide,
     summary: SlideSummary,
-    overlay: Pixels,
+    overlay: Image.Image,
     caption: Caption,
     top_patches: Sequence[TopPatch],
     options: AnalysisOptions,

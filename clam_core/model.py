@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from clam_core.device import select_device
-from clam_core.encoders import Encoder
+from clam_core.encoders import Encoder, Precision
 from clam_core.models import SlidePrediction
 from clam_core.quality import Quality
 
@@ -63,7 +63,7 @@ class Model(Protocol):
     def use(self) -> str:
         """``commercial``, ``non-commercial``, ``demonstration`` or ``unknown``."""
 
-    def load_encoder(self, device: torch.device, weights: Path | None = None) -> Encoder:
+    def load_encoder(self, device: torch.device, weights: Path | None, precision: Precision) -> Encoder:
         """Load the encoder it was trained with."""
 
     def load_aggregator(self, device: torch.device) -> Predictor:
@@ -83,7 +83,12 @@ class LoadedModel:
     device: torch.device
 
 
-def load_model(package: Model, device: str = "auto", encoder_weights: Path | None = None) -> LoadedModel:
+def load_model(
+    package: Model,
+    device: str = "auto",
+    encoder_weights: Path | None = None,
+    precision: Precision = Precision.FLOAT32,
+) -> LoadedModel:
     """Load a model's encoder and aggregator.
 
     Parameters
@@ -94,14 +99,16 @@ def load_model(package: Model, device: str = "auto", encoder_weights: Path | Non
         ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
     encoder_weights
         The encoder's weights file, where they do not come with its name.
+    precision
+        What the encoder computes in.
 
     Raises
     ------
     ParameterError
-        If there is no such device.
+        If there is no such device, or it does not compute in this precision.
     ModelError
         If weights are missing, damaged or of another model.
     """
     chosen = select_device(device)
-    encoder = package.load_encoder(chosen, encoder_weights)
+    encoder = package.load_encoder(chosen, encoder_weights, precision)
     return LoadedModel(package, encoder, package.load_aggregator(chosen), chosen)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clam_core.encoders import ENCODERS, Encoder, load_encoder
+from clam_core.encoders import ENCODERS, Encoder, Precision, load_encoder
 from clam_core.errors import EncoderWeightsError, ModelError, PackageError
 from clam_core.licences import NOT_STATED, use_of
 from clam_core.models import Aggregator, SlidePrediction, load_checkpoint
@@ -112,7 +112,12 @@ class ModelPackage:
     checkpoint: Path = Path()
     reference: FeatureReference | None = None
 
-    def load_encoder(self, device: torch.device | str = "cpu", weights: Path | None = None) -> Encoder:
+    def load_encoder(
+        self,
+        device: torch.device | str = "cpu",
+        weights: Path | None = None,
+        precision: Precision = Precision.FLOAT32,
+    ) -> Encoder:
         """Load the encoder that the model was trained with.
 
         Parameters
@@ -121,13 +126,19 @@ class ModelPackage:
             Where it shall run.
         weights
             Its weights file, where the registry does not know where they lie.
+        precision
+            What it computes in.
 
         Raises
         ------
         EncoderWeightsError
             If the weights are missing, damaged, or not those of the training.
+        ParameterError
+            If the device does not compute in this precision.
         """
-        encoder = load_encoder(self.encoder.name, weights=weights, device=device, compiled=True)
+        encoder = load_encoder(
+            self.encoder.name, weights=weights, device=device, compiled=True, precision=precision
+        )
         if self.encoder.sha256 and encoder.sha256 != self.encoder.sha256:
             raise EncoderWeightsError(
                 f"The model {self.name} was trained with other weights of {self.encoder.name} (SHA-256 "

@@ -50,7 +50,7 @@ def analyze_slide(
     options: AnalysisOptions | None = None,
     progress: Progress | None = None,
     should_stop: ShouldStop | None = None,
-    known: KnownFeatures | None = None,
+    content: Content | None = None,
     turn: EncoderTurn = nullcontext,
 ) -> Analysis:
     """Analyse a slide; the same slide, model and options give the same result.
@@ -69,9 +69,8 @@ def analyze_slide(
         Called with a stage of `STAGES`, what is done and what there is to do.
     should_stop
         Asked between stages and batches.
-    known
-        Features of earlier runs on this slide; those of this one are added batch by batch, so that one that
-        was cut off is gone on with.
+    content
+        What names the slide's content in the result, and keeps its features.
     turn
         Makes what is held while this slide's patches are encoded, such as a lock: two analyses in two
         threads then read, predict and draw beside each other, and do not share the encoder. It is entered
@@ -91,23 +90,25 @@ def analyze_slide(
     run = Run(progress, should_stop)
     with run.stage("model"):
         model = package if isinstance(package, LoadedModel) else load_model(package, device)
-    return _Steps(slide, model, options or AnalysisOptions(), run, known, turn).analysis()
+    return _Steps(slide, model, options or AnalysisOptions(), run, content, turn).analysis()
 
 
 @dataclass(frozen=True)
-class KnownFeatures:
-    """Where features of earlier runs on a slide are.
+class Content:
+    """What a slide holds, by a name.
 
     Attributes
     ----------
-    store
-        Keeps them.
     fingerprint
-        Names the content of the slide: where a pixel changes, so must this. It must name no patient.
+        Where a pixel changes, so must this. It must name no patient. For a slide that lies on this machine
+        `clam_core.features.fingerprint_of_files` makes one.
+    features
+        Keeps features of earlier runs on this content. Those of a run are added batch by batch, so that one
+        that was cut off is gone on with.
     """
 
-    store: FeatureStore
     fingerprint: str
+    features: FeatureStore = NoFeatures()  # noqa: RUF009 - it holds nothing
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class _Steps:
     model: LoadedModel
     options: AnalysisOptions
     run: Run
-    known: KnownFeatures | None
+    content: Content | None
     turn: EncoderTurn
 
     def analysis(self) -> Analysis:
@@ -210,10 +211,8 @@ class _Steps:
 
     def _entry(self, plan: PatchPlan) -> AbstractContextManager[FeatureEntry]:
         encoder = self.model.encoder
-        store, slide = (
-            (NoFeatures(), "") if self.known is None else (self.known.store, self.known.fingerprint)
-        )
-        return store.open(FeatureKey.of(slide, encoder, plan), encoder.dim)
+        content = self.content or Content("")
+        return content.features.open(FeatureKey.of(content.fingerprint, encoder, plan), encoder.dim)
 
     def _explain(self, found: _Found, encoded: _Encoded) -> Analysis:
         slide, package, options = self.slide, self.model.package, self.options
@@ -235,6 +234,7 @@ class _Steps:
             heatmap = draw_heatmap(slide, summary, overlay, caption, top, options)
         return Analysis(
             slide=summary,
+            fingerprint=None if self.content is None else self.content.fingerprint,
             model=package,
             encoder_name=self.model.encoder.name,
             encoder_sha256=self.model.encoder.sha256,

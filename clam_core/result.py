@@ -22,6 +22,8 @@ from clam_core.patches import Coordinates, PatchPlan
 from clam_core.quality import Quality
 from clam_core.slides import Pixels, SlideIdentity
 
+PNG_LEVEL = 4
+"""Of zlib: a third less time than its default, for files that are 3 % larger."""
 HEATMAP, OVERLAY, ATTENTION, SCORES = "heatmap.png", "overlay.png", "attention.npz", "attention.h5"
 
 
@@ -94,6 +96,8 @@ class Analysis:
     ----------
     slide, model, options
         What was analysed, by which model, and how.
+    fingerprint
+        Names the content of the slide; None where the caller does not.
     encoder_name, encoder_sha256
         The encoder whose weights were really used.
     plan
@@ -121,7 +125,7 @@ class Analysis:
     heatmap
         For a person to read, RGB.
     overlay
-        For a viewer to lay over the slide, RGBA, (height, width, 4).
+        For a viewer to lay over the slide, transparent where nothing was scored.
     timings
         Seconds per stage.
     software
@@ -129,6 +133,7 @@ class Analysis:
     """
 
     slide: SlideSummary
+    fingerprint: str | None
     model: Model
     encoder_name: str
     encoder_sha256: str
@@ -145,7 +150,7 @@ class Analysis:
     tissue_mm2: float | None
     top_patches: tuple[TopPatch, ...]
     heatmap: Image.Image
-    overlay: Pixels
+    overlay: Image.Image
     timings: Mapping[str, float]
     software: Mapping[str, str]
 
@@ -155,7 +160,7 @@ class Analysis:
         return self.model.classes[self.prediction.predicted]
 
     def to_result(self) -> dict[str, Any]:
-        """Return the result as JSON; a worker adds queue, publication, DICOM objects and the fingerprint."""
+        """Return the result as JSON; a worker adds queue, publication and DICOM objects."""
         return {
             "predicted_class": self.predicted_class,
             "probabilities": {
@@ -169,7 +174,7 @@ class Analysis:
                 "tissue_mm2": None if self.tissue_mm2 is None else round(self.tissue_mm2, 3),
             },
             "top_patches": [_top_patch(patch) for patch in self.top_patches],
-            "slide": _slide(self.slide),
+            "slide": _slide(self.slide) | {"fingerprint": self.fingerprint},
             "model": self._model(),
             "quality": {
                 "status": self.quality.status,
@@ -198,7 +203,7 @@ class Analysis:
         pictures = [patch.picture for patch in self.top_patches if patch.picture is not None]
         made = [
             _png(self.heatmap),
-            _png(Image.fromarray(self.overlay)),
+            _png(self.overlay),
             self._attention_npz(),
             self._scores_h5(),
             *(_jpeg(picture) for picture in pictures),
@@ -279,7 +284,7 @@ def _slide(slide: SlideSummary) -> dict[str, Any]:
 
 def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
 
 

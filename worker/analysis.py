@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from clam_core.device import describe_device, select_device
-from clam_core.encoders import Encoder
+from clam_core.encoders import Encoder, Precision
 from clam_core.errors import ClamCoreError, EncoderWeightsError
 from clam_core.features import FeatureFolder, FeatureStore, FolderLimits, NoFeatures
 from clam_core.model import LoadedModel
@@ -29,7 +29,7 @@ from clam_core.package import (
     discover_packages,
     load_package,
 )
-from clam_core.pipeline import KnownFeatures, analyze_slide
+from clam_core.pipeline import Content, analyze_slide
 from clam_core.run import EncoderTurn
 from clam_core.slides import Slide, thumbnail
 from clam_core.tensors import read_tensors
@@ -83,8 +83,8 @@ class ClamAnalyzer:
             If none is named or the one that is cannot be used.
         """
         try:
-            device = select_device(settings.device)
-            models = _load_all(_packages(settings), device, settings.encoder_weights)
+            device, precision = select_device(settings.device), Precision(settings.precision)
+            models = _load_all(_packages(settings), device, settings.encoder_weights, precision)
             if telemetry is not None:
                 models = {name: _metered(model, telemetry) for name, model in models.items()}
         except ClamCoreError as error:
@@ -123,7 +123,7 @@ class ClamAnalyzer:
             self._model(request.get("model")),
             options=dataclasses.replace(options, caption_name=f"Series {series}" if series else "Slide"),
             progress=Progress(report),
-            known=self._known(slide, request),
+            content=self._content(slide, request),
             turn=turn,
         )
         return Analysis(
@@ -132,8 +132,8 @@ class ClamAnalyzer:
             attention=Attention(found.coordinates, found.plan.footprint, found.percentiles),
         )
 
-    def _known(self, slide: Slide, request: Mapping[str, Any]) -> KnownFeatures | None:
-        """Return where this slide's features are kept; nowhere where nothing names what is read.
+    def _content(self, slide: Slide, request: Mapping[str, Any]) -> Content | None:
+        """Name what is read, and say where its features are kept; nowhere where nothing names it.
 
         The series' fingerprint names its DICOM: a file from SVS_STORAGE_DIR that stands in for it may change,
         and by DICOMweb a slide may be read that replaced it meanwhile.
@@ -141,7 +141,7 @@ class ClamAnalyzer:
         fingerprint = request.get("fingerprint")
         if not isinstance(slide, Verified) or not fingerprint:
             return None
-        return KnownFeatures(self.features, str(fingerprint))
+        return Content(str(fingerprint), self.features)
 
     def _model(self, name: str | None) -> LoadedModel:
         chosen = name or self.default_model
@@ -263,7 +263,7 @@ def _discovered(folder: Path) -> list[ModelPackage]:
 
 
 def _load_all(
-    packages: Sequence[ModelPackage], device: torch.device, weights: Path | None
+    packages: Sequence[ModelPackage], device: torch.device, weights: Path | None, precision: Precision
 ) -> dict[str, LoadedModel]:
     """Load every package; models of one encoder share it."""
     encoders: dict[tuple[str, str], Encoder] = {}
@@ -274,7 +274,8 @@ def _load_all(
         key = (package.encoder.name, package.encoder.sha256)
         try:
             if key not in encoders:
-                encoders[key] = package.load_encoder(device, encoder_weights(weights, package.encoder.name))
+                found = encoder_weights(weights, package.encoder.name)
+                encoders[key] = package.load_encoder(device, found, precision)
             aggregator = package.load_aggregator(device)
         except ClamCoreError as error:
             if len(packages) == 1:

@@ -88,6 +88,8 @@ class Settings:
         A file of encoder weights, a folder of files named after their encoders, or None.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    precision
+        What the encoders compute in: ``float32``, ``bfloat16`` or ``float16``.
     dicom_results
         The DICOM objects that are written beside the result.
     svs_storage_dir
@@ -128,6 +130,7 @@ class Settings:
     checkpoint: CheckpointSettings | None
     encoder_weights: Path | None
     device: str
+    precision: str
     dicom_results: frozenset[ResultKind]
     svs_storage_dir: Path | None
     poll_interval_s: float

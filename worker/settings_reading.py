@@ -51,6 +51,7 @@ _NAMES = (
     "MODEL_TISSUE_PRESET",
     "ENCODER_WEIGHTS",
     "DEVICE",
+    "PRECISION",
     "DICOM_RESULTS",
     "SVS_STORAGE_DIR",
     "POLL_INTERVAL",
@@ -70,6 +71,8 @@ _NAMES = (
 
 _CACHE = Path.home() / ".cache" / "orthanc-pathology"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+PRECISIONS = ("float32", "bfloat16", "float16")
+"""Those of `clam_core.encoders.Precision`, without what that imports: most commands need no PyTorch."""
 WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 WORKER_ID_FORM = "1 to 64 letters, digits, dots, dashes or underscores"
 
@@ -258,6 +261,7 @@ def _read(reader: _Reader, passed_on: Mapping[str, str]) -> Settings:
         checkpoint=_checkpoint(reader),
         encoder_weights=reader.path("ENCODER_WEIGHTS"),
         device=reader.matching("DEVICE", "auto", DEVICE, "auto, cpu, cuda or cuda:N"),
+        precision=reader.one_of("PRECISION", PRECISIONS[0], PRECISIONS),
         dicom_results=reader.kinds("DICOM_RESULTS"),
         svs_storage_dir=reader.path("SVS_STORAGE_DIR"),
         poll_interval_s=reader.number("POLL_INTERVAL", 5, 1, 3600),

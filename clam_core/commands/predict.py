@@ -13,13 +13,13 @@ from typing import Any
 from tqdm import tqdm
 
 from clam_core.arguments import micrometres
-from clam_core.encoders import ENCODERS
-from clam_core.features import FeatureFolder, FolderLimits, fingerprint_of_files
+from clam_core.encoders import ENCODERS, Precision
+from clam_core.features import FeatureFolder, FolderLimits, NoFeatures, fingerprint_of_files
 from clam_core.model import load_model
 from clam_core.options import AnalysisOptions, Reference
 from clam_core.package import BareCheckpoint, load_package
 from clam_core.patches import write_patches
-from clam_core.pipeline import KnownFeatures, analyze_slide
+from clam_core.pipeline import Content, analyze_slide
 from clam_core.result import Analysis
 from clam_core.run import Progress
 from clam_core.slides import Slide, open_slide
@@ -56,6 +56,12 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--patch-level", type=int, default=0, help="level that --reference reads")
     parser.add_argument("--encoder-weights", type=Path, help="weights file of the encoder")
+    parser.add_argument(
+        "--precision",
+        choices=[precision.value for precision in Precision],
+        default=Precision.FLOAT32.value,
+        help="of the encoder; the half precisions are fast on a GPU and move the features (default: float32)",
+    )
     parser.add_argument("--cache", type=Path, help="folder that keeps features for the next run on the slide")
     bare = parser.add_argument_group("for a checkpoint without a package")
     bare.add_argument("--encoder", choices=sorted(ENCODERS), help="encoder it was trained with")
@@ -74,21 +80,28 @@ def run(arguments: argparse.Namespace) -> int:
     with open_slide(arguments.slide) as slide:
         opened = time.perf_counter() - started
         model = load_model(
-            load_package(arguments.model, _bare(arguments)), arguments.device, arguments.encoder_weights
+            load_package(arguments.model, _bare(arguments)),
+            arguments.device,
+            arguments.encoder_weights,
+            Precision(arguments.precision),
         )
         with _progress_bars() as progress:
-            known = _known_features(arguments.cache, arguments.slide)
-            analysis = analyze_slide(slide, model, options=options, progress=progress, known=known)
+            analysis = analyze_slide(
+                slide,
+                model,
+                options=options,
+                progress=progress,
+                content=_content(arguments.slide, arguments.cache),
+            )
         written = analysis.save(arguments.out)
         written += _write_patches(slide, analysis, arguments.out / f"{arguments.slide.stem}.h5")
     _print_summary(analysis, opened, written)
     return 0
 
 
-def _known_features(cache: Path | None, slide: Path) -> KnownFeatures | None:
-    if cache is None:
-        return None
-    return KnownFeatures(FeatureFolder(cache, CACHE_LIMITS), fingerprint_of_files(slide))
+def _content(slide: Path, cache: Path | None) -> Content:
+    kept = NoFeatures() if cache is None else FeatureFolder(cache, CACHE_LIMITS)
+    return Content(fingerprint_of_files(slide), kept)
 
 
 def _options(arguments: argparse.Namespace) -> AnalysisOptions:

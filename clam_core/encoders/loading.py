@@ -12,16 +12,12 @@ from torch import nn
 
 from clam_core.encoders.compiled import CompiledNetwork, is_available
 from clam_core.encoders.fold import fold_batch_norms
+from clam_core.encoders.precision import Precision, require_supported
 from clam_core.encoders.registry import ENCODERS, EncoderEntry
-from clam_core.encoders.transforms import Framing, Normalisation, framed, normalised
+from clam_core.encoders.torch_network import TorchNetwork
+from clam_core.encoders.transforms import Framing, framed
 from clam_core.errors import CheckpointError, EncoderWeightsError, UnsupportedCheckpointError
 from clam_core.tensors import read_tensors, sha256_of
-
-CPU_BATCH = 4
-"""Tiles a forward pass on a CPU, however many are asked for: their activations stay in the cache.
-
-Measured with EfficientNet-Lite0 on two cores: 83, 137, 104 and 70 tiles/s in batches of 1, 4, 8 and 32.
-"""
 
 SHOWN = 3
 """So many tensors are named in an error; the rest is counted."""
@@ -76,55 +72,6 @@ class Network(Protocol):
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode RGB tiles (B, H, W, 3) of the size of its input, at least one, into vectors (B, dim)."""
-
-
-class TorchNetwork:
-    """A network run by PyTorch.
-
-    Parameters
-    ----------
-    network
-        In evaluation mode, on the device.
-    normalisation
-        What it was trained with.
-    device
-        Where it lies.
-    """
-
-    def __init__(self, network: nn.Module, normalisation: Normalisation, device: torch.device) -> None:
-        self.numerics = f"float32 on {_kind(device)}, torch {torch.__version__}"
-        self._network = network
-        self._normalisation = normalisation
-        self._device = device
-
-    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Normalise and encode tiles (B, H, W, 3)."""
-        if self._device.type != "cpu":
-            return self._forward(tiles)
-        parts = [self._part(tiles[start : start + CPU_BATCH]) for start in range(0, len(tiles), CPU_BATCH)]
-        return np.concatenate(parts)
-
-    def _part(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode at most `CPU_BATCH` tiles, always in a full batch.
-
-        A kernel for another number of tiles may add in another order: so a tile has the same vector, to the
-        last bit, whatever batch it is in.
-        """
-        missing = CPU_BATCH - len(tiles)
-        full = np.concatenate([tiles, np.repeat(tiles[-1:], missing, axis=0)]) if missing else tiles
-        return self._forward(full)[: len(tiles)]
-
-    def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            batch = normalised(tiles, self._normalisation, self._device)
-            features = self._network(batch.contiguous(memory_format=torch.channels_last))
-        vectors: NDArray[np.float32] = features.float().cpu().numpy()
-        return vectors
-
-
-def _kind(device: torch.device) -> str:
-    """Name what computes: GPUs of other kinds have other kernels."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 class NetworkEncoder:
@@ -187,6 +134,7 @@ def load_encoder(
     device: torch.device | str = "cpu",
     fold: bool = True,
     compiled: bool = False,
+    precision: Precision = Precision.FLOAT32,
 ) -> Encoder:
     """Load an encoder by name.
 
@@ -202,7 +150,9 @@ def load_encoder(
         Merge batch norms into convolutions: the features agree to 1e-5 of the largest, in half the time.
     compiled
         Let OpenVINO run it, on a CPU, where that is installed and the registry says that it does it well:
-        another third of the time, and other last digits.
+        another third of the time, and other last digits. It computes in float32.
+    precision
+        What the encoder computes in; see `Precision`.
 
     Returns
     -------
@@ -214,26 +164,32 @@ def load_encoder(
     EncoderWeightsError
         If the name is unknown, or the weights are missing, damaged, another file than the pinned one, or
         those of another encoder.
+    ParameterError
+        If the device does not compute in this precision.
     """
     entry = _entry(name)
+    target = torch.device(device)
+    require_supported(precision, target)
     path = weights or entry.find()
     if path is None or not path.is_file():
         place = "are not installed" if path is None else f"are not at {path}"
         raise EncoderWeightsError(f"The weights of the encoder {name} {place}: {entry.how_to_get}.")
     sha256 = _verified_sha256(entry, path)
-    target = torch.device(device)
     network = _filled(entry, path).eval().requires_grad_(requires_grad=False)
     if fold:
         network = fold_batch_norms(network)
-    return NetworkEncoder(entry, sha256, _prepared(entry, network, target, compiled=compiled))
+    compiled = compiled and precision is Precision.FLOAT32
+    return NetworkEncoder(entry, sha256, _prepared(entry, network, target, precision, compiled=compiled))
 
 
-def _prepared(entry: EncoderEntry, network: nn.Module, device: torch.device, *, compiled: bool) -> Network:
+def _prepared(
+    entry: EncoderEntry, network: nn.Module, device: torch.device, precision: Precision, *, compiled: bool
+) -> Network:
     if compiled and entry.compiles and device.type == "cpu" and is_available():
         return CompiledNetwork(network, entry.input_px, entry.dim, entry.normalisation)
     # torch 2.13's stubs lack this overload of Module.to.
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TorchNetwork(network, entry.normalisation, device)
+    return TorchNetwork(network, entry.normalisation, device, precision)
 
 
 def _entry(name: str) -> EncoderEntry:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from clam_core.heatmap.colormaps import colors
-from clam_core.slides import Pixels
 from clam_core.tissue import Piece, fill_pieces
 
 COLOR_MAP = "attention"
@@ -22,6 +22,9 @@ FAINTEST, STRONGEST = 0.12, 0.52
 
 FIXED_POINT = 1_000_000
 """Scores are added up as whole millionths: exact, whatever the order."""
+
+STRIP = 32
+"""Rows that are added up at a time."""
 
 
 @dataclass(frozen=True)
@@ -76,48 +79,63 @@ def score_map(
     # A patch smaller than a pixel still leaves its mark.
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
     boxes = np.clip(boxes, 0, np.asarray(size * 2))
-    count = _sum_of_boxes(boxes, np.ones(len(boxes), dtype=np.int32), size)
-    # Half the width is half the time, and sums wrap around until the last one, which must fit.
-    fits = int(count.max(initial=0)) * 100 * FIXED_POINT < np.iinfo(np.int32).max
-    fixed = np.rint(scores * FIXED_POINT).astype(np.int32 if fits else np.int64)
-    values = _sum_of_boxes(boxes, fixed, size).astype(np.float32)
-    values /= np.maximum(count, 1) * np.float32(FIXED_POINT)
-    covered = (count > 0) & (fill_pieces(pieces, size, downsample) > 0)
+    fixed = np.rint(scores * FIXED_POINT).astype(np.int64)
+    values = np.zeros((size[1], size[0]), dtype=np.float32)
+    covered = fill_pieces(pieces, size, downsample).view(np.bool_)
+    counts, sums = _SumsOfBoxes(boxes, np.ones_like(fixed), size), _SumsOfBoxes(boxes, fixed, size)
+    for top in range(0, size[1], STRIP):
+        rows = slice(top, min(top + STRIP, size[1]))
+        count, total = counts.next(rows), sums.next(rows)
+        scored = count > 0
+        np.divide(total, count * FIXED_POINT, out=values[rows], where=scored, casting="same_kind")
+        covered[rows] &= scored
     return ScoreMap(values, covered, downsample)
 
 
-def _sum_of_boxes(
-    boxes: NDArray[np.int64], values: NDArray[np.signedinteger], size: tuple[int, int]
-) -> NDArray[np.signedinteger]:
-    """Return the sum of the values of all boxes over each pixel, (height, width).
+class _SumsOfBoxes:
+    """The sum of the values of all boxes over each pixel, strip by strip from the top.
 
     Each box changes the picture at its four corners only; running sums along both axes fill it. Millions of
-    patches take no longer than the picture is large, and integers make it exact.
+    patches take no longer than the picture is large, and integers make it exact. A strip stays in the
+    processor's cache while all of this is done to it.
     """
-    width, height = size
-    flat = np.zeros((height + 1) * (width + 1), dtype=values.dtype)
-    left, top, right, bottom = boxes.T
-    for rows, columns, sign in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
-        np.add.at(flat, rows * (width + 1) + columns, sign * values)
-    changes = flat.reshape(height + 1, width + 1)
-    np.cumsum(changes, axis=0, dtype=changes.dtype, out=changes)
-    np.cumsum(changes, axis=1, dtype=changes.dtype, out=changes)
-    return changes[:height, :width]
+
+    def __init__(self, boxes: NDArray[np.int64], values: NDArray[np.int64], size: tuple[int, int]) -> None:
+        left, top, right, bottom = boxes.T
+        rows = np.concatenate([top, bottom, top, bottom])
+        columns = np.concatenate([left, right, right, left])
+        order = np.argsort(rows, kind="stable")
+        self._rows, self._columns = rows[order], columns[order]
+        self._changes = np.concatenate([values, values, -values, -values])[order]
+        self._above = np.zeros(size[0] + 1, dtype=np.int64)
+
+    def next(self, rows: slice) -> NDArray[np.int64]:
+        """Return the sums of the next rows, (rows, width)."""
+        first, last = np.searchsorted(self._rows, (rows.start, rows.stop))
+        here = slice(int(first), int(last))
+        strip = np.zeros((rows.stop - rows.start, len(self._above)), dtype=np.int64)
+        np.add.at(strip, (self._rows[here] - rows.start, self._columns[here]), self._changes[here])
+        strip[0] += self._above
+        np.cumsum(strip, axis=0, out=strip)
+        self._above = strip[-1].copy()
+        return np.cumsum(strip, axis=1, out=strip)[:, :-1]
 
 
-def paint(scores: ScoreMap, cmap: str = COLOR_MAP) -> Pixels:
+def paint(scores: ScoreMap, cmap: str = COLOR_MAP) -> Image.Image:
     """Return a score map as colours, the fainter the less attended, transparent where nothing was scored.
 
     Returns
     -------
-    numpy.ndarray
-        RGBA, uint8, (height, width, 4); not premultiplied.
+    PIL.Image.Image
+        With a palette of RGBA, not premultiplied: a byte a pixel, for as many colours there are.
     """
-    steps = np.arange(256) / 255
-    table = np.zeros((257, 4), dtype=np.uint8)
-    table[1:, :3] = colors(steps, cmap)
-    table[1:, 3] = np.rint((FAINTEST + (STRONGEST - FAINTEST) * steps) * 255)
-    # Entry 0 is transparent, 1 to 256 are the scores.
-    index = (scores.values * np.float32(255 / 100)).astype(np.uint16) + 1
+    # Entry 0 is transparent, 1 to 255 are the scores.
+    steps = np.arange(255) / 254
+    palette = np.zeros((256, 4), dtype=np.uint8)
+    palette[1:, :3] = colors(steps, cmap)
+    palette[1:, 3] = np.rint((FAINTEST + (STRONGEST - FAINTEST) * steps) * 255)
+    index = (scores.values * np.float32(254 / 100)).astype(np.uint8) + np.uint8(1)
     index *= scores.covered
-    return np.take(table, index, axis=0)
+    picture = Image.fromarray(index)
+    picture.putpalette(palette.tobytes(), "RGBA")
+    return picture

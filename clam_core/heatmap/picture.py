@@ -75,7 +75,7 @@ class Highlight:
 
 def compose(
     thumbnail: Pixels,
-    overlay: Pixels,
+    overlay: Image.Image,
     caption: Caption,
     mpp: tuple[float, float] | None = None,
     highlights: Sequence[Highlight] = (),
@@ -87,7 +87,7 @@ def compose(
     thumbnail
         The slide, RGB, (height, width, 3).
     overlay
-        RGBA of any size; it covers the whole slide.
+        Transparent, of any size; it covers the whole slide.
     caption
         What stands beside.
     mpp
@@ -120,8 +120,8 @@ def compose(
     return page
 
 
-def _blend(slide: Image.Image, overlay: Pixels) -> Image.Image:
-    colours = Image.fromarray(overlay).resize(slide.size, Image.Resampling.BOX)
+def _blend(slide: Image.Image, overlay: Image.Image) -> Image.Image:
+    colours = overlay.convert("RGBA").resize(slide.size, Image.Resampling.BOX)
     return Image.alpha_composite(slide.convert("RGBA"), colours).convert("RGB")
 
 

@@ -132,7 +132,7 @@ class FakeModel:
     predictor: RednessPredictor | None = None
     quality: Quality = field(default_factory=lambda: Quality("ok"))
 
-    def load_encoder(self, device: torch.device, weights: object = None) -> Encoder:
+    def load_encoder(self, device: torch.device, weights: object, precision: object) -> Encoder:
         return self.encoder or MeanColourEncoder()
 
     def load_aggregator(self, device: torch.device) -> RednessPredictor:

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from clam_core.encoders import ENCODERS, load_encoder, loading, registry
+from clam_core.encoders import ENCODERS, load_encoder, loading, precision, registry
 from clam_core.encoders.efficientnet_lite import SamePaddedConv2d
 from clam_core.encoders.fold import fold_batch_norms
-from clam_core.encoders.loading import TorchNetwork
+from clam_core.encoders.precision import Precision, require_supported
+from clam_core.encoders.torch_network import TorchNetwork
 from clam_core.encoders.transforms import IMAGENET, Framing, resized, to_input
 from clam_core.encoders.vit import SMALL_16, VisionTransformer
 from clam_core.errors import EncoderWeightsError, ParameterError
@@ -160,9 +161,37 @@ def test_features_of_one_kind_of_gpu_are_not_taken_for_those_of_another(
 ) -> None:
     def numerics(gpu: str) -> str:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: gpu)
-        return TorchNetwork(torch.nn.Identity(), ENCODERS["uni"].normalisation, torch.device("cuda")).numerics
+        return TorchNetwork(
+            torch.nn.Identity(), ENCODERS["uni"].normalisation, torch.device("cuda"), Precision.FLOAT32
+        ).numerics
 
     assert numerics("NVIDIA H200") != numerics("NVIDIA L4")
+
+
+def test_bfloat16_moves_the_features_by_some_hundredths_and_says_so(lite: Any) -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
+    half = load_encoder("efficientnet-lite0", precision=Precision.BFLOAT16)
+    wanted, found = lite.encode(tiles), half.encode(tiles)
+    assert found.dtype == np.float32
+    assert 1e-3 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.1
+    assert half.numerics.startswith("bfloat16 on cpu")
+
+
+def test_openvino_is_left_alone_where_bfloat16_is_asked_for() -> None:
+    half = load_encoder("efficientnet-lite0", compiled=True, precision=Precision.BFLOAT16)
+    assert "torch" in half.numerics
+
+
+def test_float16_on_a_cpu_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ParameterError, match="use float32 or bfloat16 on a CPU"):
+        load_encoder("efficientnet-lite0", precision=Precision.FLOAT16)
+
+
+def test_bfloat16_on_a_gpu_without_units_for_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_has_bfloat16", lambda _device: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Tesla T4")
+    with pytest.raises(ParameterError, match="Tesla T4 does not compute in bfloat16: use float16"):
+        require_supported(Precision.BFLOAT16, torch.device("cuda"))
 
 
 @pytest.fixture(scope="module")

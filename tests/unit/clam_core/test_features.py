@@ -23,7 +23,7 @@ from clam_core.features.segment import packed
 from clam_core.features.store import Chunk
 from clam_core.options import AnalysisOptions
 from clam_core.patches import PatchPlan
-from clam_core.pipeline import KnownFeatures, analyze_slide
+from clam_core.pipeline import Content, analyze_slide
 from clam_core.software import DECODERS, versions
 from tests.support.core_fakes import ArraySlide, FakeModel, MeanColourEncoder, glass_with_tissue
 
@@ -39,10 +39,10 @@ def folder(tmp_path: Path) -> FeatureFolder:
 
 
 def analyze(folder: FeatureFolder, encoder: MeanColourEncoder, **changes: Any) -> Any:
-    known = KnownFeatures(folder, changes.pop("fingerprint", "f" * 64))
+    content = Content(changes.pop("fingerprint", "f" * 64), folder)
     model = changes.pop("model", FakeModel(encoder=encoder))
     wanted = {"options": SMALL_BATCHES, **changes}
-    return analyze_slide(ArraySlide(PICTURE), model, device="cpu", known=known, **wanted)
+    return analyze_slide(ArraySlide(PICTURE), model, device="cpu", content=content, **wanted)
 
 
 def chunk(*corners: tuple[int, int]) -> Chunk:

@@ -184,7 +184,7 @@ def test_overlay_covers_the_whole_slide_and_only_scored_tissue() -> None:
     assert not found.covered[51:].any()
     assert found.values[10, 10] == 20
     assert found.values[10, 60] == 100
-    rgba = paint(found)
+    rgba = np.asarray(paint(found).convert("RGBA"))
     assert rgba.shape == (300, 400, 4)
     assert (rgba[..., 3] > 0).tolist() == found.covered.tolist()
     assert rgba[10, 60, 3] > rgba[10, 10, 3], "the more attended, the stronger"
@@ -221,7 +221,7 @@ CAPTION = Caption("S-1", "model 1", "oscc", 0.9, 50, 1.2, use="demonstration")
 def test_page_shows_slide_heatmap_and_caption_for_any_shape(size: Any) -> None:
     width, height = size
     thumbnail = np.full((height, width, 3), 200, dtype=np.uint8)
-    overlay = np.full((height, width, 4), 255, dtype=np.uint8)
+    overlay = Image.fromarray(np.full((height, width, 4), 255, dtype=np.uint8))
     page = compose(thumbnail, overlay, CAPTION, (2.0, 2.0))
     assert page.mode == "RGB"
     assert page.width > width + 400
@@ -231,7 +231,7 @@ def test_page_shows_slide_heatmap_and_caption_for_any_shape(size: Any) -> None:
 def test_page_breaks_names_that_fit_on_no_line() -> None:
     uid = "1.2.826.0.1.3680043.8.498." * 5
     thumbnail = np.full((90, 90, 3), 200, dtype=np.uint8)
-    overlay = np.zeros((90, 90, 4), dtype=np.uint8)
+    overlay = Image.fromarray(np.zeros((90, 90, 4), dtype=np.uint8))
     long = compose(thumbnail, overlay, Caption(uid, "m", "c", 0.5, 1))
     short = compose(thumbnail, overlay, Caption("a", "m", "c", 0.5, 1))
     assert long.width == short.width
@@ -240,7 +240,7 @@ def test_page_breaks_names_that_fit_on_no_line() -> None:
 
 def test_most_attended_patches_are_framed_and_shown_beside() -> None:
     thumbnail = np.full((400, 300, 3), 200, dtype=np.uint8)
-    overlay = np.zeros((400, 300, 4), dtype=np.uint8)
+    overlay = Image.fromarray(np.zeros((400, 300, 4), dtype=np.uint8))
     green = np.zeros((64, 64, 3), dtype=np.uint8)
     green[..., 1] = 255
     plain = compose(thumbnail, overlay, CAPTION)
@@ -255,7 +255,7 @@ def test_most_attended_patches_are_framed_and_shown_beside() -> None:
 
 def test_a_frame_over_the_slides_edge_is_closed_on_the_slide() -> None:
     thumbnail = np.full((400, 300, 3), 200, dtype=np.uint8)
-    overlay = np.zeros((400, 300, 4), dtype=np.uint8)
+    overlay = Image.fromarray(np.zeros((400, 300, 4), dtype=np.uint8))
     over = Highlight((0.9, 0.9, 1.1, 1.2), thumbnail[:8, :8])
     page = np.asarray(compose(thumbnail, overlay, CAPTION, highlights=[over]))
     heat = page[28:428, 2 * 28 + 300 : 2 * 28 + 600]
@@ -266,7 +266,7 @@ def test_a_frame_over_the_slides_edge_is_closed_on_the_slide() -> None:
 
 def test_frames_of_tiny_patches_can_still_be_seen() -> None:
     thumbnail = np.full((400, 300, 3), 200, dtype=np.uint8)
-    overlay = np.zeros((400, 300, 4), dtype=np.uint8)
+    overlay = Image.fromarray(np.zeros((400, 300, 4), dtype=np.uint8))
     tiny = Highlight((0.5, 0.5, 0.501, 0.501), np.zeros((8, 8, 3), dtype=np.uint8))
     page = np.asarray(compose(thumbnail, overlay, CAPTION, highlights=[tiny]))
     heat = page[28:428, 2 * 28 + 300 : 2 * 28 + 600]
@@ -280,13 +280,13 @@ def red_pixels(picture: Image.Image) -> int:
 
 def test_demonstration_models_say_so_in_red_and_others_do_not() -> None:
     thumbnail = np.full((90, 90, 3), 200, dtype=np.uint8)
-    overlay = np.zeros((90, 90, 4), dtype=np.uint8)
+    overlay = Image.fromarray(np.zeros((90, 90, 4), dtype=np.uint8))
     assert red_pixels(compose(thumbnail, overlay, CAPTION)) > 100
     assert red_pixels(compose(thumbnail, overlay, Caption("S", "m", "c", 0.5, 1, use="commercial"))) == 0
 
 
 def test_page_is_the_same_every_time(tmp_path: Path) -> None:
     thumbnail = np.full((90, 120, 3), 200, dtype=np.uint8)
-    overlay = np.full((90, 120, 4), 99, dtype=np.uint8)
+    overlay = Image.fromarray(np.full((90, 120, 4), 99, dtype=np.uint8))
     pages = [compose(thumbnail, overlay, CAPTION, (1.0, 1.0)).tobytes() for _ in range(2)]
     assert pages[0] == pages[1]

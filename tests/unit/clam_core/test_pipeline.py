@@ -98,7 +98,7 @@ def test_artifacts_are_those_that_the_result_names(analysis: Any) -> None:
     named = ["heatmap.png", "overlay.png", "attention.npz", "attention.h5", "patch-001.jpg"]
     assert list(artifacts)[:5] == named
     overlay = Image.open(io.BytesIO(artifacts["overlay.png"]))
-    assert (overlay.mode, overlay.size) == ("RGBA", (2048, 1536))
+    assert (overlay.mode, overlay.info["transparency"][0], overlay.size) == ("P", 0, (2048, 1536))
     assert Image.open(io.BytesIO(artifacts["patch-001.jpg"])).size == (128, 128)
     held = np.load(io.BytesIO(artifacts["attention.npz"]))
     assert np.array_equal(held["coords"], analysis.coordinates)

@@ -11,14 +11,17 @@ import pytest
 from clam_core import cli
 from clam_core.commands import predict
 from clam_core.errors import SlideError
+from clam_core.features import fingerprint_of_files
 from clam_core.package import demo_package_path
 from tests.support.core_fakes import ArraySlide, FakeModel, MeanColourEncoder, blank, glass_with_tissue
 from tests.support.shared_data import shared_path
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Any:
+def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Replace slide and model on disk by those in memory; returns the slide, which a test may change."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a-slide.svs").write_bytes(b"what names the content")
     state = {"slide": ArraySlide(glass_with_tissue())}
     monkeypatch.setattr(predict, "open_slide", lambda path: state["slide"])
     monkeypatch.setattr(predict, "load_package", lambda path, bare: FakeModel())
@@ -49,11 +52,16 @@ def test_writes_result_pictures_and_patches(
         assert len(file["coords"]) == result["patches"]["count"]
 
 
+def test_the_result_holds_the_hash_of_the_slide(seen: Any, tmp_path: Path) -> None:
+    assert command(tmp_path / "out") == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["slide"]["fingerprint"] == fingerprint_of_files(tmp_path / "a-slide.svs")
+
+
 def test_a_second_run_with_a_cache_encodes_nothing(
     seen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide, encoder = tmp_path / "a-slide.svs", MeanColourEncoder()
-    slide.write_bytes(b"what names the content")
     monkeypatch.setattr(predict, "open_slide", lambda path: ArraySlide(glass_with_tissue()))
     monkeypatch.setattr(predict, "load_package", lambda path, bare: FakeModel(encoder=encoder))
     wanted = ["predict", str(slide), "--model", "m", "--cache", str(tmp_path / "cache")]
@@ -106,9 +114,9 @@ def test_blank_slide_is_one_line_and_exit_code_2(
     seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen["slide"] = ArraySlide(blank(1000, 1000))
-    assert command(tmp_path) == 2
+    assert command(tmp_path / "out") == 2
     assert "[no_tissue]" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_values_and_devices_are_one_line_and_exit_code_2(

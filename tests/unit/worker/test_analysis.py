@@ -165,7 +165,7 @@ def test_features_are_kept_where_every_byte_is_of_the_files_that_the_fingerprint
     known = []
 
     def remember(slide: object, model: object, **given: Any) -> None:
-        known.append(given["known"])
+        known.append(given["content"])
         raise ParameterError("Enough.")
 
     monkeypatch.setattr("worker.analysis.analyze_slide", remember)

@@ -87,6 +87,7 @@ def test_a_retired_name_is_a_warning_that_says_where_it_went() -> None:
         ("POLL_INTERVAL", "nan"),
         ("LONG_POLL", "3600"),
         ("DEVICE", "gpu"),
+        ("PRECISION", "half"),
         ("SHUTDOWN", "later"),
         ("LOG_FORMAT", "xml"),
         ("LOG_LEVEL", "LOUD"),

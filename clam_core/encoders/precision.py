@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In which floating-point numbers an encoder computes."""
+
+from contextlib import AbstractContextManager, nullcontext
+from enum import StrEnum
+
+import torch
+
+from clam_core.errors import ParameterError
+
+
+class Precision(StrEnum):
+    """What convolutions and matrix products compute in; weights, sums and features stay float32.
+
+    The half precisions are PyTorch's automatic mixed precision, for GPUs that have units for them. They move
+    the features: bfloat16 those of EfficientNet-Lite0 on tissue by 5 % of their length; float16 keeps three
+    bits more of each number and holds none above 65,504.
+    """
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+    def on(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return what a forward pass on a device is made in."""
+        if self is Precision.FLOAT32:
+            return nullcontext()
+        return torch.autocast(device.type, _TYPES[self])
+
+
+_TYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
+
+
+def require_supported(precision: Precision, device: torch.device) -> None:
+    """Refuse a precision that a device computes slowly or not at all.
+
+    Raises
+    ------
+    ParameterError
+        float16 on a CPU; bfloat16 on a GPU without units for it (before NVIDIA's Ampere).
+    """
+    if precision is Precision.FLOAT16 and device.type == "cpu":
+        raise ParameterError("The precision float16 needs a GPU: use float32 or bfloat16 on a CPU.")
+    if precision is Precision.BFLOAT16 and device.type == "cuda" and not _has_bfloat16(device):
+        raise ParameterError(
+            f"{torch.cuda.get_device_name(device)} does not compute in bfloat16: use float16 or float32."
+        )
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))

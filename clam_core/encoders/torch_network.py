@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks run by PyTorch, on a CPU or a GPU."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from clam_core.encoders.precision import Precision
+from clam_core.encoders.transforms import Normalisation, normalised
+
+CPU_BATCH = 4
+"""Tiles a forward pass on a CPU, however many are asked for: their activations stay in the cache.
+
+Measured with EfficientNet-Lite0 on two cores: 83, 137, 104 and 70 tiles/s in batches of 1, 4, 8 and 32.
+"""
+
+
+class TorchNetwork:
+    """A network run by PyTorch.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, on the device.
+    normalisation
+        What it was trained with.
+    device
+        Where it lies.
+    precision
+        What it computes in.
+    """
+
+    def __init__(
+        self, network: nn.Module, normalisation: Normalisation, device: torch.device, precision: Precision
+    ) -> None:
+        self.numerics = f"{precision} on {_kind(device)}, torch {torch.__version__}"
+        self._precision = precision
+        self._network = network
+        self._normalisation = normalisation
+        self._device = device
+
+    def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Normalise and encode tiles (B, H, W, 3)."""
+        if self._device.type != "cpu":
+            return self._forward(tiles)
+        parts = [self._part(tiles[start : start + CPU_BATCH]) for start in range(0, len(tiles), CPU_BATCH)]
+        return np.concatenate(parts)
+
+    def _part(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Encode at most `CPU_BATCH` tiles, always in a full batch.
+
+        A kernel for another number of tiles may add in another order: so a tile has the same vector, to the
+        last bit, whatever batch it is in.
+        """
+        missing = CPU_BATCH - len(tiles)
+        full = np.concatenate([tiles, np.repeat(tiles[-1:], missing, axis=0)]) if missing else tiles
+        return self._forward(full)[: len(tiles)]
+
+    def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode(), self._precision.on(self._device):
+            batch = normalised(tiles, self._normalisation, self._device)
+            features = self._network(batch.contiguous(memory_format=torch.channels_last))
+        vectors: NDArray[np.float32] = features.float().cpu().numpy()
+        return vectors
+
+
+def _kind(device: torch.device) -> str:
+    """Name what computes: GPUs of other kinds have other kernels."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
