@@ -108,6 +108,7 @@ class Index:
         self._live: dict[str, Live] = {}
         self._tokens: dict[str, str] = {}
         self._outputs: dict[str, str] = {}
+        self._arriving: set[str] = set()
         self._gone: dict[str, str] = {}
 
     def state(self, series_id: str) -> SeriesState | None:
@@ -198,6 +199,22 @@ class Index:
         with self.lock:
             return self._live.get(request_id, Live())
 
+    def set_arriving(self, series_id: str, *, arriving: bool) -> None:
+        """Note whether files of a series may still come, which its pending requests wait for."""
+        with self.lock:
+            if arriving == (series_id in self._arriving):
+                return
+            (self._arriving.add if arriving else self._arriving.discard)(series_id)
+            for request_id in self._of_series.get(series_id, ()):
+                if self._requests[request_id].status == values.PENDING:
+                    self._touch(request_id)
+            self.changed.notify_all()
+
+    def is_arriving(self, series_id: str) -> bool:
+        """Tell whether files of a series may still come, as far as is known since the start."""
+        with self.lock:
+            return series_id in self._arriving
+
     def request_of_token(self, token_sha256: str) -> AnalysisRequest | None:
         """Return the request that is being worked on under a token."""
         with self.lock:
@@ -242,6 +259,7 @@ class Index:
         """Drop all requests of a deleted series, remember that they are gone; return what was known of it."""
         with self.lock:
             state = self._states.pop(series_id, None)
+            self._arriving.discard(series_id)
             for request_id in self._of_series.get(series_id, ()):
                 self._drop(request_id)
                 self._gone[request_id] = series_id

@@ -16,6 +16,7 @@ from .values import STATUSES
 
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
+_WITHOUT_BODY = {"204": "Nothing to do.", "302": "It lies elsewhere.", "304": "Nothing new."}
 _ERRORS = ("403", "404", "409", "410", "413", "415", "422", "429", "503")
 
 
@@ -93,6 +94,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/metrics"): Operation(_MONITOR, answer=None, answer_type=METRICS_TYPE),
     ("GET", "/openapi.json"): Operation(_ALL, answer=None),
     ("GET", source.PATH): Operation(_PERSON, answer=None, answer_type=source.ARCHIVE_TYPE),
+    ("GET", "/app"): Operation(_PERSON, answer=None, statuses=("302",)),
     ("GET", "/app/{path*}"): Operation(_PERSON, answer=None, answer_type="*/*", statuses=("200", "304")),
 }
 
@@ -164,7 +166,7 @@ def _parameters(route: Route, known: Operation) -> list[dict[str, Any]]:
 
 
 def _success(known: Operation, status: str) -> dict[str, Any]:
-    if status not in {"200", "201"}:
-        return {"description": "Nothing new." if status == "304" else "Nothing to do."}
+    if status in _WITHOUT_BODY:
+        return {"description": _WITHOUT_BODY[status]}
     schema = {} if known.answer is None else {"schema": ref(known.answer)}
     return {"description": "Done.", "content": {known.answer_type: schema}}

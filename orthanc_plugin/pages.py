@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +12,12 @@ from types import MappingProxyType
 
 from .errors import ApiError
 from .http import Response
+from .router import ROOT
+from .settings import Settings
 
 APP = Path(__file__).resolve().parent / "app"
+_EXPLORER_SCRIPT = APP.with_name("explorer.js")
+_FIRST_PAGE = "worklist.html"
 
 CONTENT_TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -73,10 +78,26 @@ def serve_page(path: str, if_none_match: str = "") -> Response:
     """
     file = _files().get(path.strip("/"))
     if file is None:
-        raise ApiError(404, "unknown_route", "There is no such page; try worklist.html.")
+        raise ApiError(404, "unknown_route", f"There is no such page; try {_FIRST_PAGE}.")
     body = file.read_bytes()
     etag = f'"{hashlib.sha256(body).hexdigest()}"'
     tags = {tag.strip() for tag in if_none_match.split(",")}
     if etag in tags:
         return Response(304, b"", CONTENT_TYPES[file.suffix], _headers(etag))
     return Response(200, body, CONTENT_TYPES[file.suffix], _headers(etag))
+
+
+def first_page() -> Response:
+    """Return the way from ``/pathology/app`` to the worklist.
+
+    Orthanc takes the last slash off a path, so no relative address would fit with and without one.
+    """
+    return Response(302, headers={"Location": f"{ROOT}/app/{_FIRST_PAGE}", "Cache-Control": "no-cache"})
+
+
+def explorer_script(site: str, settings: Settings) -> str:
+    """Return the script for Orthanc Explorer: the site's own, then ours with our attachments' numbers."""
+    numbers = {"archive": settings.archive_number, "first": settings.first_attachment}
+    own = _EXPLORER_SCRIPT.read_text("utf-8").rstrip()
+    # The semicolon ends the site's last statement, which may lack one: ours begins with a parenthesis.
+    return f"{site}\n;{own}({json.dumps(numbers)});\n"

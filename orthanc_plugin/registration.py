@@ -7,7 +7,6 @@ import queue
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from . import __version__, orthanc_api, orthanc_callbacks
 from .application import OWN_ROUTES, Application
@@ -15,6 +14,7 @@ from .audit import open_audit
 from .clock import SystemClock
 from .errors import PluginError
 from .orthanc_gateway import OrthancGateway
+from .pages import explorer_script
 from .roles import refuse_unsafe_users
 from .service.changes import series_created, series_deleted, series_stable
 from .service.clockwork import LEFTOVERS_EVERY, TICK_S, finish_leftovers, tick
@@ -26,7 +26,6 @@ from .settings import doubts, read_settings
 OnChange = Callable[[int, int, str], None]
 Filter = Callable[..., bool]
 
-_EXPLORER_SCRIPT = Path(__file__).with_name("explorer.js")
 _RETRY_START_S = 5.0
 _SERIES_CHANGES = {
     "DELETED": (series_deleted,),
@@ -75,7 +74,7 @@ def register(
     orthanc_callbacks.serve_route(OWN_ROUTES.pattern, application.handle, application.user_of)
     orthanc_callbacks.filter_requests(application.allows, before=filter)
     orthanc_callbacks.listen(plugin.on_change, before=on_change)
-    orthanc_api.extend_explorer(explorer_js + "\n" + _EXPLORER_SCRIPT.read_text("utf-8"))
+    orthanc_api.extend_explorer(explorer_script(explorer_js, settings))
     for doubt in doubts(configuration, settings):
         orthanc_api.log_warning(f"Pathology: {doubt}")
     orthanc_api.log_warning(f"The pathology plugin {__version__} is registered.")

@@ -23,7 +23,7 @@ from .http import Request, Response, json_response, parse_object
 from .metrics import CONTENT_TYPE as METRICS_TYPE
 from .metrics import queue_metrics, render
 from .openapi import document
-from .pages import serve_page
+from .pages import first_page, serve_page
 from .ranges import RangeServer
 from .router import ROOT, Route
 from .service import artifacts, decide, listing, tokenless
@@ -95,6 +95,7 @@ class Routes:
             Route("GET", "/metrics", self.metrics),
             Route("GET", "/openapi.json", self.openapi),
             Route("GET", source.PATH, self.source),
+            Route("GET", "/app", self.first_page),
             Route("GET", "/app/{path*}", self.page),
         )
 
@@ -351,6 +352,10 @@ class Routes:
         """Return the plugin's source as it runs."""
         return source.serve_source()
 
+    def first_page(self, _request: Request, _parts: Parts) -> Response:
+        """Lead to the worklist."""
+        return first_page()
+
     def page(self, request: Request, parts: Parts) -> Response:
         """Return a file of the plugin's own pages."""
         return serve_page(parts["path"], request.headers.get("if-none-match", ""))
@@ -359,7 +364,12 @@ class Routes:
 
     def _short(self, request: AnalysisRequest) -> dict[str, Any]:
         index = self._core.index
-        return views.short_request(request, index.live(request.request_id), index.version(request.request_id))
+        return views.short_request(
+            request,
+            index.live(request.request_id),
+            index.version(request.request_id),
+            arriving=index.is_arriving(request.series),
+        )
 
     def _full(self, request: AnalysisRequest) -> dict[str, Any]:
         index = self._core.index
@@ -368,6 +378,7 @@ class Routes:
             index.live(request.request_id),
             index.version(request.request_id),
             read_result(self._core, request),
+            arriving=index.is_arriving(request.series),
         )
 
     def _later(self) -> dict[str, str]:

@@ -65,8 +65,13 @@ def _attempt_members(request: AnalysisRequest) -> list[dict[str, Any]]:
     ]
 
 
-def short_request(request: AnalysisRequest, live: Live, version: str) -> dict[str, Any]:
-    """Return a request as lists show it: without history and result."""
+def short_request(
+    request: AnalysisRequest, live: Live, version: str, *, arriving: bool = False
+) -> dict[str, Any]:
+    """Return a request as lists show it: without history and result.
+
+    With `arriving` files of its slide may still come, which is what it waits for while it is pending.
+    """
     model = request.bound_model
     grant = request.grant
     at_work = request.status in {values.PROCESSING, values.PUBLISHING}
@@ -75,6 +80,7 @@ def short_request(request: AnalysisRequest, live: Live, version: str) -> dict[st
         "schema": 1,
         "request_id": request.request_id,
         "status": request.status,
+        "waits_for": _waits_for(request, arriving=arriving),
         "series": request.series,
         "study": request.study,
         "series_instance_uid": request.series_instance_uid,
@@ -116,10 +122,18 @@ def short_request(request: AnalysisRequest, live: Live, version: str) -> dict[st
     }
 
 
-def full_request(request: AnalysisRequest, live: Live, version: str, result: Any) -> dict[str, Any]:
-    """Return a request with its history, its attempts and its result."""
+def _waits_for(request: AnalysisRequest, *, arriving: bool) -> str | None:
+    if request.status != values.PENDING:
+        return None
+    return "slide" if arriving else "worker"
+
+
+def full_request(
+    request: AnalysisRequest, live: Live, version: str, result: Any, *, arriving: bool = False
+) -> dict[str, Any]:
+    """Return a request with its history, its attempts and its result; `arriving` as in `short_request`."""
     return {
-        **short_request(request, live, version),
+        **short_request(request, live, version, arriving=arriving),
         "result": result,
         "grants": _attempt_members(request),
         "history": [_event_member(event) for event in request.history],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Numbers, times and names as a person reads them.
 
-import { language, t } from "./i18n.js";
+import { language, t, word } from "./i18n.js";
 
 /** Return a share of 1 as percent. */
 export function percent(share, digits = 0) {
@@ -20,6 +20,11 @@ export function number(value, digits = 0) {
 /** Return a number with so many significant digits. */
 export function significant(value, digits = 3) {
     return new Intl.NumberFormat(language, { maximumSignificantDigits: digits }).format(value);
+}
+
+/** Return the state of a request in words; of a waiting one, what it waits for. */
+export function standing({ status, waits_for: awaited }) {
+    return awaited === "slide" ? t("status.arriving") : word("status", status);
 }
 
 /** Return a UTC time stamp as local date and time. */

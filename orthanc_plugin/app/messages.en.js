@@ -16,7 +16,6 @@ export const messages = {
     "identity.patient_id": "Patient id",
     "identity.accession": "Accession",
     "identity.study_date": "Study date",
-    "identity.series": "Series",
     "identity.unknown": "not recorded",
 
     "banner.demonstration": "Demonstration. Not for clinical use.",
@@ -40,6 +39,8 @@ export const messages = {
     "slide.opacity": "Opacity",
     "slide.threshold": "Show from",
     "slide.outlines": "Patches",
+    "slide.no_tiles": "Zooming in shows no more detail: Orthanc offers no tiles of this slide, so this is the worker's small picture of it.",
+    "slide.false_colours": "Zooming in shows no more detail: the slide is JPEG 2000, which Orthanc's slide viewer shows in false colours, so this is the worker's small picture of it.",
     "slide.none": "There is no picture of this slide: Orthanc offers no tiles and the result has no thumbnail.",
 
     "legend.low": "least attended",
@@ -97,6 +98,7 @@ export const messages = {
     "withdraw.keep": "Keep the result",
 
     "patches.title": "Most attended patches",
+    "patches.explained": "Below each: its rank, and the percentile of its attention among all patches of this slide.",
     "patches.label": "Patch {rank}, percentile {percentile}: show it on the slide",
     "patches.more": "Show {count} more",
 
@@ -109,6 +111,7 @@ export const messages = {
     "provenance.intended_use": "Intended use",
     "provenance.use": "Permitted use",
     "provenance.request": "Request",
+    "provenance.series": "Series",
     "provenance.submitted": "Submitted",
     "provenance.worker": "Worker",
     "provenance.attempts": "Attempts",
@@ -148,6 +151,7 @@ export const messages = {
     "stage.total": "Total",
 
     "status.pending": "Waiting for a worker",
+    "status.arriving": "Waiting for the rest of the slide",
     "status.processing": "Running",
     "status.publishing": "Storing the result",
     "status.completed": "Completed",
@@ -156,6 +160,7 @@ export const messages = {
     "status.withdrawn": "Withdrawn",
 
     "progress.worker": "Worker {worker}",
+    "progress.arriving": "Orthanc takes a slide for complete some time after its last file came (StableAge). The analysis begins then.",
     "progress.since": "Submitted {time}",
     "progress.again": "Next attempt not before {time}. The last one failed:",
 
@@ -254,6 +259,11 @@ export const messages = {
     "panel.start": "AI analysis",
     "panel.again": "Analyse again",
     "panel.model": "Model",
+    "again.title": "Analyse this slide again?",
+    "again.existing": "It has this result already:",
+    "again.explained": "The same model hardly gives another answer. A second result stands beside the first, with DICOM series of its own.",
+    "again.do": "Analyse again",
+    "again.keep": "Keep this result",
     "panel.no_workers": "No worker is alive: an analysis waits until one connects.",
     "panel.open": "Open the result page",
 

@@ -16,7 +16,6 @@ export const messages = {
     "identity.patient_id": "등록번호",
     "identity.accession": "접수번호",
     "identity.study_date": "검사일",
-    "identity.series": "시리즈",
     "identity.unknown": "기록 없음",
 
     "banner.demonstration": "시연용 결과입니다. 임상 진단에 사용하지 마십시오.",
@@ -40,6 +39,8 @@ export const messages = {
     "slide.opacity": "불투명도",
     "slide.threshold": "임계값",
     "slide.outlines": "패치",
+    "slide.no_tiles": "확대해도 더 자세히 보이지 않습니다. Orthanc에 이 슬라이드의 타일이 없어 분석 서버가 만든 작은 이미지를 표시합니다.",
+    "slide.false_colours": "확대해도 더 자세히 보이지 않습니다. Orthanc의 슬라이드 뷰어가 JPEG 2000 슬라이드의 색을 잘못 표시하므로 분석 서버가 만든 작은 이미지를 표시합니다.",
     "slide.none": "이 슬라이드의 이미지가 없습니다. Orthanc에 타일이 없고 결과에 썸네일이 없습니다.",
 
     "legend.low": "어텐션 낮음",
@@ -97,6 +98,7 @@ export const messages = {
     "withdraw.keep": "결과 유지",
 
     "patches.title": "어텐션이 가장 높은 패치",
+    "patches.explained": "각 패치 아래의 숫자는 순위와, 이 슬라이드의 전체 패치 가운데 어텐션 백분위입니다.",
     "patches.label": "패치 {rank}, 백분위 {percentile}: 슬라이드에서 위치 보기",
     "patches.more": "{count}개 더 보기",
 
@@ -109,6 +111,7 @@ export const messages = {
     "provenance.intended_use": "사용 목적",
     "provenance.use": "허용된 용도",
     "provenance.request": "요청",
+    "provenance.series": "시리즈",
     "provenance.submitted": "요청 시각",
     "provenance.worker": "분석 서버",
     "provenance.attempts": "시도 횟수",
@@ -148,6 +151,7 @@ export const messages = {
     "stage.total": "합계",
 
     "status.pending": "분석 대기 중",
+    "status.arriving": "슬라이드 수신 완료 대기 중",
     "status.processing": "분석 중",
     "status.publishing": "결과 저장 중",
     "status.completed": "완료",
@@ -156,6 +160,7 @@ export const messages = {
     "status.withdrawn": "철회됨",
 
     "progress.worker": "분석 서버 {worker}",
+    "progress.arriving": "마지막 파일이 도착하고 일정 시간(StableAge)이 지나면 Orthanc가 수신 완료로 판단하고, 그때 분석이 시작됩니다.",
     "progress.since": "요청 시각 {time}",
     "progress.again": "{time} 이후에 다시 시도합니다. 직전 시도의 실패 사유:",
 
@@ -254,6 +259,11 @@ export const messages = {
     "panel.start": "AI 분석",
     "panel.again": "다시 분석",
     "panel.model": "모델",
+    "again.title": "이 슬라이드를 다시 분석하시겠습니까?",
+    "again.existing": "이미 다음 결과가 있습니다:",
+    "again.explained": "같은 모델로 다시 분석해도 결과가 달라지는 경우는 거의 없습니다. 새 결과는 기존 결과와 별도로, 별도의 DICOM 시리즈와 함께 저장됩니다.",
+    "again.do": "다시 분석",
+    "again.keep": "기존 결과 유지",
     "panel.no_workers": "연결된 분석 서버가 없습니다. 연결될 때까지 분석이 대기합니다.",
     "panel.open": "결과 페이지 열기",
 

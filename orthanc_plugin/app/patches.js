@@ -93,7 +93,7 @@ export function showPatches(strip, request, levels, jump) {
             "button.patch",
             { type: "button", "aria-label": label, title: label, onclick: () => choose(button, index) },
             patchPicture(request, levels, box, index, whenSeen),
-            element("span", {}, element("b", {}, String(index + 1)), ` ${number(box.percentile, 1)}`),
+            element("span.caption", {}, element("b", {}, `${index + 1}.`), number(box.percentile, 1)),
         );
         return button;
     };

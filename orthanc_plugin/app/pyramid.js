@@ -54,9 +54,14 @@ export function tileUrl(seriesId, level, column, row) {
     return orthancUrl(`wsi/tiles/${encodeURIComponent(seriesId)}/${level.z}/${column}/${row}`);
 }
 
+/** Whether Orthanc would show the slide's tiles in false colours, from the tags of each of its images. */
+export function hasFalseColours(tags) {
+    return tags.some((one) => FALSE_COLOURS.test(one.PhotometricInterpretation ?? ""));
+}
+
 /** Return the slide's levels, or null where Orthanc has no tiles of it, or none in the right colours. */
 export async function loadLevels(seriesId, tags) {
-    if (tags.some((one) => FALSE_COLOURS.test(one.PhotometricInterpretation ?? ""))) return null;
+    if (hasFalseColours(tags)) return null;
     try {
         const pyramid = await orthanc(`wsi/pyramids/${encodeURIComponent(seriesId)}`);
         return slideLevels(pyramid, otherPictures(tags));

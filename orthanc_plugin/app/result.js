@@ -7,7 +7,7 @@ import { follow } from "./follow.js";
 import { languageSwitch, t, translatePage, word } from "./i18n.js";
 import { showReview, stateButtons } from "./opinions.js";
 import { showPatches } from "./patches.js";
-import { loadLevels } from "./pyramid.js";
+import { hasFalseColours, loadLevels } from "./pyramid.js";
 import { latest } from "./queue.js";
 import * as sections from "./sections.js";
 import { slideFacts } from "./slide_facts.js";
@@ -112,6 +112,8 @@ async function showPictures() {
     const view = await showSlide(request, levels);
     byId("slide").hidden = view === null;
     if (view === null) notice(t("slide.none"));
+    const why = hasFalseColours(facts?.tags ?? []) ? "slide.false_colours" : "slide.no_tiles";
+    byId("no-detail").textContent = view && levels === null ? t(why) : "";
     const jump = (index) => {
         view?.jumpTo(index);
         byId("slide").scrollIntoView({ block: "nearest", behavior: "smooth" });

@@ -2,7 +2,7 @@
 // The parts of a result as elements: values in, elements out.
 
 import { definitions, element } from "./dom.js";
-import { bytes, dicomDate, duration, moment, number, percent, personName, significant } from "./format.js";
+import { bytes, dicomDate, duration, moment, number, percent, personName, significant, standing } from "./format.js";
 import { t, word } from "./i18n.js";
 import { named } from "./slide_facts.js";
 
@@ -17,7 +17,6 @@ export function identity(request, facts) {
                 [t("identity.patient_id"), facts?.patient.PatientID],
                 [t("identity.accession"), facts?.study.AccessionNumber],
                 [t("identity.study_date"), dicomDate(facts?.study.StudyDate) || t("identity.unknown")],
-                [t("identity.series"), element("code", {}, request.series_instance_uid)],
             ],
             "dl.facts.identity",
         ),
@@ -136,6 +135,7 @@ export function run(request) {
     const result = request.result ?? {};
     return definitions([
         [t("provenance.request"), code(request.request_id)],
+        [t("provenance.series"), code(request.series_instance_uid)],
         [t("provenance.submitted"), `${moment(request.created)} · ${request.created_by ?? ""}`],
         [t("provenance.worker"), request.worker_id],
         [t("provenance.attempts"), request.attempts > 1 ? request.attempts : ""],
@@ -240,10 +240,11 @@ export function progress(request) {
         element(
             "p.stage",
             { id: "stage" },
-            running && request.stage ? word("stage", request.stage) : word("status", request.status),
+            running && request.stage ? word("stage", request.stage) : standing(request),
             running ? element("strong", {}, ` ${percent(share)}`) : null,
         ),
         running ? element("span.bar", {}, filled) : null,
+        request.waits_for === "slide" ? element("p.muted", {}, t("progress.arriving")) : null,
         request.detail && running ? element("p.muted", {}, request.detail) : null,
         request.worker_id && running ? element("p.muted", {}, t("progress.worker", { worker: request.worker_id })) : null,
         element("p.muted", {}, t("progress.since", { time: moment(request.created) })),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from orthanc_plugin import values
 from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import fingerprint
+from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.lifecycle import source_replaced
 from orthanc_plugin.store import written_numbers
 from orthanc_plugin.values import AnalysisRequest, Event
@@ -107,8 +108,20 @@ def _is_whole(core: Core, known: SeriesState) -> bool:
     return written_numbers(held.requests) <= set(core.gateway.list_attachments(known.series_id))
 
 
+def note_arrival(core: Core, series: SeriesInfo) -> None:
+    """Note whether files of a series may still come, for whoever waits for its analysis."""
+    core.index.set_arriving(series.series_id, arriving=not series.is_stable)
+    if series.is_stable:
+        return
+    # Orthanc may have said that it is complete between its answer and our note.
+    now = core.gateway.series(series.series_id)
+    if now is None or now.is_stable:
+        core.index.set_arriving(series.series_id, arriving=False)
+
+
 def series_stable(core: Core, series_id: str) -> None:
     """Let the requests be claimed that waited for their series to be complete."""
+    core.index.set_arriving(series_id, arriving=False)
     state = core.index.state(series_id)
     if state is not None:
         core.claims.release([request.request_id for request in state.requests if request.is_open])

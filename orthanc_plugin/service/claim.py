@@ -16,7 +16,7 @@ from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Mod
 from orthanc_plugin.waiting import ClaimWaiter, Taker
 from orthanc_plugin.workers import Worker, permits
 
-from .changes import series_deleted
+from .changes import note_arrival, series_deleted
 from .core import Core, change_request, change_request_numbered, unavailable
 
 RECORD_TYPE = "application/json"
@@ -177,6 +177,7 @@ def try_grant(core: Core, ask: Claim, request_id: str) -> Granted | Refused:
     if series is None:
         series_deleted(core, request.series)
         return Refused()
+    note_arrival(core, series)
     if not series.is_stable:
         return Refused(_UNSTABLE_HOLD_S)
     instances = core.gateway.instances(request.series)

@@ -18,6 +18,7 @@ from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import MAX_OPEN, with_request
 from orthanc_plugin.values import AnalysisRequest, canonical
 
+from .changes import note_arrival
 from .core import Core, audit_change, list_series_open, unavailable
 
 _MAX_PARAMETERS = 4096
@@ -274,6 +275,7 @@ def _new_request(core: Core, series_id: str, wish: Wish, user: str) -> AnalysisR
         raise ApiError(404, "unknown_resource", "Orthanc has no such series (any more).")
     instances = core.gateway.instances(series_id)
     check_eligible(series, instances, core.index.is_output(series.series_instance_uid))
+    note_arrival(core, series)
     now = core.clock.now()
     return submitted(
         AnalysisRequest(

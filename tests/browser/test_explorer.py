@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Browser, Locator, expect
 from pydicom.uid import generate_uid
 
 from tests.support.analysed_slide import CONTAINER, analysed, deliver
@@ -255,6 +255,7 @@ def test_earlier_results_stay_within_reach(server: OrthancServer, faultless: Vis
     analysed(server, slide, CONTAINER, predicted_class="normal", probabilities={"normal": 0.7, "oscc": 0.3})
     panel = panel_on(faultless, "series", slide)
     panel.locator("[data-action=again]").click()
+    panel.locator("[data-answer=again]").click()
     expect(panel.locator(".stage")).to_contain_text("Waiting for a worker")
     worker = FakeWorker(server, worker_id="lab-2")
     worker.claim()
@@ -264,6 +265,95 @@ def test_earlier_results_stay_within_reach(server: OrthancServer, faultless: Vis
     expect(panel.locator("dialog .verdict")).to_contain_text("oscc")
     panel.locator("button.other").click()
     expect(panel.locator("dialog .verdict")).to_contain_text("normal")
+
+
+def test_a_second_analysis_of_the_same_kind_is_begun_only_knowingly(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    first = analysed(server, slide, CONTAINER)
+    panel = panel_on(faultless, "series", slide)
+    again, question = panel.locator("[data-action=again]"), panel.locator("dialog.question")
+    again.click()
+    for expected in ("Analyse this slide again?", "oscc", "91.8%", "oral-scc-demo 1", "admin"):
+        expect(question).to_contain_text(expected)
+    screenshot(faultless, "explorer-again")
+    panel.locator("[data-answer=keep]").click()
+    expect(question).to_have_count(0)
+    again.click()
+    faultless.page.keyboard.press("Escape")
+    expect(question).to_have_count(0)
+    assert server.get("/pathology/requests/").json()["count"] == 1
+    again.click()
+    panel.locator("[data-answer=again]").click()
+    expect(panel.locator(".stage")).to_contain_text("Waiting for a worker")
+    second = server.get("/pathology/requests/").json()["requests"][-1]
+    assert second["predecessor"] == first
+
+
+def test_the_same_model_by_its_name_is_the_same_kind_and_another_model_is_not(
+    without_workers: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    server = without_workers
+    analysed(server, slide, CONTAINER)  # by default, and so by this model
+    other = {"name": "another-model", "version": "2", "sha256": "7" * 64}
+    FakeWorker(server, worker_id="lab-2", model=other).offer()
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("select.model").select_option("oral-scc-demo")
+    panel.locator("[data-action=again]").click()
+    panel.locator("[data-answer=keep]").click()
+    panel.locator("select.model").select_option(other["name"])
+    panel.locator("[data-action=again]").click()
+    expect(panel.locator(".stage")).to_contain_text("Waiting for a worker")
+    assert server.get("/pathology/requests/").json()["requests"][-1]["model"] == other["name"]
+
+
+def test_a_slide_that_is_still_arriving_is_waited_for_in_words(
+    chromium: Browser, tmp_path: Path, screenshot: Callable[[Visit, str], None]
+) -> None:
+    with (
+        OrthancServer(environment={"ORTHANC_STABLE_AGE": "8"}) as server,
+        open_browser(server, chromium) as visit,
+    ):
+        slide = store_file(server, another_slide(tmp_path, container_id=CONTAINER))["ParentSeries"]
+        panel = panel_on(visit, "series", slide)
+        panel.locator("[data-action=start]").click()
+        expect(panel.locator(".stage")).to_have_text("Waiting for the rest of the slide")
+        expect(panel).to_contain_text("some time after its last file came")
+        screenshot(visit, "explorer-arriving")
+        # Nothing but Orthanc's own word for it tells the page.
+        expect(panel.locator(".stage")).to_have_text("Waiting for a worker")
+        assert visit.problems == []
+
+
+def test_the_files_of_results_are_no_buttons_of_orthancs_own_list(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    analysed(server, slide, CONTAINER)
+    server.request("PUT", f"/series/{slide}/attachments/4000", data=b"a site's own").raise_for_status()
+    listed = server.get(f"/series/{slide}/attachments").json()
+    assert {"4000", "5100"} < set(listed)
+    panel_on(faultless, "series", slide)
+    buttons = faultless.page.locator("#series-access li.series-attachment")
+    expect(buttons).to_have_count(1)
+    expect(buttons).to_have_text("Download 4000")
+    screenshot(faultless, "explorer-attachments")
+    # Orthanc Explorer makes its list anew whenever the page is shown.
+    faultless.page.go_back()
+    panel_on(faultless, "series", slide)
+    expect(buttons).to_have_text("Download 4000")
+
+
+def test_the_panel_and_the_pages_own_folder_lead_to_all_analyses(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    panel = panel_on(faultless, "series", slide)
+    with faultless.page.context.expect_page() as opened:
+        panel.get_by_text("All analyses").click()
+    opened.value.wait_for_selector("body[data-ready]")
+    for address in ("/pathology/app", "/pathology/app/"):
+        faultless.page.goto(f"{server.url}{address}")
+        faultless.page.wait_for_selector("body[data-ready]")
+        assert faultless.page.url == f"{server.url}/pathology/app/worklist.html"
 
 
 def test_the_panel_speaks_korean_where_that_was_chosen(

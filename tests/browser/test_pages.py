@@ -477,7 +477,23 @@ def test_without_tiles_the_thumbnail_stands_in(chromium: Browser) -> None:
         wait_for_pictures(page)
         assert page.locator("slide-view").evaluate("view => view.viewer.world.getItemCount()") == 1
         assert page.locator("slide-view").evaluate(PAINTED_PIXELS) > 0
+        expect(page.locator("#no-detail")).to_contain_text("Orthanc offers no tiles of this slide")
         assert [problem for problem in visit.problems if "/wsi/pyramids/" not in problem] == []
+
+
+def test_the_page_of_a_jpeg_2000_slide_says_why_it_has_no_more_detail(
+    server: OrthancServer, faultless: Visit, tmp_path: Path, screenshot: Callable[[Visit, str], None]
+) -> None:
+    plain = store_file(server, named_slide(tmp_path))["ParentSeries"]
+    page = open_result(faultless, analysed(server, plain))
+    wait_for_pictures(page)
+    expect(page.locator("#no-detail")).to_be_hidden()
+    path = named_slide(tmp_path, PhotometricInterpretation="YBR_ICT")
+    page = open_result(faultless, analysed(server, store_file(server, path)["ParentSeries"]))
+    wait_for_pictures(page)
+    expect(page.locator("#no-detail")).to_contain_text("the slide is JPEG 2000")
+    assert page.locator("slide-view").evaluate("view => view.viewer.world.getItemCount()") == 1
+    screenshot(faultless, "result-jpeg-2000")
 
 
 def test_the_page_of_a_deleted_slide_says_so(server: OrthancServer, visit: Visit, slide: str) -> None:

@@ -3,6 +3,7 @@
 
 import { orthanc } from "../api.js";
 import { element } from "../dom.js";
+import { hideOwnAttachments } from "./attachments.js";
 import { Panel } from "./panel.js";
 
 const SLIDE_MODALITY = "SM";
@@ -24,9 +25,15 @@ function hostOn(level) {
     return { host, body };
 }
 
-/** Show the panel on the page of a series or a study, where there is a slide. */
-export async function enter(level, id) {
+/**
+ * Show the panel on the page of a series or a study, where there is a slide.
+ * @param {string} level "series" or "study"
+ * @param {string} id of Orthanc
+ * @param {{archive: number, first: number}} ownAttachments numbers of the plugin's own
+ */
+export async function enter(level, id, ownAttachments) {
     leave();
+    hideOwnAttachments(ownAttachments);
     if (!id) return;
     const entered = { stop: () => (entered.left = true), left: false };
     shown = entered;

@@ -31,7 +31,9 @@ export class Panel {
         this.series = series;
         this.slides = element("div.slides");
         this.notice = element("p.notice", { role: "alert", hidden: true });
-        fill(body, this.slides, this.notice);
+        const worklist = new URL("../worklist.html", import.meta.url).href;
+        const all = element("a", { href: worklist, target: "_blank", rel: "noopener" }, t("nav.worklist"));
+        fill(body, this.slides, this.notice, element("p.all", {}, all));
         this.#follow();
     }
 

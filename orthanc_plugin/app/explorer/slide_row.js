@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One slide on a page of Orthanc Explorer: how its latest analysis stands, and what a person may do about it.
 
-import { analyse } from "../api.js";
+import { analyseKnowingly } from "../again.js";
 import { element, fill } from "../dom.js";
 import { moment } from "../format.js";
 import { t, word } from "../i18n.js";
@@ -105,7 +105,7 @@ export class SlideRow {
             this.buttons,
             finished.length ? this.#resultButton(requests) : null,
             latest ? stateButtons(latest, () => this.changed(), told) : null,
-            open || retried ? null : this.#startButton(latest),
+            open || retried ? null : this.#startButton(requests),
         );
     }
 
@@ -118,12 +118,13 @@ export class SlideRow {
         return element("button.result.primary", { type: "button", onclick: open }, t("explorer.result"));
     }
 
-    #startButton(latest) {
-        const again = latest?.status === "completed";
+    #startButton(requests) {
+        const [latest] = requests;
         const start = async () => {
             const model = this.choice.querySelector("select")?.value;
-            const answer = await analyse({ series: this.series.ID, ...(model && { model }), ...(again && { force: true }) });
-            this.#warnings = answer.warnings ?? [];
+            const wanted = { series: this.series.ID, ...(model && { model }) };
+            const answer = await analyseKnowingly(this.element, wanted, requests);
+            this.#warnings = answer?.warnings ?? [];
             this.changed();
         };
         const [name, label] = latest ? ["again", "panel.again"] : ["start", "panel.start"];

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The side panel: which slide it is, the button, the progress, the result, and what lies over the slide.
 
-import { analyse, artifactUrl, getRequest, listModels, listRequests } from "../api.js";
+import { analyseKnowingly } from "../again.js";
+import { artifactUrl, getRequest, listModels, listRequests } from "../api.js";
 import { element, fill } from "../dom.js";
 import { follow } from "../follow.js";
 import { percent } from "../format.js";
@@ -36,6 +37,7 @@ class SlidePanel {
     #shown = null;
 
     constructor(host, slide, microscopyService) {
+        this.host = host;
         this.slide = slide;
         this.microscopyService = microscopyService;
         this.map = null;
@@ -188,7 +190,7 @@ class SlidePanel {
             sections.verdict(result),
             sections.quality(request),
             sections.probabilities(result),
-            this.#resultPage(request),
+            element("p.links", {}, this.#resultPage(request), " ", worklistLink()),
             controls,
         );
         fill(this.details, sections.extent(result), sections.model(result));
@@ -252,7 +254,7 @@ class SlidePanel {
         const choice = modelChoice(models);
         const again = this.#request?.status === "completed";
         const button = element("button.primary", { type: "button", id: "analyse" }, t(again ? "panel.again" : "panel.start"));
-        button.onclick = () => this.#analyse(button, choice, again);
+        button.onclick = () => this.#analyse(button, choice);
         fill(
             this.start,
             this.#request === null ? element("p.muted", {}, t("panel.none")) : null,
@@ -262,13 +264,13 @@ class SlidePanel {
         );
     }
 
-    async #analyse(button, choice, again) {
+    async #analyse(button, choice) {
         button.disabled = true;
         const wanted = { study_instance_uid: this.slide.study, series_instance_uid: this.slide.series };
         if (choice) wanted.model = choice.value;
-        if (again) wanted.force = true;
         try {
-            await this.#adopt((await analyse(wanted)).request);
+            const answer = await analyseKnowingly(this.host, wanted, this.#request ? [this.#request] : []);
+            if (answer !== null) await this.#adopt(answer.request);
         } catch (error) {
             this.#failed(error, 0);
         } finally {
@@ -285,6 +287,11 @@ class SlidePanel {
         if (error.status === 0) this.#tell(t("notice.unreachable", { seconds: Math.ceil(pause) }));
         else this.#tell([word("error", error.code ?? error.name), error.message].filter(Boolean).join(" "));
     }
+}
+
+function worklistLink() {
+    const page = new URL("../worklist.html", import.meta.url);
+    return element("a", { href: page.href, target: "_blank", rel: "noopener", id: "worklist" }, t("nav.worklist"));
 }
 
 function modelChoice(models) {

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from orthanc_plugin.errors import ApiError
-from orthanc_plugin.pages import APP, POLICY, serve_page
+from orthanc_plugin.pages import APP, POLICY, explorer_script, first_page, serve_page
+from orthanc_plugin.settings import Settings
 
 DOCS = APP.parents[1] / "docs"
 PAGES = ("result.html", "worklist.html")
@@ -150,6 +151,18 @@ def test_every_message_is_plain_text() -> None:
     for language in ("en", "ko"):
         for key, text in catalogue(language).items():
             assert "<" not in json.loads(text), key
+
+
+def test_the_folder_of_the_pages_leads_to_the_worklist() -> None:
+    response = first_page()
+    assert (response.status, response.headers["Location"]) == (302, "/pathology/app/worklist.html")
+
+
+def test_the_explorers_script_knows_the_numbers_of_our_attachments_and_follows_the_sites_own() -> None:
+    settings = Settings(archive_number=2000, first_attachment=2001)
+    script = explorer_script("site()", settings)
+    assert script.startswith("site()\n;// SPDX-License-Identifier: Apache-2.0\n")
+    assert script.endswith('})({"archive": 2000, "first": 2001});\n')
 
 
 def test_the_vendored_viewer_is_the_file_that_its_note_names() -> None:

@@ -6,18 +6,21 @@ from __future__ import annotations
 import base64
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from orthanc_plugin.application import Application
 from orthanc_plugin.errors import ApiError
+from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.http import Request, Response
 from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.router import Route, Router
+from orthanc_plugin.service.changes import note_arrival, series_stable
 from tests.support.fake_clock import FakeClock
 from tests.support.queue_client import PNG, Queue, named
-from tests.support.sites import PERSON, WORKER, MemorySite, RecordingAudit, settings_of
+from tests.support.sites import PERSON, WORKER, MemorySite, RecordingAudit, Slide, settings_of
 
 
 def answering(text: str) -> Any:
@@ -124,14 +127,53 @@ def test_a_series_still_arriving_is_accepted_and_claimed_when_it_is_complete() -
     queue, slide = Queue(site), site.new_slide()
     site.gateway.set_stable(slide.series, is_stable=False)
     request_id = queue.submitted(slide)
+    assert queue.get(request_id)["waits_for"] == "slide"
     assert queue.try_claim().status == 204
     site.gateway.add_instance(slide.series, "9.9.9")
     site.gateway.set_stable(slide.series, is_stable=True)
     site.pass_time(1.1)
     lease = queue.claim()
     assert lease.request_id == request_id
+    assert queue.get(request_id)["waits_for"] is None
     assert len(lease.claimed["instances"]) == 2
     assert lease.complete().status == 200
+
+
+def test_whoever_waits_learns_that_the_slide_is_complete() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    site.gateway.set_stable(slide.series, is_stable=False)
+    request_id = queue.submitted(slide)
+    before = queue.get(request_id)
+    site.gateway.set_stable(slide.series, is_stable=True)
+    series_stable(site.application.core, slide.series)
+    after = queue.get(request_id)
+    assert (before["waits_for"], after["waits_for"]) == ("slide", "worker")
+    assert after["version"] != before["version"]
+
+
+def test_a_slide_that_was_complete_before_its_arrival_was_noted_is_not_waited_for() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    arriving = replace(known_series(site, slide), is_stable=False)
+    note_arrival(site.application.core, arriving)
+    assert queue.get(queue.submitted(slide))["waits_for"] == "worker"
+
+
+def test_more_of_a_slide_may_come_after_its_request() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    request_id = queue.submitted(slide)
+    assert queue.get(request_id)["waits_for"] == "worker"
+    site.gateway.set_stable(slide.series, is_stable=False)
+    assert queue.try_claim().status == 204
+    assert queue.get(request_id)["waits_for"] == "slide"
+
+
+def known_series(site: MemorySite, slide: Slide) -> SeriesInfo:
+    series = site.gateway.series(slide.series)
+    assert series is not None
+    return series
 
 
 def test_what_can_no_longer_be_analysed_at_the_claim_fails_with_its_reason() -> None:
