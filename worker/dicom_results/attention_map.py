@@ -44,7 +44,7 @@ def map_bytes(source: SourceSlide, attention: Attention) -> int:
 def attention_map(source: SourceSlide, attention: Attention, prediction: Prediction, run: Run) -> Dataset:
     """Return a parametric map with size, origin and spacing of an existing level of the slide."""
     level = source.levels[map_level(source.levels, attention.patch_size)]
-    description = series_description(_KIND, prediction)
+    description = series_description(_KIND, prediction, run)
     document = ParametricMap(
         source_images=[to_build_from(level)],
         further_source_images=[] if level is source.base else [source.base],

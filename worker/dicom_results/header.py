@@ -26,12 +26,15 @@ SERIES_NUMBERS = {
 """High enough to stand behind the slides of a study."""
 
 _TITLES = {
-    ResultKind.SLIDE_REPORT: "AI slide report",
-    ResultKind.ROI_REPORT: "AI top patches",
-    ResultKind.ATTENTION_MAP: "AI attention map",
+    ResultKind.SLIDE_REPORT: "AI report",
+    ResultKind.ROI_REPORT: "AI patches",
+    ResultKind.ATTENTION_MAP: "AI attention",
 }
+"""Short, so that all of a description fits into the 64 characters of LO."""
 _DEMONSTRATION = "demonstration, not for clinical use"
 _RESEARCH = "not for clinical use"
+_RUN_DIGITS = 4
+"""Of the request's id: enough to tell the runs on one slide apart, and to find them among the requests."""
 
 
 def warning_text(prediction: Prediction) -> str:
@@ -39,14 +42,16 @@ def warning_text(prediction: Prediction) -> str:
     return _DEMONSTRATION if prediction.model.is_demonstration else _RESEARCH
 
 
-def series_description(kind: ResultKind, prediction: Prediction) -> str:
-    """Return what a list of series shows."""
-    return long_text(f"{_TITLES[kind]} ({warning_text(prediction)})")
+def series_description(kind: ResultKind, prediction: Prediction, run: Run) -> str:
+    """Return what a list of series shows: what it is, of which run, and what it may not be used for."""
+    made = f"{run.created:%Y-%m-%d %H:%M} #{run.request_id[:_RUN_DIGITS]}"
+    use = f"demo, {_RESEARCH}" if prediction.model.is_demonstration else _RESEARCH
+    return long_text(f"{_TITLES[kind]} {made} ({use})")
 
 
 def finish(document: Dataset, kind: ResultKind, slide: Dataset, prediction: Prediction, run: Run) -> Dataset:
     """Put into a new object what highdicom leaves to its caller, and take out what differs every time."""
-    document.SeriesDescription = series_description(kind, prediction)
+    document.SeriesDescription = series_description(kind, prediction, run)
     document.ManufacturerModelName = long_text(prediction.model.name)
     document.SoftwareVersions = long_text(prediction.worker_version)
     document.DeviceSerialNumber = "none"

@@ -54,7 +54,7 @@ class Prediction:
     Attributes
     ----------
     predicted_class
-        Name of a class; None where the model abstained without one.
+        Name of a class; where the model abstained the one that it leans to, or None.
     probabilities
         By class, 0 to 1, in the order of the result.
     quality, flags
@@ -71,6 +71,11 @@ class Prediction:
     model: Model
     worker_version: str
     slide_size: tuple[int, int] | None
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the model gives no answer, whatever it leans to."""
+        return self.quality == "abstained"
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Self:

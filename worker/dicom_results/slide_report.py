@@ -31,7 +31,7 @@ from worker.result_kinds import ResultKind
 
 _QUALITY_MEANINGS = {
     "ok": "The prediction was made as intended",
-    "abstained": "The model abstained: do not rely on the class",
+    "abstained": "The model abstained: it gives no answer",
     "limited": "The prediction is limited: see the remarks",
 }
 
@@ -66,7 +66,7 @@ def _evaluations(prediction: Prediction) -> list[QualitativeEvaluation]:
     use = private(prediction.model.use or "unspecified", warning_text(prediction).capitalize())
     evaluations = [QualitativeEvaluation(QUALITY, status), QualitativeEvaluation(INTENDED_USE, use)]
     evaluations += [QualitativeEvaluation(QUALITY_FLAG, private(flag, flag)) for flag in prediction.flags]
-    if prediction.predicted_class is not None:
+    if prediction.predicted_class is not None and not prediction.abstained:
         predicted = QualitativeEvaluation(PREDICTED_CLASS, class_concept(prediction.predicted_class))
         evaluations.insert(0, predicted)
     return evaluations

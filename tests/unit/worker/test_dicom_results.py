@@ -142,7 +142,18 @@ class TestEveryObject:
     @pytest.mark.parametrize("kind", ResultKind)
     def test_a_demonstration_says_so_where_series_are_listed(self, header: Dataset, kind: ResultKind) -> None:
         dataset = reread(build(SourceSlide.of([header])), kind)
-        assert "demonstration, not for clinical use" in dataset.SeriesDescription
+        assert "(demo, not for clinical use)" in dataset.SeriesDescription
+
+    @pytest.mark.parametrize("kind", ResultKind)
+    @pytest.mark.parametrize("use", ["demonstration", "non-commercial"])
+    def test_runs_can_be_told_apart_where_series_are_listed(
+        self, header: Dataset, kind: ResultKind, use: str
+    ) -> None:
+        model = {"name": "m", "version": "2", "use": use}
+        description = reread(build(SourceSlide.of([header]), model=model), kind).SeriesDescription
+        assert f" 2026-11-22 16:54 #{RUN.request_id[:4]} " in description
+        assert description.endswith("not for clinical use)")
+        assert len(description) <= 64
 
     def test_another_model_is_not_called_a_demonstration(self, header: Dataset) -> None:
         results = build(
@@ -219,9 +230,12 @@ class TestSlideReport:
         assert f"Encoder SHA-256: {'b' * 64}" in texts["111002"]
         assert f"Request: {RUN.request_id}" in texts["111002"]
 
-    def test_an_abstained_prediction_says_so_and_why(self, header: Dataset) -> None:
+    @pytest.mark.parametrize("leaning", [None, "oscc"])
+    def test_an_abstained_prediction_says_so_and_why_and_names_no_class(
+        self, header: Dataset, leaning: str | None
+    ) -> None:
         quality = {"status": "abstained", "flags": ["few_patches"], "reason": "no class is likely enough"}
-        group = slide_group(build(SourceSlide.of([header]), quality=quality, predicted_class=None))
+        group = slide_group(build(SourceSlide.of([header]), quality=quality, predicted_class=leaning))
         found = evaluations(group)
         assert found["QUALITY"] == ["ABSTAINED"]
         assert "PREDICTED-CLASS" not in found
