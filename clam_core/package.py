@@ -197,6 +197,15 @@ def demo_package_path() -> Path:
     return Path(__file__).parent / "demo_model"
 
 
+DEMO = "demo"
+"""Names the demonstration model wherever a model is named by its path."""
+
+
+def package_path(named: str) -> Path:
+    """Return where a model lies that a person named: a path, or the word ``demo``."""
+    return demo_package_path() if named == DEMO else Path(named).expanduser()
+
+
 def load_package(path: Path, bare: BareCheckpoint | None = None) -> ModelPackage:
     """Load a model package and verify every file of it.
 

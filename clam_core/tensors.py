@@ -5,6 +5,7 @@ A torch checkpoint is a pickle, and a pickle can run any program when it is load
 through safetensors or ``torch.load(weights_only=True)``, and nothing falls back to less.
 """
 
+import codecs
 import hashlib
 import pickle
 import warnings
@@ -20,6 +21,10 @@ from clam_core.errors import CheckpointError, UnsupportedCheckpointError
 
 PICKLE_PROTOCOL = b"\x80"
 """First byte of every binary pickle (the opcode PROTO, PEP 307)."""
+
+_HEAD_BYTES = 512
+_MARKUP_BYTES = 16
+_GIT_LFS = b"version https://git-lfs.github.com/spec/"
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Names under which training programs put the tensors inside a larger checkpoint."""
@@ -69,7 +74,33 @@ def _load(path: Path) -> object:
         return _load_safetensors(path)
     if _is_torch(path):
         return _load_torch(path)
-    raise CheckpointError(f"{path} is no checkpoint, or a damaged one: name a torch or safetensors file.")
+    raise CheckpointError(f"{path} is no checkpoint: {_what_it_is(path)}")
+
+
+def _what_it_is(path: Path) -> str:
+    """Say what a file is in a checkpoint's place, where its first bytes tell, and what to do."""
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    if head.startswith(_GIT_LFS):
+        return (
+            "it is a pointer of Git LFS, which stands for the file; fetch the file itself with git lfs pull."
+        )
+    if head.lstrip()[:_MARKUP_BYTES].lower().startswith((b"<!doctype", b"<html")):
+        return "it is a web page, often that of a download that wants a login; download the file again."
+    if head and _is_text(head):
+        return "it is a text file; name a torch or safetensors file."
+    return "it is damaged, or of another kind; name a torch or safetensors file."
+
+
+def _is_text(head: bytes) -> bool:
+    if b"\0" in head:
+        return False
+    try:
+        # Incrementally: the last character may be cut.
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_torch(path: Path) -> bool:

@@ -25,9 +25,9 @@ from clam_core.package import (
     BareCheckpoint,
     BrokenPackage,
     ModelPackage,
-    demo_package_path,
     discover_packages,
     load_package,
+    package_path,
 )
 from clam_core.pipeline import Content, analyze_slide
 from clam_core.run import EncoderTurn
@@ -44,9 +44,6 @@ from worker.stages import is_begun
 from worker.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
-
-DEMO = "demo"
-"""Value of MODEL_PATH for the demonstration model."""
 
 _THUMBNAIL_PX = 1024
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -231,7 +228,7 @@ def _packages(settings: Settings) -> list[ModelPackage]:
         )
     packages = []
     if settings.model_path is not None:
-        path = demo_package_path() if settings.model_path == DEMO else Path(settings.model_path).expanduser()
+        path = package_path(settings.model_path)
         packages.append(load_package(path, _bare(path, settings.checkpoint)))
     if settings.models_dir is not None:
         packages.extend(_discovered(settings.models_dir))

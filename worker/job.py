@@ -168,7 +168,7 @@ class Job:
             report("dicom", 0.0, "")
             result, objects = self._write_dicom(slide, result, analysis, claim)
         _require_finite(result)
-        _log.info("Analysed in %.1f s: %s", self._clock() - begun, describe_probabilities(result))
+        _log.info("Analysed in %.1f s: %s", self._clock() - begun, describe_answer(result))
         return result_delivery(claim, self._worker_id, result, {**analysis.artifacts, **objects})
 
     def _write_dicom(
@@ -239,8 +239,11 @@ def queue_seconds(request: Mapping[str, Any]) -> float | None:
     return round(max(0.0, (claimed - created).total_seconds()), 3)
 
 
-def describe_probabilities(result: Mapping[str, Any]) -> str:
-    """Return class probabilities in one line, the likeliest first."""
+def describe_answer(result: Mapping[str, Any]) -> str:
+    """Return class probabilities in one line, the likeliest first; of a model that abstains, why."""
+    quality = result.get("quality") or {}
+    if quality.get("status") == "abstained":
+        return f"abstained. {quality.get('reason') or ''}".rstrip()
     probabilities = result.get("probabilities") or {}
     ordered = sorted(probabilities.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {value:.3f}" for name, value in ordered) or "no probabilities"

@@ -188,7 +188,8 @@ class _Reader:
         except ValueError:
             number = float("nan")
         if not low <= number <= high:
-            self.problems.append(f"{name}={value} must be a number from {low:g} to {high:g}.")
+            point = f", with a decimal point: {value.replace(',', '.')}" if "," in value else ""
+            self.problems.append(f"{name}={value} must be a number from {low:g} to {high:g}{point}.")
             return default
         return number
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,12 @@ from typing import Any
 from worker.backoff import Backoff
 from worker.client import PluginClient
 from worker.contract import OPEN_STATES
-from worker.errors import BusyError, SubmitError, UnreachableError
+from worker.errors import BusyError, RefusedError, SubmitError, UnreachableError
 from worker.progress import ProgressView
 from worker.stages import Position, position_in
 
 _FOLLOW_S = 25.0
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,15 @@ class Target:
     def as_json(self) -> dict[str, Any]:
         """Return the fields that are set."""
         return {name: value for name, value in vars(self).items() if value}
+
+    def __str__(self) -> str:
+        """Return what a person named, in words."""
+        for kind in ("series", "study", "instance"):
+            if named := getattr(self, kind):
+                return f"{kind} with the id {named}: copy it from Orthanc Explorer's address, behind uuid="
+        if self.cohort is not None:
+            return "such series: check the keywords and their values"
+        return f"series with the SeriesInstanceUID {self.series_instance_uid}: check the UID"
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,9 @@ def parse_parameters(texts: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise SubmitError(f"--parameters {text}: give a JSON object, or name=value.")
+        if _DECIMAL_COMMA.fullmatch(value):
+            point = value.replace(",", ".")
+            raise SubmitError(f"--parameters {text}: write the number with a point, {name}={point}.")
         try:
             parameters[name] = json.loads(value)
         except ValueError:
@@ -123,6 +137,24 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SubmitError("--parameters is no JSON object.")
     return value
+
+
+def submit(client: PluginClient, submission: Submission) -> dict[str, Any]:
+    """Submit, and return the server's answer.
+
+    Raises
+    ------
+    SubmitError
+        If Orthanc has no such resource; the sentence names it.
+    ServerError
+        If it was refused otherwise, or no usable answer came.
+    """
+    try:
+        return client.submit(submission.as_json())
+    except RefusedError as error:
+        if error.code != "unknown_resource":
+            raise
+        raise SubmitError(f"Orthanc has no {submission.target}.") from error
 
 
 def submitted_requests(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -192,10 +224,17 @@ def position_of(request: Mapping[str, Any]) -> Position:
     """Return how far a request is, as the server tells."""
     match str(request["status"]):
         case "pending":
-            return Position("waiting for a worker")
+            return Position(waiting_words(request))
         case "publishing":
             return position_in("publish", 1.0)
     return Position(str(request.get("stage") or "open"), _progress(request), str(request.get("detail") or ""))
+
+
+def waiting_words(request: Mapping[str, Any]) -> str:
+    """Return what a pending request waits for."""
+    if request.get("waits_for") == "slide":
+        return "waiting for the rest of the slide"
+    return "waiting for a worker"
 
 
 def _progress(request: Mapping[str, Any]) -> float:

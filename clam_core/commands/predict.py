@@ -4,24 +4,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from clam_core.arguments import micrometres
 from clam_core.encoders import ENCODERS, Precision
 from clam_core.features import FeatureFolder, FolderLimits, NoFeatures, fingerprint_of_files
 from clam_core.model import load_model
 from clam_core.options import AnalysisOptions, Reference
-from clam_core.package import BareCheckpoint, load_package
+from clam_core.package import BareCheckpoint, load_package, package_path
 from clam_core.patches import write_patches
 from clam_core.pipeline import Content, analyze_slide
+from clam_core.progress import shown_progress
 from clam_core.result import Analysis
-from clam_core.run import Progress
 from clam_core.slides import Slide, open_slide
 from clam_core.tissue import PRESETS
 
@@ -38,7 +36,12 @@ def add_parser(subparsers: Any) -> None:
         description="Analyse one slide and write the result into a folder.",
     )
     parser.add_argument("slide", type=Path, help="slide file, or folder of a DICOM series")
-    parser.add_argument("--model", type=Path, required=True, help="model package, or a bare CLAM checkpoint")
+    parser.add_argument(
+        "--model",
+        type=package_path,
+        required=True,
+        help="model package, a bare CLAM checkpoint, or the word demo",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the result")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument(
@@ -85,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.encoder_weights,
             Precision(arguments.precision),
         )
-        with _progress_bars() as progress:
+        with shown_progress(sys.stderr) as progress:
             analysis = analyze_slide(
                 slide,
                 model,
@@ -132,30 +135,6 @@ def _write_patches(slide: Slide, analysis: Analysis, path: Path) -> list[Path]:
         level=slide.levels[plan.level],
     )
     return [] if written is None else [written]
-
-
-@contextmanager
-def _progress_bars() -> Iterator[Progress]:
-    """Yield a callback that shows the current stage as a bar, on stderr; only that of the encoder stays."""
-    current: tuple[str, tqdm[Any]] | None = None
-
-    def progress(stage: str, done: int, total: int) -> None:
-        nonlocal current
-        if current is None or current[0] != stage:
-            if current is not None:
-                current[1].close()
-            kept = stage == "encode"
-            current = (
-                stage,
-                tqdm(total=total, desc=stage, unit="patch" if kept else "step", leave=kept, disable=None),
-            )
-        current[1].update(done - current[1].n)
-
-    try:
-        yield progress
-    finally:
-        if current is not None:
-            current[1].close()
 
 
 def _print_summary(analysis: Analysis, opened: float, written: list[Path]) -> None:

@@ -13,6 +13,7 @@ from worker.client import PluginClient
 from worker.report import Addresses, describe
 from worker.settings import Settings
 from worker.stages import words
+from worker.submission import waiting_words
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -55,6 +56,8 @@ def row(request: Mapping[str, Any]) -> str:
     if request["status"] == "processing":
         text += f"  {request.get('progress') or 0:.0%} {words(str(request.get('stage') or ''))}"
         text += f" on {request.get('worker_id')}"
+    if request["status"] == "pending":
+        text += f"  {waiting_words(request)}"
     error = request.get("error")
     return f"{text}  {error['message']}" if error else text
 

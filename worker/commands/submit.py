@@ -19,7 +19,9 @@ from worker.submission import (
     follow,
     parse_parameters,
     series_of,
+    submit,
     submitted_requests,
+    waiting_words,
 )
 
 
@@ -57,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Submit; 0 for a result (or, without --wait, for an accepted request), 1 for an analysis without one."""
     client = PluginClient(settings, settings.require_person())
-    answer = client.submit(_submission(arguments).as_json())
+    answer = submit(client, _submission(arguments))
     requests = submitted_requests(answer)
     if not arguments.json:
         _print_accepted(answer, requests)
@@ -101,7 +103,8 @@ def _print_accepted(answer: dict[str, Any], requests: list[dict[str, Any]]) -> N
     summary = answer.get("summary")
     known = "" if summary or answer.get("created", True) else ", submitted before"
     for request in requests:
-        _say(f"Request {request['request_id']} is {request['status']}{known}.")
+        waiting = f", {waiting_words(request)}" if request["status"] == "pending" else ""
+        _say(f"Request {request['request_id']} is {request['status']}{known}{waiting}.")
     for skipped in answer.get("skipped") or []:
         _say(f"Series {skipped.get('series')} was skipped: {skipped.get('error')}")
     if summary:

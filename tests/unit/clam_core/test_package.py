@@ -223,10 +223,24 @@ def test_a_bare_checkpoint_without_an_encoder_asks_for_it(tmp_path: Path, networ
         load_package(tmp_path / "mine.safetensors")
 
 
-def test_a_text_file_is_not_called_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("not a model")
-    with pytest.raises(CheckpointError, match=r"notes\.txt is no checkpoint"):
-        load_package(tmp_path / "notes.txt")
+@pytest.mark.parametrize(
+    ("content", "what_it_is"),
+    [
+        (b"not a model", "it is a text file"),
+        (("모델" * 200).encode(), "it is a text file"),
+        (b"\n<!DOCTYPE html><html><title>Log in", "it is a web page"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:77\n",
+            "it is a pointer of Git LFS",
+        ),
+        (b"\x13\x00\xff" * 100, "it is damaged, or of another kind"),
+        (b"", "it is damaged, or of another kind"),
+    ],
+)
+def test_what_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, content: bytes, what_it_is: str) -> None:
+    (tmp_path / "weights.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"weights\.bin is no checkpoint: {what_it_is}"):
+        load_package(tmp_path / "weights.bin")
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``clam-core predict``: what it writes, what it prints, and how it says what is wrong."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from clam_core.commands import predict
 from clam_core.errors import SlideError
 from clam_core.features import fingerprint_of_files
 from clam_core.package import demo_package_path
+from clam_core.progress import Lines, shown_progress
 from tests.support.core_fakes import ArraySlide, FakeModel, MeanColourEncoder, blank, glass_with_tissue
 from tests.support.shared_data import shared_path
 
@@ -85,6 +87,44 @@ def test_prints_a_table_that_a_person_can_read(
         "Tests.",
     ):
         assert expected in printed
+
+
+def test_the_word_demo_names_the_demonstration_model(
+    seen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def load(path: Path, _bare: object) -> FakeModel:
+        asked.append(path)
+        return FakeModel()
+
+    monkeypatch.setattr(predict, "load_package", load)
+    assert cli.main(["predict", "a-slide.svs", "--model", "demo", "--out", str(tmp_path)]) == 0
+    assert asked == [demo_package_path()]
+
+
+def test_where_nobody_watches_progress_is_a_line_every_ten_seconds() -> None:
+    times = iter([0.0, 1.0, 10.0, 11.0, 20.0, 31.0])
+    stream = io.StringIO()
+    lines = Lines(stream, clock=lambda: next(times))
+    for stage, done, total in (("tissue", 0, 1), ("tissue", 1, 1), ("encode", 64, 840)):
+        lines(stage, done, total)
+    lines("encode", 420, 840)
+    lines("encode", 840, 1_680)
+    assert stream.getvalue() == "tissue\nencode 420 of 840 (50%)\nencode 840 of 1,680 (50%)\n"
+
+
+def test_a_pipe_gets_lines_and_a_terminal_gets_bars() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    with shown_progress(io.StringIO()) as progress:
+        assert isinstance(progress, Lines)
+    terminal = Terminal()
+    with shown_progress(terminal) as progress:
+        progress("encode", 840, 840)
+    assert "840/840" in terminal.getvalue()
 
 
 def test_closes_the_slide(seen: Any, tmp_path: Path) -> None:

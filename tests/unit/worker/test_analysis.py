@@ -59,7 +59,7 @@ def test_a_bare_checkpoint_wants_to_know_its_encoder(tmp_path: Path) -> None:
 def test_a_text_file_is_not_called_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "model.json"
     path.write_text('{"name": "mine"}')
-    with pytest.raises(ModelError, match=r"model\.json is no checkpoint"):
+    with pytest.raises(ModelError, match=r"model\.json is no checkpoint: it is a text file"):
         ClamAnalyzer.load(settings(MODEL_PATH=str(path)))
 
 

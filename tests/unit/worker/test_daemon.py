@@ -7,6 +7,7 @@ import errno
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,29 @@ def test_a_request_is_claimed_analysed_and_completed_with_its_artifacts(
     assert [item["name"] for item in body["artifacts"]] == ["heatmap.png", "attention.npz"]
     assert body["result"]["slide"] == {"series_instance_uid": "1.2.3", "fingerprint": "f" * 64}
     assert body["result"]["software"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("quality", "said"),
+    [
+        ({"status": "ok"}, "tumor 0.800, normal 0.200"),
+        ({"status": "abstained", "reason": "Too little tissue."}, "abstained. Too little tissue."),
+    ],
+)
+def test_the_log_names_the_likeliest_class_unless_the_model_abstains(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture, quality: dict[str, str], said: str
+) -> None:
+    server.add_request()
+
+    def analysis(request: Mapping[str, Any], report: StageReport) -> Analysis:
+        found = good_analysis(request, report)
+        return replace(found, result={**found.result, "quality": quality})
+
+    rig.analyzer.work = analysis
+    with caplog.at_level("INFO"):
+        rig.daemon().run(Mode.ONCE)
+    (line,) = [text for text in caplog.messages if text.startswith("Analysed in")]
+    assert line.partition(": ")[2] == said
 
 
 def test_a_result_tells_the_time_of_each_stage(rig: Rig, server: ScriptedServer) -> None:

@@ -69,6 +69,11 @@ def test_an_unknown_name_in_the_file_is_named_with_the_likely_one(tmp_path: Path
         load_settings({}, env_file(tmp_path, "ORTHANC_PASWORD=x\n"))
 
 
+def test_a_decimal_comma_in_a_setting_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"MODEL_MPP=0,5 must be .*, with a decimal point: 0\.5\."):
+        load_settings({"MODEL_MPP": "0,5"})
+
+
 def test_unknown_names_in_the_environment_belong_to_others() -> None:
     load_settings({"PATHOLOGY_HOME": "/opt", "ORTHANC_USERNAME": "admin", "EDITOR": "vi"})
 

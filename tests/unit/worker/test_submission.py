@@ -123,6 +123,11 @@ def test_parameters_of_another_form_are_refused(text: str) -> None:
         parse_parameters([text])
 
 
+def test_a_decimal_comma_is_named() -> None:
+    with pytest.raises(SubmitError, match=r"write the number with a point, mpp=0\.5\."):
+        parse_parameters(["mpp=0,5"])
+
+
 def test_a_study_gives_a_request_for_each_slide() -> None:
     one, two = request("pending", "1"), request("pending", "1")
     assert submitted_requests({"request": one}) == [one]
@@ -155,6 +160,12 @@ def test_following_ends_in_time_and_says_that_the_request_goes_on(client: Plugin
     times = iter([0.0, 100.0])
     with pytest.raises(SubmitError, match="still pending and goes on: see `worker status r1`"):
         follow(client, request("pending", "v1"), Screen(), timeout_s=10, clock=lambda: next(times))
+
+
+def test_a_request_whose_slide_still_arrives_says_so() -> None:
+    waiting = request("pending", "v1", waits_for="slide")
+    assert position_of(waiting).stage == "waiting for the rest of the slide"
+    assert position_of(request("pending", "v1", waits_for="worker")).stage == "waiting for a worker"
 
 
 def test_a_request_that_is_being_published_is_nearly_done() -> None:
@@ -223,7 +234,7 @@ def test_submit_prints_the_result_and_ends_with_0(
     then(http, "v1", request("completed", "v2", result=RESULT))
     assert cli.main(["submit", "--series", "s1", "--wait"]) == 0
     printed = capsys.readouterr().out
-    assert "Request r1 is pending." in printed
+    assert "Request r1 is pending, waiting for a worker." in printed
     assert "Note: no worker" in printed
     assert "oscc     92.0%" in printed
 
@@ -294,17 +305,41 @@ def test_a_refused_submission_is_the_servers_sentence_and_2(
 
 
 @pytest.mark.usefixtures("command_line")
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        (["--series", "nope"], "Orthanc has no series with the id nope: copy it from Orthanc Explorer"),
+        (["--study", "nope"], "Orthanc has no study with the id nope"),
+        (["--series-uid", "1.2.3"], "Orthanc has no series with the SeriesInstanceUID 1.2.3"),
+        (["--find", "StudyDate=19000101"], "Orthanc has no such series: check the keywords"),
+    ],
+)
+def test_what_orthanc_does_not_have_is_named(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str], named: list[str], sentence: str
+) -> None:
+    http.post(
+        f"{URL}/pathology/analyze",
+        status=404,
+        json={"success": False, "code": "unknown_resource", "error": "Orthanc has no such resource."},
+    )
+    assert cli.main(["submit", *named]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("command_line")
 def test_the_list_shows_state_and_reason(
     http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
         request("processing", "v1", stage="encode", progress=0.42, worker_id="lab-1", model="m"),
         request("failed", "v1", error={"message": "No tissue was found."}),
+        request("pending", "v1", waits_for="slide"),
     ]
     http.get(f"{URL}/pathology/requests/", json={"success": True, "count": 2, "requests": rows})
     assert cli.main(["status"]) == 0
     printed = capsys.readouterr().out
     assert "42% encoding patches on lab-1" in printed
+    assert "waiting for the rest of the slide" in printed
     assert "No tissue was found." in printed
 
 
