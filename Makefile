@@ -22,11 +22,11 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## analyse a slide with a real Orthanc, start to end (SLIDE=path.svs, MPP=0.5, FORCE=1)
-	@$(RUN) -m demo $(if $(SLIDE),--slide "$$SLIDE") $(if $(MPP),--mpp '$(MPP)') $(if $(FORCE),--force)
+	@$(RUN) -m demo $(if $(SLIDE),--slide "$$SLIDE") $(if $(MPP),--mpp "$$MPP") $(if $(FORCE),--force)
 
 demo-ohif: $(VENV)/.ready ## the same with OHIF beside Orthanc (fetches 50 MB with npm once; OHIF=3.12.10 for the other version)
 	@demo/system-packages.sh demo/system-packages-ohif.txt
-	@$(RUN) -m demo --ohif $(OHIF) $(if $(SLIDE),--slide "$$SLIDE") $(if $(MPP),--mpp '$(MPP)') $(if $(FORCE),--force)
+	@$(RUN) -m demo --ohif $(OHIF) $(if $(SLIDE),--slide "$$SLIDE") $(if $(MPP),--mpp "$$MPP") $(if $(FORCE),--force)
 
 test: $(VENV)/.dev-ready ## install what is missing and run all tests
 	$(RUN) -m pytest

@@ -19,7 +19,6 @@ from types import FrameType
 
 import requests
 
-from clam_core.arguments import micrometres
 from worker.demo_slide import DemoSlide, demo_slide
 from worker.errors import WorkerError
 
@@ -27,6 +26,7 @@ from .errors import DemoError
 from .ohif import VERSION as OHIF
 from .ohif import ohif_beside, ohif_dist
 from .server import REPOSITORY, RunningOrthanc, last_lines, running_orthanc, started
+from .slide import checked, micrometres_of
 
 FOLDER = REPOSITORY / ".demo"
 WORKER_LOG = FOLDER / "worker.log"
@@ -53,9 +53,7 @@ def main() -> int:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--slide", type=Path, help="your own slide (SVS, NDPI, TIFF, DICOM); else the demo's")
-    parser.add_argument(
-        "--mpp", type=micrometres, help="micrometres per pixel, where the slide's file does not say"
-    )
+    parser.add_argument("--mpp", help="micrometres per pixel, where the slide's file does not say")
     parser.add_argument("--force", action="store_true", help="analyse again although there is a result")
     parser.add_argument(
         "--ohif",
@@ -86,8 +84,10 @@ def _run(arguments: argparse.Namespace) -> int:
     with _only_one(FOLDER / "lock"):
         # First of all: where it cannot be fetched, nothing else needs to start.
         dist = None if arguments.ohif is None else ohif_dist(arguments.ohif)
-        slide = demo_slide(FOLDER, arguments.slide, mpp=arguments.mpp)
+        slide = demo_slide(FOLDER, arguments.slide, mpp=micrometres_of(arguments.mpp))
         _say(f"Slide    {slide.description}")
+        if arguments.slide is not None:
+            checked(slide, _say)
         with running_orthanc(FOLDER) as orthanc:
             _say(f"Orthanc  {orthanc.url} (log: {orthanc.log})")
             environment = _worker_environment(orthanc)
@@ -151,10 +151,7 @@ def _ingest(slide: DemoSlide, environment: Mapping[str, str]) -> str:
     # Its progress goes to the terminal through the standard error.
     done = subprocess.run(command, env=dict(environment), cwd=FOLDER, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:
-        raise DemoError(
-            "the slide could not be stored; the line above says why. (What is --mpp there is MPP here: "
-            "make demo SLIDE=... MPP=0.5)"
-        )
+        raise DemoError("the slide could not be stored; the line above says why.")
     series: str = json.loads(done.stdout.splitlines()[-1])["series"]
     return series
 
@@ -204,7 +201,7 @@ def _print_addresses(orthanc: RunningOrthanc, series: str, viewer: str | None, s
 Open     {orthanc.url}/app/explorer.html#series?uuid={series}
          user {user}, password {password}; the panel "AI analysis" there shows it, and analyses again
 Worklist {orthanc.url}/pathology/app/worklist.html
-         ({seconds:.0f} s from the command to here)""")
+         ({seconds:.0f} s from the demo's start to here; what make installed before is not counted)""")
 
 
 def _wait_for_ctrl_c() -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,6 +26,28 @@ def test_a_slide_that_is_not_there_is_one_sentence_and_code_2() -> None:
     assert done.returncode == 2
     assert "There is no slide /nowhere/slide.svs" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mpp", "sentence"),
+    [
+        ("0,5", "MPP=0,5: '0,5' is not a number of micrometres: write it with a point, 0.5."),
+        ("it's half", "MPP=it's half: \"it's half\" is not a number of micrometres."),
+        ("-1", "MPP=-1: '-1' must be more than 0 micrometres."),
+    ],
+)
+def test_a_bad_resolution_is_one_sentence_about_MPP(mpp: str, sentence: str) -> None:  # noqa: N802 - its name
+    done = subprocess.run(
+        ["make", "-s", "-o", ".venv/.ready", "demo", f"MPP={mpp}", f"RUN={sys.executable}"],
+        cwd=ROOT,
+        env={**os.environ, "CI": "true"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert sentence in done.stderr
+    assert "--mpp" not in done.stderr
 
 
 def test_a_slide_with_a_quote_in_its_name_reaches_the_demo_whole() -> None:

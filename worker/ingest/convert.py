@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from worker.ingest.errors import IngestError
-from worker.ingest.progress import Progress, Report, Stage
+from worker.ingest.progress import Progress, Report, Stage, silent
 
 SCRIPT = Path(__file__).with_name("convert_script.py")
 
@@ -62,6 +62,22 @@ def run_converter(
         If the file cannot be converted.
     """
     job = {"slide": str(slide.resolve()), "out": str(out.resolve()), "mpp": mpp, "labels": labels}
+    return _run(python, slide, {**job, "check": False}, report)
+
+
+def check_convertible(python: Path, slide: Path, *, mpp: float | None) -> None:
+    """See that the converter can open a slide; nothing is written.
+
+    Raises
+    ------
+    IngestError
+        If it cannot, or nobody says how large a pixel is.
+    """
+    job = {"slide": str(slide.resolve()), "out": None, "mpp": mpp, "labels": False, "check": True}
+    _run(python, slide, job, silent)
+
+
+def _run(python: Path, slide: Path, job: Mapping[str, Any], report: Report) -> Conversion:
     with (
         tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as stderr,
         subprocess.Popen(  # noqa: S603 - our own script, no shell

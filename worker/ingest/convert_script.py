@@ -3,13 +3,14 @@
 
 It reads one JSON object from standard input and writes JSON lines to standard output::
 
-    {"slide": PATH, "out": FOLDER, "mpp": 0.5 or null, "labels": false}
+    {"slide": PATH, "out": FOLDER, "mpp": 0.5 or null, "labels": false, "check": false}
 
     {"event": "opened", "reader": "opentile", "mpp": 0.499, "levels": [[2220, 2967]], "tiles": 130}
     {"event": "progress", "done": 64, "total": 130}
     {"event": "done", "files": [PATH, ...]}
     {"event": "error", "code": "no_mpp", "message": "..."}
 
+With ``check`` the slide is only opened, and nothing is written.
 It depends on nothing but the packages of ``converter.txt``.
 """
 
@@ -55,11 +56,14 @@ def emit(event: str, **fields: Any) -> None:
 
 
 def main() -> int:
-    """Convert what standard input names; 0 when every file was written."""
+    """Convert (or check) what standard input names; 0 when every file was written (or could be)."""
     warnings.simplefilter("ignore")
     job = json.load(sys.stdin)
     try:
-        convert(Path(job["slide"]), Path(job["out"]), job["mpp"], labels=job["labels"])
+        if job["check"]:
+            check(Path(job["slide"]), job["mpp"])
+        else:
+            convert(Path(job["slide"]), Path(job["out"]), job["mpp"], labels=job["labels"])
     except ConversionError as error:
         emit("error", code=error.code, message=str(error))
         return 1
@@ -77,9 +81,7 @@ def convert(slide: Path, out: Path, mpp: float | None, *, labels: bool) -> None:
     """Write the levels of a slide as DICOM instances into a folder."""
     reader, wsi = open_slide(slide, mpp)
     with wsi:
-        spacing = wsi.levels[0].pixel_spacing
-        if spacing is None or spacing.width <= 0:
-            raise no_mpp(slide)
+        spacing = require_spacing(slide, wsi)
         images = [instance.image_data for level in wsi.levels for instance in level.instances.values()]
         total = sum(image.tiled_size.area for image in images)
         emit(
@@ -94,6 +96,22 @@ def convert(slide: Path, out: Path, mpp: float | None, *, labels: bool) -> None:
             out, include_labels=labels, include_overviews=labels, include_thumbnails=False, workers=2
         )
     emit("done", files=[str(file) for file in files])
+
+
+def check(slide: Path, mpp: float | None) -> None:
+    """Open a slide as the conversion would."""
+    _, wsi = open_slide(slide, mpp)
+    with wsi:
+        require_spacing(slide, wsi)
+    emit("done", files=[])
+
+
+def require_spacing(slide: Path, wsi: Any) -> Any:
+    """Return the spacing of the largest level, in mm."""
+    spacing = wsi.levels[0].pixel_spacing
+    if spacing is None or spacing.width <= 0:
+        raise no_mpp(slide)
+    return spacing
 
 
 def open_slide(slide: Path, mpp: float | None) -> tuple[str, Any]:

@@ -95,12 +95,7 @@ class Ingest:
             raise _local_failure(error) from error
 
     def _store_dicom(self, path: Path, options: SlideOptions) -> tuple[IngestedSeries, ...]:
-        if options != SlideOptions(labels=options.labels):
-            raise IngestError(
-                "bad_option",
-                f"{path.name} is DICOM already and is stored as it is: leave --mpp and the options about "
-                "patient, study and container away.",
-            )
+        require_as_it_is(path, options)
         return tuple(self._store_series(path, slide) for slide in find_slides(path, labels=options.labels))
 
     def _store_series(self, path: Path, slide: DicomSlide) -> IngestedSeries:
@@ -122,8 +117,7 @@ class Ingest:
         )
 
     def _convert_and_store(self, slide: Path, options: SlideOptions) -> IngestedSeries:
-        if not slide.is_file():
-            raise IngestError("unreadable", f"{slide} is a folder without DICOM files: name a slide file.")
+        require_file(slide)
         identity = identify(slide, sha256_of(slide), options)
         present = self._already_there(slide, identity)
         if present is not None:
@@ -174,6 +168,22 @@ class Ingest:
             self.report(Progress(Stage.UPLOAD, done, total))
 
         return [self.store.store(file, sent) for file in files]
+
+
+def require_as_it_is(path: Path, options: SlideOptions) -> None:
+    """Raise where options would change what is DICOM already."""
+    if options != SlideOptions(labels=options.labels):
+        raise IngestError(
+            "bad_option",
+            f"{path.name} is DICOM already and is stored as it is: leave --mpp and the options about "
+            "patient, study and container away.",
+        )
+
+
+def require_file(slide: Path) -> None:
+    """Raise where there is no file to convert."""
+    if not slide.is_file():
+        raise IngestError("unreadable", f"{slide} is a folder without DICOM files: name a slide file.")
 
 
 def check_readable(files: Sequence[Path]) -> None:
