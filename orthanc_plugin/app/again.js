@@ -8,13 +8,18 @@ import { t } from "./i18n.js";
 import { isOpen } from "./queue.js";
 import { headline } from "./sections.js";
 
+/** Whether a result went with its slide's first storing: its files are gone, so nobody need be asked about it. */
+function isLost({ flags }) {
+    return (flags ?? []).includes("source_replaced");
+}
+
 /**
  * Whether an earlier result was made by the model that is wanted, as the pages want it: without parameters. The
  * server knows it of wishes that are equal to the letter; one that named no model may have been answered by this one.
  */
-function isSame({ status, model, parameters, flags }, wanted) {
-    const plain = !Object.keys(parameters ?? {}).length && !(flags ?? []).includes("source_replaced");
-    return status === "completed" && plain && model === wanted.model;
+function isSame(request, wanted) {
+    const plain = !Object.keys(request.parameters ?? {}).length && !isLost(request);
+    return request.status === "completed" && plain && request.model === wanted.model;
 }
 
 /** Ask a person whether to do again what is done; the answer that changes nothing comes first. */
@@ -59,5 +64,5 @@ export async function analyseKnowingly(host, wanted, known) {
         if (answer.created || isOpen(answer.request)) return answer;
         existing = answer.request;
     }
-    return (await confirmed(host, existing)) ? analyse({ ...wanted, force: true }) : null;
+    return isLost(existing) || (await confirmed(host, existing)) ? analyse({ ...wanted, force: true }) : null;
 }

@@ -280,6 +280,7 @@ def test_a_second_analysis_of_the_same_kind_is_begun_only_knowingly(
     panel.locator("[data-answer=keep]").click()
     expect(question).to_have_count(0)
     again.click()
+    expect(question).to_be_visible()
     faultless.page.keyboard.press("Escape")
     expect(question).to_have_count(0)
     assert server.get("/pathology/requests/").json()["count"] == 1
@@ -288,6 +289,20 @@ def test_a_second_analysis_of_the_same_kind_is_begun_only_knowingly(
     expect(panel.locator(".stage")).to_contain_text("Waiting for a worker")
     second = server.get("/pathology/requests/").json()["requests"][-1]
     assert second["predecessor"] == first
+
+
+def test_nobody_is_asked_about_a_result_whose_files_went_when_the_slide_was_replaced(
+    server: OrthancServer, faultless: Visit, tmp_path: Path
+) -> None:
+    path = another_slide(tmp_path, container_id=CONTAINER)
+    slide = store_file(server, path)["ParentSeries"]
+    analysed(server, slide, CONTAINER)
+    server.request("DELETE", f"/series/{slide}").raise_for_status()
+    store_file(server, path)
+    panel = panel_on(faultless, "series", slide)
+    expect(panel.locator(".state .verdict")).to_contain_text("oscc")
+    panel.locator("[data-action=again]").click()
+    expect(panel.locator(".stage")).to_contain_text("Waiting for")
 
 
 def test_the_same_model_by_its_name_is_the_same_kind_and_another_model_is_not(

@@ -14,8 +14,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import pydicom
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Dialog, Locator, Page, expect
 
 from demo.errors import DemoError
 from demo.ohif import NGINX, SHA512, VERSION, ohif_dist, one_origin
@@ -334,3 +335,56 @@ def test_what_a_real_worker_stored_is_drawn_as_a_dicom_map(
     painted, wanted = corners(visit.page)
     assert painted == pytest.approx(wanted, abs=2)
     keep(visit.page, "ohif-map")
+
+
+def test_a_second_analysis_is_begun_only_knowingly(unanalysed: Site, visit: Visit) -> None:
+    analysed(unanalysed.orthanc, series_of(unanalysed), CONTAINER)
+    panel = open_slide(visit, unanalysed)
+    wait_for_overlay(visit.page)
+    panel.locator("#analyse").click()
+    expect(panel.locator("dialog.question")).to_contain_text("91.8%")
+    keep(visit.page, "ohif-again")
+    before = unanalysed.orthanc.get("/pathology/requests/").json()["count"]
+    panel.locator("[data-answer=keep]").click()
+    expect(panel.locator("dialog.question")).to_have_count(0)
+    assert unanalysed.orthanc.get("/pathology/requests/").json()["count"] == before
+    panel.locator("#analyse").click()
+    panel.locator("[data-answer=again]").click()
+    expect(panel.locator("#stage")).to_contain_text("Waiting for a worker")
+
+
+def test_names_with_markup_are_shown_and_run_nothing(site: Site, browser: Visit, tmp_path: Path) -> None:
+    browser.page.goto("about:blank")
+    browser.problems.clear()
+
+    def note_dialog(dialog: Dialog) -> None:
+        browser.problems.append(dialog.message)
+        dialog.dismiss()
+
+    browser.page.on("dialog", note_dialog)
+    for study in site.orthanc.get("/studies").json():
+        site.orthanc.request("DELETE", f"/studies/{study}").raise_for_status()
+    markup = "<img src=x onerror='window.hurt=1'>"
+    for path in slide_folder().glob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientName = "<script>alert(1)</script>"
+        dataset.PatientID = dataset.ContainerIdentifier = markup
+        dataset.StudyDescription = dataset.SeriesDescription = markup
+        dataset.save_as(tmp_path / path.name)
+    series = store_slide(site.orthanc, tmp_path)
+    told = {
+        "predicted_class": markup,
+        "probabilities": {markup: 0.9, "normal": 0.1},
+        "model": {"name": markup, "version": "1", "intended_use": markup, "use": "demonstration"},
+        "quality": {"status": "limited", "flags": [markup], "reason": markup},
+    }
+    analysed(site.orthanc, series, markup, **told)
+    panel = open_slide(browser, site)
+    wait_for_overlay(browser.page)
+    expect(panel.locator("#predicted-class")).to_contain_text(markup)
+    expect(panel.locator("[data-part=identity]")).to_contain_text(markup)
+    expect(panel.locator("#quality")).to_contain_text(markup)
+    keep(browser.page, "ohif-markup")
+    assert browser.page.evaluate("window.hurt") is None
+    # An element made of it would have asked the server for its picture.
+    assert browser.problems == []

@@ -190,7 +190,7 @@ class SlidePanel {
             sections.verdict(result),
             sections.quality(request),
             sections.probabilities(result),
-            element("p.links", {}, this.#resultPage(request), " ", worklistLink()),
+            element("p.links", {}, this.#resultPage(request), worklistLink()),
             controls,
         );
         fill(this.details, sections.extent(result), sections.model(result));
