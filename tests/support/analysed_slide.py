@@ -24,10 +24,10 @@ CONTAINER = "S26-1042-A1"
 BACKGROUND = 225
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """Return RGB or RGBA pixels as a PNG."""
+def png(picture: Image.Image) -> bytes:
+    """Return a picture as a PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -60,7 +60,7 @@ def overlay_png() -> bytes:
 
 def thumbnail_png() -> bytes:
     """Return thumbnail.png."""
-    return png(np.ascontiguousarray(_thumbnail()[:, :, ::-1]))
+    return png(Image.fromarray(np.ascontiguousarray(_thumbnail()[:, :, ::-1])))
 
 
 def top_patches() -> list[dict[str, Any]]:
