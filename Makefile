@@ -94,6 +94,9 @@ bench-slides: $(VENV)/.dev-ready ## time tiles out of Orthanc beside local files
 bench-pipeline: $(VENV)/.dev-ready ## time a slide's way through the worker beside its encoder (about 15 minutes; last line: JSON)
 	$(RUN) bench/bench_pipeline.py
 
+bench-gpu: $(VENV)/.dev-ready ## time encoders on a GPU in each precision, and how busy a queue keeps them (last line: JSON)
+	$(RUN) bench/bench_gpu.py
+
 train-demo: $(VENV)/.ready ## train the demonstration model and write its card (TILES=folder, SLIDES=folder, OUT=folder)
 	$(RUN) -m clam_core.training.demo --tiles '$(TILES)' --out '$(OUT)' --cache '$(OUT).features' \
 	    $(if $(wildcard $(SLIDES)),--slides '$(SLIDES)')

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of a slide's time is not the encoder's, on a real Orthanc and the worker's own parts.
 
-``python bench/bench_pipeline.py [--side 11776] [--queue-side 5888]``: prints a table and one line of JSON.
+``python bench/bench_pipeline.py [--side 15872] [--queue-side 11776]``: prints a table and one line of JSON.
 The slides are real tissue tiled up, through the converter. The encoders are the demonstration model's and
 ResNet-50 with drawn weights (its speed does not depend on them). Memory and growth are measured on a slide
 that exists only as a function, in a process of its own, with an encoder that takes no time.
@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.busy_encoder import BusyEncoder
-from clam_core.encoders import load_encoder
+from clam_core.encoders import Precision, load_encoder
 from clam_core.encoders.resnet import TruncatedResNet50
 from clam_core.encoders.transforms import IMAGENET, normalised
 from clam_core.model import LoadedModel
@@ -57,8 +57,8 @@ QUEUE = 6
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--side", type=int, default=11_776, help="pixels of the long slide's side")
-    arguments.add_argument("--queue-side", type=int, default=5_888, help="of the slide that waits six times")
+    arguments.add_argument("--side", type=int, default=15_872, help="pixels of the long slide's side")
+    arguments.add_argument("--queue-side", type=int, default=11_776, help="of the slide that waits six times")
     arguments.add_argument("--repeats", type=int, default=3)
     options = arguments.parse_args()
     rows: dict[str, float] = {}
@@ -71,7 +71,7 @@ def main() -> None:
         long, short = (store(server, tiled_up(folder, side)) for side in (options.side, options.queue_side))
         bench = Bench(server, folder)
         rows |= bench.one_slide(long)
-        rows |= bench.one_slide(long, resnet=weights)
+        rows |= bench.one_slide(long, Drawn("resnet50-trunc", weights))
         rows |= bench.queue(short)
     for name, value in rows.items():
         print(f"{name:36} {value:12.3f}")
@@ -157,23 +157,33 @@ def memory() -> dict[str, float]:
     return rows
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """An encoder with drawn weights."""
+
+    name: str
+    weights: Path
+    precision: Precision = Precision.FLOAT32
+
+
 class Bench:
     """The worker's daemon in this process, its encoders watched."""
 
-    def __init__(self, server: OrthancServer, folder: Path) -> None:
+    def __init__(self, server: OrthancServer, folder: Path, device: str = "cpu") -> None:
         self._server = server
         self._folder = folder
+        self._device = device
 
-    def one_slide(self, series: IngestedSeries, resnet: Path | None = None) -> dict[str, float]:
+    def one_slide(self, series: IngestedSeries, drawn: Drawn | None = None) -> dict[str, float]:
         """Analyse one slide, then let a second model of the same encoder have it."""
-        kind = "demo" if resnet is None else "resnet50"
+        kind = "demo" if drawn is None else "resnet50"
         settings = self._settings(FEATURE_CACHE_DIR=str(self._folder / f"features-{kind}"))
-        analyzer, encoder = self._analyzer(settings, resnet)
+        analyzer, encoder = self._analyzer(settings, kind, drawn)
         first = self._served(settings, analyzer, [(series, kind)])
         share = encoder.idle_share(first.begun, first.ended, first.dicom_s)
         second = self._served(settings, analyzer, [(series, "second")])
         print(json.dumps({f"timings_{kind}": first.timings, f"timings_{kind}_cached": second.timings}))
-        suffix = "" if resnet is None else "_resnet50"
+        suffix = "" if drawn is None else "_resnet50"
         return {
             f"patches{suffix}": first.patches,
             f"outside_encoder_share{suffix}": share,
@@ -185,12 +195,24 @@ class Bench:
     def queue(self, series: IngestedSeries) -> dict[str, float]:
         """Analyse a slide six times in a row; nothing is kept, so each is encoded."""
         settings = self._settings(FEATURE_CACHE_MAX_MB="0")
-        analyzer, encoder = self._analyzer(settings, None)
+        analyzer, encoder = self._analyzer(settings, "demo", None)
         self._served(settings, analyzer, [(series, "demo")] * QUEUE)
         gaps = encoder.longest_gaps(QUEUE - 1)
         return {
             "idle_between_slides_s": statistics.median(gaps),
             "idle_between_slides_most_s": max(gaps),
+        }
+
+    def busy_queue(self, series: IngestedSeries, drawn: Drawn) -> dict[str, float]:
+        """Analyse a slide six times in a row; return how busy that kept the encoder, and the time a slide."""
+        settings = self._settings(FEATURE_CACHE_MAX_MB="0")
+        analyzer, encoder = self._analyzer(settings, drawn.name, drawn)
+        served = self._served(settings, analyzer, [(series, drawn.name)] * QUEUE)
+        key = f"{drawn.name}_{drawn.precision}_queue"
+        return {
+            f"{key}_busy_share": encoder.busy_share(),
+            f"{key}_s_per_slide": (served.ended - served.begun) / QUEUE,
+            f"{key}_patches": served.patches,
         }
 
     def _settings(self, **more: str) -> Settings:
@@ -201,7 +223,7 @@ class Bench:
                 "ORTHANC_USER": user,
                 "ORTHANC_PASSWORD": password,
                 "MODEL_PATH": "demo",
-                "DEVICE": "cpu",
+                "DEVICE": self._device,
                 "WORKER_ID": "bench",
                 "SPOOL_DIR": str(self._folder / "spool"),
                 "LOG_LEVEL": "WARNING",
@@ -209,21 +231,30 @@ class Bench:
             }
         )
 
-    def _analyzer(self, settings: Settings, resnet: Path | None) -> tuple[ClamAnalyzer, BusyEncoder]:
+    def _analyzer(
+        self, settings: Settings, name: str, drawn: Drawn | None
+    ) -> tuple[ClamAnalyzer, BusyEncoder]:
         loaded = ClamAnalyzer.load(settings)
         (demo,) = loaded.models.values()
-        if resnet is None:
+        if drawn is None:
             encoder = BusyEncoder(demo.encoder)
             aggregator: Any = demo.aggregator
         else:
-            encoder = BusyEncoder(load_encoder("resnet50-trunc", weights=resnet, compiled=True))
+            loaded_encoder = load_encoder(
+                drawn.name,
+                weights=drawn.weights,
+                device=demo.device,
+                compiled=True,
+                precision=drawn.precision,
+            )
+            encoder = BusyEncoder(loaded_encoder)
             aggregator = FirstValues(demo)
         models = {
-            name: LoadedModel(
-                replace(demo.package, name=name, sha256=digit * 64, reference=None),
+            offered: LoadedModel(
+                replace(demo.package, name=offered, sha256=digit * 64, reference=None),
                 encoder, aggregator, demo.device,
             )
-            for name, digit in (("demo" if resnet is None else "resnet50", "1"), ("second", "2"))
+            for offered, digit in ((name, "1"), ("second", "2"))
         }  # fmt: skip
         return replace(loaded, models=models, default_model=next(iter(models))), encoder
 

@@ -48,6 +48,11 @@ class BusyEncoder:
         whole = ended - begun - apart_s
         return (whole - busy) / whole
 
+    def busy_share(self) -> float:
+        """Return the share of the time from its first batch to its last in which it was busy."""
+        busy = sum(end - start for start, end in self._busy)
+        return busy / (self._busy[-1][1] - self._busy[0][0])
+
     def longest_gaps(self, count: int) -> list[float]:
         """Return the longest times between two batches: among slides of equal length those between them."""
         gaps = sorted(start - end for (_, end), (start, _) in pairwise(self._busy))

@@ -85,6 +85,11 @@ class NetworkEncoder:
         Of its weights file.
     network
         What computes.
+
+    Attributes
+    ----------
+    network
+        As given.
     """
 
     def __init__(self, entry: EncoderEntry, sha256: str, network: Network) -> None:
@@ -94,7 +99,7 @@ class NetworkEncoder:
         self.sha256 = sha256
         self.numerics = network.numerics
         self._framing = Framing(entry.input_px, entry.resize_px, entry.interpolation)
-        self._network = network
+        self.network = network
 
     def frame(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and cut one RGB tile (H, W, 3) to the size of the input."""
@@ -124,7 +129,7 @@ class NetworkEncoder:
         """Normalise and encode tiles (B, H, W, 3) of the size of the input."""
         if len(tiles) == 0:
             return np.empty((0, self.dim), np.float32)
-        return self._network.encode(tiles)
+        return self.network.encode(tiles)
 
 
 def load_encoder(

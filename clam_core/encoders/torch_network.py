@@ -58,11 +58,17 @@ class TorchNetwork:
         return self._forward(full)[: len(tiles)]
 
     def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode(), self._precision.on(self._device):
+        with torch.inference_mode():
             batch = normalised(tiles, self._normalisation, self._device)
-            features = self._network(batch.contiguous(memory_format=torch.channels_last))
+            features = self.forward(batch.contiguous(memory_format=torch.channels_last))
         vectors: NDArray[np.float32] = features.float().cpu().numpy()
         return vectors
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Compute the vectors (B, dim) of a normalised batch (B, 3, H, W) that lies on the device."""
+        with torch.inference_mode(), self._precision.on(self._device):
+            features: torch.Tensor = self._network(batch)
+        return features
 
 
 def _kind(device: torch.device) -> str:
