@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,24 @@ POOL = 10
 SLIDES = 1500
 """Three requests each: a slide with many requests takes longer to write than most are."""
 MODEL = "bench"
+RESULT = {"predicted_class": "a", "probabilities": {"a": 1.0}}
 REMEMBERED = 100_000
 SITE_SCRIPT = """
+import json
 import sys
 import orthanc
 sys.path.insert(0, {root!r})
 def bare(output, uri, **request):
     output.AnswerBuffer('{{}}', 'application/json')
+def calls(output, uri, **request):
+    for path, value in json.loads(request['body']):
+        if value is None:
+            orthanc.RestApiGet(path)
+        else:
+            orthanc.RestApiPut(path, value.encode())
+    output.AnswerBuffer('{{}}', 'application/json')
 orthanc.RegisterRestCallback('/bare', bare)
+orthanc.RegisterRestCallback('/calls', calls)
 from orthanc_plugin.registration import register
 register()
 """
@@ -103,11 +114,10 @@ def cycle(client: Client, worker_id: str) -> bool:
     proof = {"worker_id": worker_id, "token": body["token"], "fence": fence}
     path = request["request_id"]
     client.must("POST", f"/pathology/update-status/{path}/", {**proof, "status": "processing"})
-    result = {"predicted_class": "a", "probabilities": {"a": 1.0}}
     client.must(
         "POST",
         f"/pathology/complete-request/{path}/",
-        {**proof, "fingerprint": request["fingerprint"], "artifacts": [], "result": result},
+        {**proof, "fingerprint": request["fingerprint"], "artifacts": [], "result": RESULT},
     )
     return True
 
@@ -131,6 +141,42 @@ def _run_bare(port: int, user: tuple[str, str], _number: int, seconds: float) ->
     return done, time.monotonic() - started
 
 
+SCRATCH = 4999
+"""Metadata that the plugin does not use: what a state weighs is written there."""
+FRESH = 20_000
+"""Attachments that the plugin does not use: each result is a new one."""
+
+
+def calls_of_cycle(series: str, state: str, number: int) -> list[list[tuple[str, str | None]]]:
+    """Return what Orthanc is asked for by a cycle's three requests: path, and text where it is a write.
+
+    Counted inside the plugin; a claim of a slide's first request reads each of its files once besides.
+    """
+    write = (f"/series/{series}/metadata/{SCRATCH}", state)
+    attachment = f"/series/{series}/attachments/{FRESH + number}"
+    record = (attachment, json.dumps({"schema": 1, "result": RESULT}))
+    slide = (f"/series/{series}/instances", None)
+    return [
+        [(f"/series/{series}", None), slide, write],
+        [write],
+        [slide, record, (f"{attachment}/size", None), write],
+    ]
+
+
+def _run_calls(
+    series: list[str], state: str, port: int, user: tuple[str, str], number: int, seconds: float
+) -> tuple[int, float]:
+    client = Client(port, user)
+    own = series[number::PROCESSES]
+    started = time.monotonic()
+    done = 0
+    while time.monotonic() < started + seconds:
+        for calls in calls_of_cycle(own[done % len(own)], state, done):
+            client.must("POST", "/calls", calls)
+        done += 1
+    return done, time.monotonic() - started
+
+
 def rate(
     work: Callable[..., tuple[int, float]], server: OrthancServer, user: tuple[str, str], seconds: float
 ) -> float:
@@ -139,6 +185,12 @@ def rate(
     with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
         runs = [pool.submit(work, server.port, user, number, seconds) for number in range(PROCESSES)]
         return sum(done / elapsed for done, elapsed in (run.result() for run in runs))
+
+
+def calls_rate(server: OrthancServer, series: list[str], seconds: float) -> float:
+    """Return how often a second Orthanc does what a cycle asks of it, the plugin's own work left out."""
+    answer = server.get(f"/series/{series[0]}/metadata/5000")
+    return rate(partial(_run_calls, series, answer.text), server, server.person, seconds)
 
 
 def store_slides(server: OrthancServer, number: int) -> list[str]:
@@ -373,10 +425,16 @@ def main() -> int:
         figures["processor_ms_per_cycle"] = 1000 * spent / (figures["cycles_per_s"] * options.seconds)
         bare = (bare + rate(_run_bare, server, server.person, options.seconds / 2)) / 2
         figures["share_of_ceiling"] = 3 * figures["cycles_per_s"] / bare
+        figures["calls_per_s"] = calls_rate(server, some, options.seconds / 2)
+        figures["share_of_calls"] = figures["cycles_per_s"] / figures["calls_per_s"]
         print(f"bare route        {bare:8.0f} requests/s with {PROCESSES} clients")
         print(
             f"cycles            {figures['cycles_per_s']:8.0f} a second (claim, heartbeat, complete), "
             f"{figures['processor_ms_per_cycle']:.1f} ms of Orthanc's processor time each"
+        )
+        print(
+            f"its calls alone   {figures['calls_per_s']:8.0f} a second: all that a cycle asks of Orthanc, "
+            "by a route that does nothing else"
         )
         others = others_meanwhile(server, options.samples)
         figures["others_p99_s"] = quantile(others, 0.99)

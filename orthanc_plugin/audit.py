@@ -21,8 +21,11 @@ FILE_NAME = "pathology-audit.log"
 class Audit(Protocol):
     """Where the lines go; a sink that fails says so in Orthanc's log and holds nobody up."""
 
-    def write(self, event: Event, *, request_id: str = "", series: str = "") -> None:
-        """Append one line."""
+    def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
+        """Append a line for each event."""
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def line_of(event: Event, request_id: str, series: str) -> str:
@@ -35,30 +38,34 @@ def line_of(event: Event, request_id: str, series: str) -> str:
         "series": series,
         "detail": event.detail,
     }
-    return json.dumps(value, separators=(",", ":"))
+    return _encode(value)
 
 
 class FileAudit:
-    """Appends to a file that only its owner may read; reopened for every line, so that it may be rotated."""
+    """Appends to a file that only its owner may read; opened for every write, so that it may be rotated.
+
+    What one transition brings is one write: each call of the system gives Python's lock away, and there may
+    be a queue for it.
+    """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self._path = path
         self._warn = warn
         self._lock = threading.Lock()
 
-    def write(self, event: Event, *, request_id: str = "", series: str = "") -> None:
-        """Append one line; see `Audit`."""
-        line = (line_of(event, request_id, series) + "\n").encode("ascii")
+    def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
+        """Append a line for each event; see `Audit`."""
+        lines = "".join(line_of(event, request_id, series) + "\n" for event in events)
         try:
             with self._lock:
-                self._append(line)
+                self._append(lines.encode("ascii"))
         except OSError as error:
-            self._warn(f"The audit line {line.decode('ascii').strip()} could not be written: {error}.")
+            self._warn(f"The audit's {lines.strip()} could not be written: {error}.")
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, lines: bytes) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(descriptor, line)
+            os.write(descriptor, lines)
         finally:
             os.close(descriptor)
 
@@ -74,9 +81,10 @@ class SyslogAudit:
         self._logger.propagate = False
         self._logger.addHandler(handler)
 
-    def write(self, event: Event, *, request_id: str = "", series: str = "") -> None:
-        """Append one line; see `Audit`."""
-        self._logger.info("%s", line_of(event, request_id, series))
+    def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
+        """Append a line for each event; see `Audit`."""
+        for event in events:
+            self._logger.info("%s", line_of(event, request_id, series))
 
 
 def open_audit(setting: str | None, storage_directory: str, warn: Callable[[str], None]) -> Audit:

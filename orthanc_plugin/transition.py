@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
 from . import values
 from .errors import ApiError
-from .values import AnalysisRequest, Event, Failure, Grant
+from .values import AnalysisRequest, Event, Failure, Grant, replaced
 
 _FIRST_EVENTS_KEPT = 4
 _LAST_EVENTS_KEPT = 28
@@ -23,7 +22,7 @@ def changed(
     history = (*request.history, Event(now, event, by, detail))
     if len(history) > _FIRST_EVENTS_KEPT + _LAST_EVENTS_KEPT:
         history = (*history[:_FIRST_EVENTS_KEPT], *history[-_LAST_EVENTS_KEPT:])
-    return replace(request, updated=max(now, request.updated), history=history, **members)
+    return replaced(request, updated=max(now, request.updated), history=history, **members)
 
 
 def new_events(before: AnalysisRequest | None, after: AnalysisRequest) -> tuple[Event, ...]:
@@ -37,7 +36,7 @@ def new_events(before: AnalysisRequest | None, after: AnalysisRequest) -> tuple[
 
 def with_last_grant(request: AnalysisRequest, **members: Any) -> tuple[Grant, ...]:
     """Return the grants of a request, the latest one with new members."""
-    return (*request.grants[:-1], replace(request.grants[-1], **members))
+    return (*request.grants[:-1], replaced(request.grants[-1], **members))
 
 
 def attempts_counted(request: AnalysisRequest) -> int:

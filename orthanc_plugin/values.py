@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from json.encoder import encode_basestring
-from typing import Any
+from typing import Any, TypeVar
 
 PENDING = "pending"
 PROCESSING = "processing"
@@ -64,6 +64,29 @@ class Stored:
             if member != default:
                 texts.append(key + _json_text(member))
         return "{" + ",".join(texts) + "}"
+
+
+Value = TypeVar("Value", bound=Stored)
+
+
+def replaced(value: Value, **members: Any) -> Value:
+    """Return a value with some members changed, as `dataclasses.replace` does in three times the time.
+
+    That one passes each of a request's thirty members through ``__init__`` and its frozen setter.
+
+    Raises
+    ------
+    TypeError
+        Where it has no such member.
+    """
+    kind = type(value)
+    if not members.keys() <= kind.__dataclass_fields__.keys():  # type: ignore[attr-defined]
+        raise TypeError(f"{kind.__name__} has no {', '.join(members.keys())}")
+    other = object.__new__(kind)
+    other.__dict__.update(value.__dict__)
+    other.__dict__.pop(_TEXT, None)
+    other.__dict__.update(members)
+    return other
 
 
 @dataclass(frozen=True)

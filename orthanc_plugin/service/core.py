@@ -172,8 +172,9 @@ def audit_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequ
     core.tallies.transition(before, after)
     if core.webhook is not None:
         core.webhook.tell(before, after)
-    for event in new_events(before, after):
-        core.audit.write(event, request_id=after.request_id, series=after.series)
+    events = new_events(before, after)
+    if events:
+        core.audit.write(*events, request_id=after.request_id, series=after.series)
 
 
 def audit_refusal(core: Core, user: str, what: str, error: ApiError) -> None:

@@ -109,8 +109,8 @@ class RecordingAudit:
     def __init__(self) -> None:
         self.events: list[tuple[Event, str]] = []
 
-    def write(self, event: Event, *, request_id: str = "", series: str = "") -> None:
-        self.events.append((event, request_id))
+    def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
+        self.events += [(event, request_id) for event in events]
 
 
 def settings_of(section: Mapping[str, Any] | None = None) -> Settings:

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from orthanc_plugin.audit import FILE_NAME, FileAudit, SyslogAudit, open_audit
@@ -17,10 +18,10 @@ EVENT = Event(1.5, "withdrawn", "alice", "wrong\nslide")
 
 def test_every_event_is_one_line_of_a_private_file(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
-    for _ in range(2):
-        FileAudit(path, print).write(EVENT, request_id="r", series="s")
+    FileAudit(path, print).write(EVENT, replace(EVENT, event="second"), request_id="r", series="s")
+    FileAudit(path, print).write(replace(EVENT, event="third"), request_id="r", series="s")
     lines = path.read_text("ascii").splitlines()
-    assert len(lines) == 2
+    assert [json.loads(line)["event"] for line in lines] == ["withdrawn", "second", "third"]
     assert json.loads(lines[0]) == {
         "at": 1.5,
         "event": "withdrawn",

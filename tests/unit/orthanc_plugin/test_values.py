@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orthanc_plugin.codec import SeriesState, decode_state, encode_state
-from orthanc_plugin.values import AnalysisRequest, Event, Failure, Grant, Model, Stored
+from orthanc_plugin.values import AnalysisRequest, Event, Failure, Grant, Model, Stored, replaced
 from tests.unit.orthanc_plugin.test_lifecycle import a_request
 
 # Surrogates have no UTF-8 and are refused at the door.
@@ -71,6 +71,20 @@ def test_a_request_is_written_as_python_writes_it(request: AnalysisRequest) -> N
 def test_members_of_another_kind_than_meant_are_written_as_python_writes_them(at: Any, detail: Any) -> None:
     event = Event(at, "claimed", "w", detail)
     assert event.json_text == as_python_writes(event)
+
+
+@given(REQUESTS, TEXT)
+def test_a_changed_request_is_what_dataclasses_make_of_it(request: AnalysisRequest, status: str) -> None:
+    before = request.json_text
+    changed = replaced(request, status=status, fence=request.fence + 1)
+    assert changed == replace(request, status=status, fence=request.fence + 1)
+    assert changed.json_text == as_python_writes(changed)
+    assert request.json_text == before
+
+
+def test_a_member_that_a_value_lacks_is_an_error() -> None:
+    with pytest.raises(TypeError, match="Event has no evnt"):
+        replaced(Event(1.0, "claimed", "w"), evnt="lost")
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
