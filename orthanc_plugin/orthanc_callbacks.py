@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -11,6 +12,9 @@ from urllib.parse import unquote
 from . import orthanc_api
 from .errors import ApiError
 from .http import Request, Response, error_response
+
+Serve = Callable[[Request], Response]
+UserOf = Callable[[Mapping[str, str]], str]
 
 
 class RestOutput(Protocol):
@@ -32,41 +36,43 @@ class RestOutput(Protocol):
         """Add a header to the answer to come."""
 
 
-def serve_route(
-    pattern: str,
-    serve: Callable[[Request], Response],
-    user_of: Callable[[Mapping[str, str]], str],
-) -> None:
+_routes: list[tuple[re.Pattern[str], Serve, UserOf]] = []
+
+
+def serve_route(pattern: str, serve: Serve, user_of: UserOf) -> None:
     """Answer every request whose path matches the regular expression `pattern` with what `serve` returns.
 
     `user_of` gets the request's headers and returns the name that Orthanc accepted.
     """
+    _routes.append((re.compile(pattern), serve, user_of))
+    orthanc_api.register_route(pattern, _answer)
 
-    def callback(output: RestOutput, uri: str, **request: Any) -> None:
-        try:
-            headers = request.get("headers", {})
-            response = serve(
-                Request(
-                    method=request["method"],
-                    path=uri,
-                    query=_decoded(request.get("get", {})),
-                    headers=headers,
-                    body=request.get("body", b"") or b"",
-                    user=user_of(headers),
-                )
-            )
-        except Exception:  # noqa: BLE001 - the callback's boundary: beyond it is a bare 500
-            orthanc_api.log_error(
-                f"Pathology: {request.get('method')} {uri} failed:\n{traceback.format_exc()}"
-            )
-            response = error_response(
-                ApiError(
-                    500, "internal_error", "The plugin met an error of its own; Orthanc's log says which."
-                )
-            )
-        send(output, response)
 
-    orthanc_api.register_route(pattern, callback)
+def _answer(output: RestOutput, uri: str, **request: Any) -> None:
+    """Answer a request of any route.
+
+    Orthanc's Python plugin 5.0 lets go of the routes' functions after it has ended Python: one that holds
+    anything, as a closure does, then brings the whole server down.
+    """
+    try:
+        serve, user_of = next((serve, user_of) for path, serve, user_of in _routes if path.fullmatch(uri))
+        headers = request.get("headers", {})
+        response = serve(
+            Request(
+                method=request["method"],
+                path=uri,
+                query=_decoded(request.get("get", {})),
+                headers=headers,
+                body=request.get("body", b"") or b"",
+                user=user_of(headers),
+            )
+        )
+    except Exception:  # noqa: BLE001 - the callback's boundary: beyond it is a bare 500
+        orthanc_api.log_error(f"Pathology: {request.get('method')} {uri} failed:\n{traceback.format_exc()}")
+        response = error_response(
+            ApiError(500, "internal_error", "The plugin met an error of its own; Orthanc's log says which.")
+        )
+    send(output, response)
 
 
 def _decoded(query: Mapping[str, str]) -> dict[str, str]:

@@ -57,6 +57,7 @@ _NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,99
 _TOKEN: Schema = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 _PROOF = {"worker_id": _NAME, "token": _TOKEN, "fence": number(1, 2**31, kind="integer")}
 _OLDER = {"worker_id": nullable(_NAME)}
+_MODEL = {"name": _ANY_TEXT, "version": nullable(_ANY_TEXT), "sha256": nullable(_SHA256)}
 _COUNTERS = record({name: number(0, 1e18) for name in KNOWN})
 _STATE: dict[str, Schema] = {
     "status": {"enum": ["processing", "pending", "cancelled"]},
@@ -238,6 +239,41 @@ SCHEMAS: dict[str, Schema] = {
         "request",
         "lease",
         "instances",
+    ),
+    "Models": record(
+        {
+            "success": {"const": True},
+            "models": many(record({**_MODEL, "workers": many(_NAME)}, *_MODEL, "workers")),
+        },
+        "success",
+        "models",
+    ),
+    "Workers": record(
+        {
+            "success": {"const": True},
+            "workers": many(
+                record(
+                    {
+                        "worker_id": _NAME,
+                        "alive": _FLAG,
+                        "last_seen": _TIME,
+                        "software": _ANY_TEXT,
+                        "device": _ANY_TEXT,
+                        "models": many(record(_MODEL, *_MODEL)),
+                        "default_model": nullable(_ANY_TEXT),
+                        "request_id": nullable(_ANY_TEXT),
+                        "drain": _FLAG,
+                        "counters": _COUNTERS,
+                    },
+                    "worker_id",
+                    "alive",
+                    "models",
+                    "drain",
+                )
+            ),
+        },
+        "success",
+        "workers",
     ),
     "Done": record({"success": {"const": True}}, "success"),
 }

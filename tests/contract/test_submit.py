@@ -70,6 +70,13 @@ def test_a_slide_may_be_named_by_its_dicom_uids(queue: Queue, site: Site) -> Non
     assert answer.json["request"]["series"] == slide.series
 
 
+def test_a_slide_may_be_named_by_one_of_its_images(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    (instance,) = queue.claim().claimed["instances"]
+    answer = site.call("POST", "/pathology/analyze", body={"instance": instance["id"], "model": queue.model})
+    assert (answer.status, answer.json["request_id"]) == (200, request_id)
+
+
 def test_a_study_submits_its_slides(queue: Queue, site: Site) -> None:
     slide = site.new_slide()
     study = queue.submit(slide).json["request"]["study"]

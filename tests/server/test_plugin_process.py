@@ -40,6 +40,12 @@ def claim(server: OrthancServer, *, wait: float, worker: str = "w", model: str =
     return server.post("/pathology/claim", json=body, auth=server.worker)
 
 
+def test_orthanc_ends_in_good_order() -> None:
+    with OrthancServer() as server:
+        wait_until_read(server)
+        assert server.stop() == 0
+
+
 def test_waiting_workers_do_not_keep_orthanc_from_stopping() -> None:
     with OrthancServer() as server:
         wait_until_read(server)

@@ -53,6 +53,10 @@ class Used:
     def _names(self, series: str, kind: str) -> list[str]:
         return list(self.server.get(f"/series/{series}/{kind}").json())
 
+    def _own_attachments(self, series: str) -> list[str]:
+        # Orthanc's DICOMweb plugin keeps what it has computed in one below ours, 4301.
+        return [name for name in self._names(series, "attachments") if name.isdigit() and int(name) >= 5000]
+
     def kept(self) -> dict[str, tuple[object, object]]:
         """Return what lies at each series: numbered metadata and attachments."""
         return {
@@ -62,7 +66,7 @@ class Used:
                     for name in self.server.get(f"/series/{series}/metadata").json()
                     if "Pathology" in name
                 ],
-                [name for name in self.server.get(f"/series/{series}/attachments").json() if name.isdigit()],
+                self._own_attachments(series),
             )
             for series in self.server.get("/series").json()
         }

@@ -122,6 +122,17 @@ def test_a_worker_that_is_alone_gets_its_failed_attempt_again() -> None:
     assert queue.try_claim("first").status == 200
 
 
+def test_of_two_slides_with_one_uid_neither_is_guessed() -> None:
+    site = MemorySite()
+    one = site.gateway.add_slide("1.2.9", "1.2", patient_id="a")
+    other = site.gateway.add_slide("1.2.9", "1.3", patient_id="b")
+    answer = site.call("POST", "/pathology/analyze", body={"series_instance_uid": "1.2.9"})
+    assert (answer.status, answer.json["code"]) == (409, "ambiguous_series")
+    assert set(answer.json["candidates"]) == {one, other}
+    both = {"series_instance_uid": "1.2.9", "study_instance_uid": "1.3"}
+    assert site.call("POST", "/pathology/analyze", body=both).json["request"]["series"] == other
+
+
 def test_a_series_still_arriving_is_accepted_and_claimed_when_it_is_complete() -> None:
     site = MemorySite()
     queue, slide = Queue(site), site.new_slide()
