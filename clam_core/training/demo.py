@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=demo_package_path() / TRIALS,
         help="figures of clam_core.training.trials, for the card (default: those that come with clam_core)",
     )
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1: sums in one order)")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     encoder = load_encoder(ENCODER)

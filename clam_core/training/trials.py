@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, required=True, help="file for the figures; trials that it has already are kept"
     )
     parser.add_argument("--cache", type=Path, help="folder that keeps encoded fields between runs")
-    parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1: sums in one order)")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     fields = Fields(chosen.tiles, chosen.cache)

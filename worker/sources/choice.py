@@ -9,29 +9,23 @@ from collections.abc import Sequence
 
 import requests
 
-from clam_core.errors import (
-    FocalPlanesError,
-    MissingMppError,
-    OpticalPathsError,
-    PyramidsError,
-    SlideError,
-)
+from clam_core.errors import NoVolumeError, SlideError
 from clam_core.slides import Slide
 from worker.contract import Claim
 from worker.preflight_errors import (
-    ColoursError,
-    FrameOfReferenceError,
-    IccProfileError,
-    PixelSizeError,
+    CompressionError,
+    FramesMissingError,
+    HeaderIncompleteError,
+    TileSizeError,
 )
 from worker.settings import Settings
 from worker.sources.dicomweb import DicomwebSource
 from worker.sources.errors import (
-    ChangedInMidReadError,
+    FragmentedFramesError,
+    IncompleteSlideError,
     NoSlideFileError,
-    SourceDeletedError,
-    SourceRefusedError,
-    SourceUnreachableError,
+    SourceError,
+    TruncatedSlideError,
     WayMissingError,
 )
 from worker.sources.http_range import HttpRangeClient, HttpRangeSource
@@ -43,25 +37,25 @@ from worker.sources.source import SlideSource
 
 _log = logging.getLogger(__name__)
 
-_NOT_THE_PYRAMID = (
-    SourceUnreachableError,
-    SourceRefusedError,
-    SourceDeletedError,
-    ChangedInMidReadError,
+_NO_READABLE_PYRAMID = frozenset(
+    {
+        SlideError,
+        SourceError,
+        NoVolumeError,
+        HeaderIncompleteError,
+        TileSizeError,
+        FramesMissingError,
+        CompressionError,
+        IncompleteSlideError,
+        TruncatedSlideError,
+        FragmentedFramesError,
+    }
 )
-"""Failures that say nothing about the slide's pyramid: a file of the same name would hide them."""
+"""Failures after which a file may stand in, each by itself and not by its kind.
 
-_NOT_THE_SLIDE = (
-    ColoursError,
-    PixelSizeError,
-    FrameOfReferenceError,
-    IccProfileError,
-    MissingMppError,
-    OpticalPathsError,
-    FocalPlanesError,
-    PyramidsError,
-)
-"""There is a pyramid, and it is not to be analysed: a file found by the patient's number is another glass."""
+After any other, such as an unstained slide or a server that does not answer, a file found by the patient's
+number would be another glass, or hide what is wrong.
+"""
 
 
 def open_request_slide(settings: Settings, session: requests.Session, claim: Claim) -> Slide:
@@ -108,10 +102,8 @@ def open_with(dicom: Sequence[SlideSource], folder: SlideSource | None, claim: C
     """
     try:
         return _open_dicom(dicom, claim)
-    except (*_NOT_THE_PYRAMID, *_NOT_THE_SLIDE):
-        raise
     except SlideError as failure:
-        if folder is None:
+        if folder is None or type(failure) not in _NO_READABLE_PYRAMID:
             raise
         _log.info("The stored DICOM cannot be read (%s); looking for a %s.", failure.code, folder.name)
         return _open_file(folder, claim, failure)

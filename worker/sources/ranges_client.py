@@ -129,9 +129,10 @@ class RangesClient:
                 allow_redirects=False,
                 stream=True,
             )
-            if answer.status_code != 200:
-                raise ranges_failure(answer, self._settings.api_url)
-            content = body_of(answer)
+            with answer:  # a refused one gives its connection back as well
+                if answer.status_code != 200:
+                    raise ranges_failure(answer, self._settings.api_url)
+                content = body_of(answer)
         except requests.RequestException as error:
             raise TryAgainError(str(unreachable(self._settings.api_url, error))) from error
         if answer.headers.get("ETag", "").strip('"') != instance.uuid:

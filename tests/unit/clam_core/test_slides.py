@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
+from pydicom.uid import generate_uid
 
-from clam_core.errors import ClamCoreError, NoVolumeError, SlideError
+from clam_core.errors import ClamCoreError, NoVolumeError, PyramidsError, SlideError
 from clam_core.slides import (
     WSIDICOM_ERRORS,
     Level,
@@ -26,6 +28,7 @@ from clam_core.slides import (
 )
 from clam_core.slides.slide import container_name, pyramid
 from tests.support.core_fakes import ArraySlide, glass_with_tissue
+from tests.support.dicom_files import volume_file
 from tests.support.shared_data import shared_path
 
 REAL = {
@@ -130,6 +133,16 @@ def test_several_focal_planes_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(BaseLevel, "focal_planes", property(lambda _: [0.0, 1.0]), raising=False)
     with pytest.raises(SlideError, match="2 focal planes"):
         WsiDicomSlide.open(path)
+
+
+def test_two_pieces_of_glass_in_one_series_are_refused(tmp_path: Path) -> None:
+    shutil.copy(volume_file(), tmp_path / "here.dcm")
+    dataset = pydicom.dcmread(volume_file())
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.TotalPixelMatrixOriginSequence[0].XOffsetInSlideCoordinateSystem += 10
+    dataset.save_as(tmp_path / "ten-millimetres-beside.dcm")
+    with pytest.raises(PyramidsError, match="holds 2 pyramids; store each of them as a series of its own"):
+        open_slide(tmp_path)
 
 
 def test_missing_file_is_a_sentence(tmp_path: Path) -> None:

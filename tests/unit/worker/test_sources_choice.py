@@ -81,3 +81,12 @@ def test_a_file_stands_in_where_no_pyramid_can_be_read(failure: type[SlideError]
 def test_no_file_stands_in_for_a_slide_that_is_there_and_refused(failure: type[SlideError]) -> None:
     with pytest.raises(failure):
         open_with([Source(failure("x"))], Source(FILE), CLAIM)
+
+
+class NewRefusalError(CompressionError):
+    """A kind of refusal that the choice does not know."""
+
+
+def test_after_a_refusal_of_an_unknown_kind_no_file_stands_in() -> None:
+    with pytest.raises(NewRefusalError):
+        open_with([Source(NewRefusalError("x"))], Source(FILE), CLAIM)
