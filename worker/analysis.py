@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -123,9 +124,13 @@ class ClamAnalyzer:
             content=self._content(slide, request),
             turn=turn,
         )
+        begun = time.perf_counter()
+        artifacts = {**found.artifacts(), "thumbnail.png": _thumbnail(slide)}
+        result = found.to_result()
+        result["timings_s"]["pictures"] = round(time.perf_counter() - begun, 3)
         return Analysis(
-            result=found.to_result(),
-            artifacts={**found.artifacts(), "thumbnail.png": _thumbnail(slide)},
+            result=result,
+            artifacts=artifacts,
             attention=Attention(found.coordinates, found.plan.footprint, found.percentiles),
         )
 

@@ -147,6 +147,7 @@ export const messages = {
     "stage.dicom": "Writing DICOM results",
     "stage.predict": "Predicting",
     "stage.heatmap": "Drawing the heatmap",
+    "stage.pictures": "Writing the pictures",
     "stage.publish": "Sending the result",
     "stage.total": "Total",
 

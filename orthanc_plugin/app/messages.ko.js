@@ -147,6 +147,7 @@ export const messages = {
     "stage.dicom": "DICOM 결과 생성",
     "stage.predict": "예측",
     "stage.heatmap": "히트맵 생성",
+    "stage.pictures": "이미지 파일 생성",
     "stage.publish": "결과 전송",
     "stage.total": "합계",
 

@@ -136,6 +136,7 @@ def test_a_real_slide_gets_a_result_and_all_its_artifacts(demo: ClamAnalyzer) ->
     assert sum(analysis.result["probabilities"].values()) == pytest.approx(1.0, abs=1e-4)
     expected = {"heatmap.png", "overlay.png", "thumbnail.png", "attention.npz", "patch-001.jpg"}
     assert expected <= set(analysis.artifacts)
+    assert {"tissue", "encode", "heatmap", "pictures"} <= set(analysis.result["timings_s"])
     assert len(analysis.attention.percentiles) == analysis.result["patches"]["count"]
 
 
