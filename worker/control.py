@@ -80,6 +80,9 @@ class JobControl:
     def report_publishing(self) -> None:
         """Say that the result is there and being sent: from now on it is not handed back any more.
 
+        Nor does a heartbeat's "lease lost" end it: that comes as well where the server has just taken the
+        result, and the answer to the result itself says which it was.
+
         Raises
         ------
         JobStoppedError
@@ -92,7 +95,7 @@ class JobControl:
     def stop(self, reason: StopReason) -> bool:
         """End the work; the first reason counts. Return whether this one was it."""
         with self._changed:
-            too_late = self._publishing and reason is StopReason.HANDED_BACK
+            too_late = self._publishing and reason in {StopReason.HANDED_BACK, StopReason.LEASE_LOST}
             if self._is_over() or too_late:
                 return False
             self._reason = reason
