@@ -57,8 +57,8 @@ class Doctor:
 
     def examine(self) -> Iterator[Finding]:
         """Yield the findings one by one, as they are made."""
+        yield doctor_machine.settings_file(self.env_file, self.settings)
         yield from self._settings()
-        yield doctor_machine.settings_file(self.env_file)
         yield doctor_machine.ca_file(os.environ)
         yield from self._server()
         yield from self._models()

@@ -19,10 +19,19 @@ _MIN_GPU_BYTES = 4 * 1024**3
 """Encoders of people's choice (ViT-L to ViT-g) want 2 to 5 GB with a batch of 32."""
 
 
-def settings_file(path: Path | None) -> Finding:
-    """See that nobody else on this machine may read the password."""
-    if path is None or sys.platform == "win32":
+def settings_file(path: Path | None, settings: Settings) -> Finding:
+    """See that there are settings, and that nobody else on this machine may read the password in them."""
+    if path is None and settings.worker is None and settings.person is None:
+        return Finding(
+            "settings file",
+            Verdict.WARNING,
+            f"There is no .env in {Path.cwd()}, and the environment names no user: start where your .env "
+            "lies, name it with --env-file, or make one from worker/env.example.",
+        )
+    if path is None:
         return Finding("settings file", Verdict.SKIPPED, "The settings come from the environment.")
+    if sys.platform == "win32":
+        return Finding("settings file", Verdict.OK, f"The settings come from {path}.")
     others = path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
     if others:
         return Finding(

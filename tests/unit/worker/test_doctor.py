@@ -254,6 +254,17 @@ def test_a_file_of_settings_of_ones_own(patient: Patient, tmp_path: Path) -> Non
     assert patient.findings()["settings file"].verdict is Verdict.OK
 
 
+def test_no_settings_at_all(patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.environment = {"ORTHANC_URL": URL, "SPOOL_DIR": str(tmp_path)}
+    monkeypatch.chdir(tmp_path)
+    finding = patient.findings()["settings file"]
+    assert_warned(finding, f"no .env in {tmp_path}", "--env-file", "worker/env.example")
+
+
+def test_settings_of_the_environment_need_no_file(patient: Patient) -> None:
+    assert patient.findings()["settings file"].verdict is Verdict.SKIPPED
+
+
 def test_a_private_ca_that_is_not_there(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     assert_failed(patient.findings()["private CA"], "REQUESTS_CA_BUNDLE=/nowhere/ca.pem", "not there")
