@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.support.certificates import make_certificates
 from tests.support.orthanc_server import ROOT, OrthancServer, free_port
 
 NAME = "pathology.example"
@@ -99,7 +100,7 @@ def hospital() -> Iterator[Hospital]:
     with tempfile.TemporaryDirectory(prefix="hospital-") as name, OrthancServer() as orthanc:
         folder = Path(name)
         folder.chmod(0o777)  # squid leaves root's rights
-        make_certificates(folder)
+        make_certificates(folder, NAME)
         https, http, proxy = free_port(), free_port(), free_port()
         write_nginx(folder, orthanc.port, https, http)
         (folder / "hosts").write_text(f"127.0.0.1 {NAME}\n", "utf-8")
@@ -118,21 +119,6 @@ def hospital() -> Iterator[Hospital]:
             )
             wait_until_there(site)
             yield site
-
-
-def make_certificates(folder: Path) -> None:
-    """Make a private CA and the server's certificate."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "rsa:2048", "-nodes")
-    ca = ("-keyout", "ca.key", "-out", "ca.pem")
-    openssl("req", "-x509", *key, "-subj", "/CN=Hospital CA", "-days", "30", *ca)
-    openssl("req", *key, "-subj", f"/CN={NAME}", "-keyout", "key.pem", "-out", "server.csr")
-    (folder / "names").write_text(f"subjectAltName=DNS:{NAME}\n", "utf-8")
-    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "names")
-    openssl("x509", "-req", "-in", "server.csr", *signed, "-out", "fullchain.pem")
 
 
 def write_nginx(folder: Path, orthanc: int, https: int, http: int) -> None:
