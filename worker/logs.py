@@ -67,6 +67,9 @@ def configure(
     # These quote the tags, values and addresses they meet; so do the warnings of DICOM libraries.
     for name in ("pydicom", "highdicom", "wsidicom", "urllib3", "PIL", "fsspec"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # At DEBUG they write hundreds of kilobytes about themselves: the whole graph of an encoder in one line.
+    for name in ("h5py", "openvino"):
+        logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
     logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
 
