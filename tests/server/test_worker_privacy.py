@@ -1,51 +1,163 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing of a patient and no password reaches the worker's log or disk, at the chattiest level."""
+"""Nothing of a patient and no password gets into logs, disks, messages and errors."""
 
 from __future__ import annotations
 
+import base64
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL
 
-import pydicom
 import pytest
 
-from tests.support.dicom_files import another_slide
+from tests.support.canary_slide import canaries_in, canary_slide
 from tests.support.orthanc_server import OrthancServer, store_file
+from tests.support.receiver import Receiver
+from tests.support.watched_line import ONLY_WHOLE_FILES, WatchedLine
 from tests.support.worker_process import WorkerProcess, wait_until_ended
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-NAME = "CANARY^PATIENT"
-BIRTH_DATE = "19010203"
-GLASS = "CANARY-GLASS"
+SOON_GIVEN_OUT_AGAIN = {"LeaseSeconds": 5, "HeartbeatSeconds": 1, "ConfirmSeconds": 3, "RetrySeconds": 0.2}
+SECRET = base64.b64encode(bytes(range(32))).decode()
 
 
-def slide_of_a_patient(folder: Path) -> Path:
-    path = another_slide(folder, container_id=GLASS)
-    dataset = pydicom.dcmread(path)
-    dataset.PatientName, dataset.PatientBirthDate = NAME, BIRTH_DATE
-    dataset.save_as(path)
-    return path
+@dataclass(frozen=True)
+class Site:
+    """An Orthanc with a patient's slide, the line to it, and who is told by webhook."""
 
+    orthanc: OrthancServer
+    series: str
+    line: WatchedLine
+    receiver: Receiver
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
-def test_the_log_and_the_disk_of_a_worker_know_no_patient_and_no_password(
-    tmp_path: Path, log_format: str
-) -> None:
-    with OrthancServer() as orthanc:
-        series = store_file(orthanc, slide_of_a_patient(tmp_path))["ParentSeries"]
-        worker = WorkerProcess(
-            orthanc.url,
-            worker=orthanc.worker,
-            person=orthanc.person,
-            folder=tmp_path / "worker",
-            environment={"LOG_LEVEL": "DEBUG", "LOG_FORMAT": log_format, "TMPDIR": str(tmp_path / "worker")},
+    def worker(self, folder: Path, **environment: str) -> WorkerProcess:
+        """Return a worker at its chattiest, which keeps everything in one folder."""
+        kept_here = {
+            "HOME": str(folder),
+            "TMPDIR": str(folder),
+            "FEATURE_CACHE_DIR": str(folder / "features"),
+        }
+        return WorkerProcess(
+            self.line.url,
+            worker=self.orthanc.worker,
+            person=self.orthanc.person,
+            folder=folder,
+            environment={**kept_here, "LOG_LEVEL": "DEBUG", **environment},
         )
-        with worker:
-            answer = orthanc.post("/pathology/analyze", json={"series": series}).json()
-            request = wait_until_ended(orthanc.url, orthanc.person, answer["request_id"])
-        assert request["status"] == "completed", worker.log()
-        secrets = (NAME, BIRTH_DATE, GLASS, orthanc.worker[1], orthanc.person[1])
-    assert answer["request_id"][:8] in worker.log()
-    kept = b"".join(path.read_bytes() for path in (tmp_path / "worker").rglob("*") if path.is_file())
-    for secret in secrets:
-        assert secret.encode() not in kept
+
+    def submit(self) -> str:
+        """Ask for an analysis; return the request's id."""
+        answer = self.orthanc.post("/pathology/analyze", json={"series": self.series})
+        answer.raise_for_status()
+        return str(answer.json()["request_id"])
+
+    def completed(self, request_id: str) -> dict[str, object]:
+        """Wait for the result."""
+        request = wait_until_ended(self.orthanc.url, self.orthanc.person, request_id)
+        assert request["status"] == "completed", request
+        return request
+
+    def passwords(self) -> list[bytes]:
+        return [self.orthanc.worker[1].encode(), self.orthanc.person[1].encode()]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with Receiver() as receiver:
+        webhook = {"Url": receiver.url, "Secret": SECRET}
+        overrides = {"Pathology": {"Webhook": webhook, **SOON_GIVEN_OUT_AGAIN}}
+        with OrthancServer(overrides=overrides) as orthanc, WatchedLine(orthanc.url) as line:
+            series = store_file(orthanc, canary_slide(tmp_path))["ParentSeries"]
+            yield Site(orthanc, series, line, receiver)
+
+
+def on_disk(folder: Path) -> bytes:
+    """Return names and contents of everything in a folder."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return b"".join(str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)
+
+
+def wait_for(condition: Callable[[], bool], worker: WorkerProcess, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, worker.log()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("log_format", "way"), [("text", "plugin_ranges"), ("json", "download")])
+def test_neither_side_tells_of_the_patient_however_the_slide_is_read(
+    site: Site, tmp_path: Path, log_format: str, way: str
+) -> None:
+    if way == "download":
+        site.line.withheld = (ONLY_WHOLE_FILES, 404)
+    with site.worker(tmp_path / "worker", LOG_FORMAT=log_format) as worker:
+        request_id = site.submit()
+        request = site.completed(request_id)
+    assert request["result"]["slide"]["source"]["kind"] == way  # type: ignore[index]
+    assert request_id[:8] in worker.log()
+    kept = on_disk(tmp_path / "worker")
+    assert canaries_in(kept) == []
+    assert [password for password in site.passwords() if password in kept] == []
+    assert_nothing_told(site)
+
+
+def assert_nothing_told(site: Site) -> None:
+    """Look at what the worker reported, and at what Orthanc's side wrote and sent."""
+    reports = site.line.sent_to("/claim") + site.line.sent_to("/update-status/")
+    assert any(b'"counters"' in sent.body for sent in reports)
+    assert canaries_in(b"".join(sent.head + sent.body for sent in reports)) == []
+    assert canaries_in(b"".join(sent.head for sent in site.line.sent)) == []
+    (message,) = site.receiver.wait_for(1)
+    assert canaries_in(message.body + str(message.headers).encode()) == []
+    audit = (site.orthanc.folder / "storage" / "pathology-audit.log").read_bytes()
+    assert audit.count(b"\n") >= 3
+    for told in (
+        audit,
+        site.orthanc.log().encode(),
+        site.orthanc.get("/pathology/metrics").content,
+        site.orthanc.get("/pathology/workers").content,
+    ):
+        assert canaries_in(told) == []
+
+
+def test_a_worker_that_is_killed_leaves_a_downloaded_slide_only_until_it_starts_again(
+    site: Site, tmp_path: Path
+) -> None:
+    site.line.withheld = (ONLY_WHOLE_FILES, 404)
+    folder = tmp_path / "worker"
+    features = folder / "features"
+    request_id = site.submit()
+    with site.worker(folder) as worker:
+        wait_for(lambda: any(path.stat().st_size for path in features.rglob("*") if path.is_file()), worker)
+        worker.stop(SIGKILL)
+    scratch = folder / "spool" / "test-worker.scratch"
+    assert canaries_in(on_disk(scratch)), "nothing was downloaded"
+    assert canaries_in(on_disk(features)) == []
+    with site.worker(folder) as worker:
+        site.completed(request_id)
+    assert on_disk(scratch) == b""
+    assert canaries_in(on_disk(folder)) == []
+
+
+def test_a_result_that_waits_for_the_line_knows_no_patient(site: Site, tmp_path: Path) -> None:
+    site.line.withheld = ("/complete-request/", 503)
+    folder = tmp_path / "worker"
+    request_id = site.submit()
+    with site.worker(folder) as worker:
+        wait_for(lambda: any(folder.glob("spool/test-worker/*/delivery.json")), worker)
+        assert canaries_in(on_disk(folder)) == []
+        site.line.withheld = None
+        site.completed(request_id)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"priority": "high"}, {"series_instance_uid": "1.2"}, {"model": ""}],
+)
+def test_a_refusal_of_the_slide_quotes_nothing_of_it(site: Site, wrong: dict[str, object]) -> None:
+    answer = site.orthanc.post("/pathology/analyze", json={"series": site.series, **wrong})
+    assert answer.status_code in {400, 404, 409, 422}
+    assert canaries_in(answer.content) == []

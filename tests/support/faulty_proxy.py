@@ -62,7 +62,7 @@ class FaultyProxy(LoopbackServer):
 
     def pass_on(self, handler: BaseHTTPRequestHandler) -> None:
         """Serve one request, or fail to."""
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        body = self.received(handler)
         mood, dice = self.mood, random.random
         if dice() < mood.delay:
             self.faults["delay"] += 1
@@ -82,9 +82,13 @@ class FaultyProxy(LoopbackServer):
             self._cut(handler, "lose_answer")
             return
         try:
-            self._answer(handler, status, headers, content)
+            self.answer(handler, status, headers, content)
         except OSError:
             self.faults["client_gone"] += 1
+
+    def received(self, handler: BaseHTTPRequestHandler) -> bytes:
+        """Return the body of a request."""
+        return handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
 
     def _cut(self, handler: BaseHTTPRequestHandler, fault: str) -> None:
         self.faults[fault] += 1
@@ -104,9 +108,10 @@ class FaultyProxy(LoopbackServer):
             connection.close()
 
     @staticmethod
-    def _answer(
+    def answer(
         handler: BaseHTTPRequestHandler, status: int, headers: list[tuple[str, str]], content: bytes
     ) -> None:
+        """Send an answer."""
         handler.send_response_only(status)
         for name, value in headers:
             if name.lower() not in HOP_BY_HOP:
