@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -73,7 +74,9 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     report: Report = bar.show
     ingest = Ingest(
         store=store,
-        converter=lambda: converter_python(_configured(arguments), report),
+        converter=lambda: converter_python(
+            _configured(arguments), report, environ=environment_of_pip(os.environ, settings.passed_on)
+        ),
         report=report,
         today=date.today(),  # noqa: DTZ011 - the date of a study is the local one
         scratch=arguments.scratch,
@@ -130,6 +133,14 @@ def _sentence(series: IngestedSeries, url: str) -> str:
         f"{series.path} {what}: series {series.series}, study {series.study}\n"
         f"  {url}/app/explorer.html#series?uuid={series.series}"
     )
+
+
+def environment_of_pip(environ: Mapping[str, str], from_file: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without the settings' file's authority: it vouches for Orthanc, not for PyPI."""
+    authorities = {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"} & from_file.keys()
+    return {
+        name: value for name, value in environ.items() if name not in authorities or value != from_file[name]
+    }
 
 
 class _Bar:

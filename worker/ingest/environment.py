@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from worker.ingest.errors import IngestError
@@ -33,6 +34,7 @@ def converter_python(
     *,
     folder: Path = DEFAULT_FOLDER,
     requirements: Path = REQUIREMENTS,
+    environ: Mapping[str, str] | None = None,
 ) -> Path:
     """Return an interpreter that can convert slides, making its environment where there is none yet.
 
@@ -46,6 +48,8 @@ def converter_python(
         Where environments are kept.
     requirements
         The packages.
+    environ
+        The environment that pip runs in; by default this process' own.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def converter_python(
     python = _python_of(environment)
     if not python.exists():
         report(Progress(Stage.PREPARE, note=f"Installing the slide converter once, into {environment}."))
-        _create(environment, requirements)
+        _create(environment, requirements, environ)
     return python
 
 
@@ -73,7 +77,7 @@ def _python_of(environment: Path) -> Path:
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def _create(environment: Path, requirements: Path) -> None:
+def _create(environment: Path, requirements: Path, environ: Mapping[str, str] | None) -> None:
     """Make the environment beside its place and move it there whole, so that nobody sees half of it."""
     try:
         environment.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +87,7 @@ def _create(environment: Path, requirements: Path) -> None:
     try:
         _run([sys.executable, "-m", "venv", str(building)])
         pip = [str(_python_of(building)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-        _run([*pip, "--quiet", "--requirement", str(requirements)])
+        _run([*pip, "--quiet", "--requirement", str(requirements)], environ)
         _move(building, environment)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -98,10 +102,10 @@ def _move(building: Path, environment: Path) -> None:
             raise
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], environ: Mapping[str, str] | None = None) -> None:
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and arguments, no shell
-            command, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False
+            command, env=environ, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _unavailable(str(error)) from error

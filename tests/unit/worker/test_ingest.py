@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pydicom.encaps import generate_frames
 
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import real_slide
+from worker.commands.ingest import environment_of_pip
 from worker.ingest import convert
 from worker.ingest.convert import run_converter
 from worker.ingest.dicom_files import find_slides, is_dicom
@@ -225,13 +227,31 @@ def test_packages_that_cannot_be_installed_are_a_sentence_and_leave_nothing(tmp_
     assert list(folder.iterdir()) == []
 
 
+def test_the_hospitals_authority_is_not_pips() -> None:
+    settings = {"REQUESTS_CA_BUNDLE": "/etc/hospital.pem", "HTTPS_PROXY": "http://proxy:3128"}
+    assert environment_of_pip({"PATH": "/bin", **settings}, settings) == {
+        "PATH": "/bin",
+        "HTTPS_PROXY": "http://proxy:3128",
+    }
+    for_all = {"REQUESTS_CA_BUNDLE": "/etc/all.pem"}
+    assert environment_of_pip(for_all, settings) == for_all
+
+
 @pytest.mark.slow
 def test_the_environment_is_made_once(tmp_path: Path) -> None:
     requirements = tmp_path / "converter.txt"
     requirements.write_text("# nothing\n")
     notes: list[Progress] = []
-    first = converter_python(None, notes.append, folder=tmp_path / "cache", requirements=requirements)
+    log = tmp_path / "pip.log"
+    first = converter_python(
+        None,
+        notes.append,
+        folder=tmp_path / "cache",
+        requirements=requirements,
+        environ={**os.environ, "PIP_LOG": str(log)},
+    )
     second = converter_python(None, notes.append, folder=tmp_path / "cache", requirements=requirements)
     assert first == second
     assert first.exists()
+    assert log.exists(), "pip did not get the environment"
     assert len(notes) == 1
