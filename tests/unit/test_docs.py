@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from clam_core.errors import SlideError
 from clam_core.tissue import PRESETS
 from orthanc_plugin import settings as plugin_settings
+from tests.install.page import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_every_setting_of_the_plugin_stands_in_the_install_page() -> None:
@@ -24,14 +27,67 @@ def test_every_setting_of_the_plugin_stands_in_the_install_page() -> None:
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
     broken = [
         f"{page.relative_to(ROOT)}: {target}"
-        for page in pages
+        for page in PAGES
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))
         if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what GitHub and the built site make of a page's headings."""
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_to_a_place_in_a_page_lead_to_a_heading_of_it() -> None:
+    links = [
+        (page, page.parent / target if target else page, anchor)
+        for page in PAGES
+        for target, anchor in re.findall(r"\]\((?![a-z]+:)([^)#\s]*)#([^)\s]+)\)", page.read_text("utf-8"))
+    ]
+    assert len(links) > 10
+    assert [
+        f"{page.name}: #{anchor}" for page, target, anchor in links if anchor not in anchors(target)
+    ] == []
+
+
+def test_addresses_outside_are_whole_and_by_tls() -> None:
+    addresses = {
+        address
+        for page in PAGES
+        for address in re.findall(r"\]\(([a-z]+:[^)\s]*)\)", page.read_text("utf-8"))
+    }
+    assert addresses
+    odd = [
+        address for address in addresses if not re.fullmatch(r"https://[a-z0-9.-]+\.[a-z]+(/\S*)?", address)
+    ]
+    assert odd == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_a_page_are_commands(page: Path) -> None:
+    for block in blocks(page.read_text("utf-8")):
+        checked = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, f"{block}\n{checked.stderr}"
+
+
+def command_lines(*pages: str) -> set[str]:
+    """Return the lines of the shell blocks of some pages, without comments, which are translated."""
+    found = [
+        line
+        for page in pages
+        for block in blocks((ROOT / "docs" / page).read_text("utf-8"))
+        for line in block.splitlines()
+    ]
+    return {re.sub(r"\s*#.*", "", line) for line in found}
+
+
+def test_the_korean_page_tells_the_same_commands_as_the_english_ones() -> None:
+    assert command_lines("ko/quick-start.md") - command_lines("quick-start.md", "install.md") == set()
 
 
 def sources(*folders: str) -> str:

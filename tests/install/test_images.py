@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images: made by their Dockerfiles' steps in clean folders, run as `docker/compose.yml` runs them.
+
+No engine is needed: systemd-nspawn does the steps, and gives read-only roots, users and secrets.
+What an engine adds is not shown: its own base images, its network and volumes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import requests
+import yaml
+
+from tests.install.debian import ROOT, bootstrapped, copied, inside, pip_of_this_machine
+from tests.install.dockerfile import Image
+from tests.support.dicom_files import volume_file
+from tests.support.orthanc_server import expand
+from tests.support.worker_process import wait_until_ended
+
+URL = "http://127.0.0.1:8042"
+
+BASES = {
+    "debian:forky-slim": ("forky", ""),
+    # The official image has a Python of its own below /usr/local; the version is Debian's as well.
+    "python:3.11-slim-bookworm": (
+        "bookworm",
+        (
+            "apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-venv"
+            " && python3 -m venv /usr/local"
+        ),
+    ),
+}
+"""Of each base image the Debian below it, and what else is in it."""
+
+
+@contextmanager
+def image(name: str) -> Iterator[Image]:
+    """Make the image of one of our Dockerfiles."""
+    dockerfile = ROOT / "docker" / f"{name}.Dockerfile"
+    base = dockerfile.read_text("utf-8").split("\nFROM ")[1].split("\n")[0]
+    suite, prepare = BASES[base]
+    with copied(bootstrapped(suite, "--variant=minbase")) as folder:
+        # A mirror may lag behind the dates that Debian's testing gives its lists.
+        (folder / "etc/apt/apt.conf.d/mirror").write_text('Acquire::Check-Valid-Until "false";\n', "utf-8")
+        made = Image(folder, *pip_of_this_machine())
+        if prepare:
+            made._run(prepare)
+        made.build(dockerfile)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[dict[str, Image]]:
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(image(name)) for name in ("orthanc", "worker")}
+
+
+class Service:
+    """A service of a compose file, running."""
+
+    def __init__(
+        self, image: Image, service: dict[str, Any], folder: Path, passwords: dict[str, str]
+    ) -> None:
+        self.image = image
+        self.log = folder / "log"
+        options = ["--read-only", "--resolv-conf=off", "--private-users=no"] if service["read_only"] else []
+        options += [f"--tmpfs={path}" for path in service["tmpfs"]]
+        options += [f"--drop-capability={name.lower()}" for name in service["cap_drop"]]
+        options += (
+            ["--no-new-privileges=yes"] if service["security_opt"] == ["no-new-privileges:true"] else []
+        )
+        for name in service["secrets"]:
+            path = folder / name
+            path.write_text(passwords[name], "utf-8")
+            options.append(f"--bind-ro={path}:/run/secrets/{name}")
+        for volume in service["volumes"]:
+            options.append(f"--bind={self._volume(folder, volume.split(':')[1])}:{volume.split(':')[1]}")
+        hosts = folder / "hosts"
+        hosts.write_text("127.0.0.1 localhost orthanc\n", "utf-8")
+        options.append(f"--bind-ro={hosts}:/etc/hosts")
+        environment = {name: expand(value, {}) for name, value in service["environment"].items()}
+        self._line = image.nspawn(options, [*image.entrypoint, *image.command], environment)
+
+    def _volume(self, folder: Path, there: str) -> Path:
+        """Make a volume; like an engine's it has the owner of the folder in whose place it comes."""
+        assert there in self.image.volumes
+        source = self.image.folder / there.lstrip("/")
+        volume = folder / "volume"
+        subprocess.run(["cp", "-a", source, volume], check=True)
+        return volume
+
+    def __enter__(self) -> Self:
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._line, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def wait_until_healthy(self, seconds: float = 120) -> None:
+        """Ask as the engine would, until the answer is good."""
+        variables = [f"{name}={value}" for name, value in self.image.environment.items()]
+        deadline = time.monotonic() + seconds
+        while True:
+            check = [*inside(self._process), "env", *variables, *self.image.healthcheck]
+            if subprocess.run(check, capture_output=True, check=False).returncode == 0:
+                return
+            assert self._process.poll() is None, self.log.read_text("utf-8", "replace")
+            assert time.monotonic() < deadline, self.log.read_text("utf-8", "replace")
+            time.sleep(1)
+
+
+def test_both_services_of_compose_yml_come_up_healthy_and_analyse_a_slide(
+    images: dict[str, Image], tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", 8042)) != 0, "port 8042 is taken: stop what listens there"
+    services = yaml.safe_load((ROOT / "docker" / "compose.yml").read_text("utf-8"))["services"]
+    passwords = {f"{user}_password": secrets.token_urlsafe(16) for user in ("orthanc", "worker")}
+    person = ("admin", passwords["orthanc_password"])
+    folders = {name: tmp_path / name for name in services}
+    for folder in folders.values():
+        folder.mkdir()
+    with Service(images["orthanc"], services["orthanc"], folders["orthanc"], passwords) as orthanc:
+        orthanc.wait_until_healthy()
+        stored = requests.post(f"{URL}/instances", data=volume_file().read_bytes(), auth=person, timeout=60)
+        with Service(images["worker"], services["worker"], folders["worker"], passwords) as worker:
+            worker.wait_until_healthy()
+            body = {"series": stored.json()["ParentSeries"]}
+            answer = requests.post(f"{URL}/pathology/analyze", json=body, auth=person, timeout=60)
+            request = wait_until_ended(URL, person, answer.json()["request_id"], seconds=300)
+            log = worker.log.read_text("utf-8", "replace")
+    assert request["status"] == "completed", log
