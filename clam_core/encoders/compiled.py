@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks run by OpenVINO on a CPU: the same features to 1e-5 in a third of the time of plain PyTorch.
 
-An optional dependency (``pip install '.[cpu]'``). The network goes to OpenVINO's front end by a trace: its
-``convert_model`` would do the same and report the use of it to its makers over the internet, which no worker
-in a hospital may.
+An optional dependency (``pip install '.[cpu]'``). OpenVINO reports its use to its makers over the internet,
+when it is imported and in its ``convert_model``; no worker in a hospital may. So it is imported without the
+package that does it, and the network goes to its front end by a trace.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 import threading
 import warnings
 from typing import Any
@@ -44,8 +45,7 @@ class CompiledNetwork:
     """
 
     def __init__(self, network: nn.Module, input_px: int, dim: int, normalisation: Normalisation) -> None:
-        import openvino  # noqa: PLC0415 - optional
-
+        openvino = _without_reports()
         self.numerics = f"float32 on cpu, OpenVINO {openvino.__version__.split('-', maxsplit=1)[0]}"
         self._dim = dim
         model = _with_preparation(_converted(network, input_px), normalisation)
@@ -72,6 +72,14 @@ class CompiledNetwork:
                 self._queue.start_async({0: np.ascontiguousarray(tiles[index : index + 1])}, index)
             self._queue.wait_all()
         return vectors
+
+
+def _without_reports() -> Any:
+    """Import OpenVINO as if ``openvino_telemetry`` were not installed: its stand-in sends nothing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # how an import is refused
+    import openvino  # noqa: PLC0415 - optional
+
+    return openvino
 
 
 def _converted(network: nn.Module, input_px: int) -> Any:
