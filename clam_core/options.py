@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any
 
 from clam_core.errors import ParameterError
+from clam_core.patches import PatchFile
 
 
 class Reference(Enum):
@@ -47,6 +48,8 @@ class AnalysisOptions:
         Longest side of the heatmap's pictures and of the overlay.
     top_patches, pictured_patches
         How many of the most attended patches are listed, and how many of them come as pictures.
+    patches
+        Patches that another program laid, instead of our own.
     caption_name
         What the heatmap's caption calls the slide; None: its container, file or series.
 
@@ -67,6 +70,7 @@ class AnalysisOptions:
     overlay_px: int = 4096
     top_patches: int = 100
     pictured_patches: int = 8
+    patches: PatchFile | None = None
     caption_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +78,9 @@ class AnalysisOptions:
             self.mpp is None or 0.01 <= self.mpp <= 100, "mpp", "0.01 to 100 micrometres per pixel", self.mpp
         )
         _require(0 <= self.overlap <= 0.9, "overlap", "0 to 0.9", self.overlap)
+        _require(
+            self.patches is None or self.overlap == 0, "overlap", "0 where patches are given", self.overlap
+        )
         _require(self.patch_level >= 0, "patch_level", "0 or more", self.patch_level)
         _require(0 <= self.top_patches <= 100, "top_patches", "0 to 100", self.top_patches)
         for name in ("batch_size", "readers", "heatmap_px", "overlay_px"):
@@ -109,11 +116,12 @@ class AnalysisOptions:
         """Return what differs from the defaults, as JSON, so that a result says how it was made."""
         default = AnalysisOptions()
         chosen = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
+        differing = {
             name: value.value if isinstance(value, Enum) else value
             for name, value in chosen.items()
             if name in _READERS and value != getattr(default, name)
         }
+        return differing if self.patches is None else differing | {"patches": self.patches.name}
 
 
 def _require(condition: bool, name: str, range_: str, value: object) -> None:  # noqa: FBT001 - a check

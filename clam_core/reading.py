@@ -7,7 +7,15 @@ from clam_core.errors import NoTissueError
 from clam_core.heatmap import heatmap_grid
 from clam_core.model import Model
 from clam_core.options import AnalysisOptions, Reference
-from clam_core.patches import Coordinates, PatchGrid, PatchPlan, patch_coordinates, plan_by_level, plan_by_mpp
+from clam_core.patches import (
+    Coordinates,
+    PatchGrid,
+    PatchPlan,
+    patch_coordinates,
+    plan_by_level,
+    plan_by_mpp,
+    plan_of_file,
+)
 from clam_core.result import SlideSummary
 from clam_core.slides import Slide, best_level_for_downsample
 from clam_core.tissue import HEATMAP_DOWNSAMPLE, Tissue, TissueParameters, preset, segment, segment_at_mpp
@@ -31,7 +39,9 @@ def summarize(slide: Slide, options: AnalysisOptions) -> SlideSummary:
 
 
 def plan_patches(slide: Slide, summary: SlideSummary, model: Model, options: AnalysisOptions) -> PatchPlan:
-    """Choose level and size of the patches: by mpp, or fixed as in the reference."""
+    """Choose level and size of the patches: by mpp, fixed as in the reference, or those of a file."""
+    if options.patches is not None:
+        return plan_of_file(slide.levels, summary.mpp, options.patches)
     if options.reference is not None:
         return plan_by_level(slide.levels, summary.mpp, options.patch_level, model.patch_px)
     return plan_by_mpp(slide.levels, summary.mpp, model.mpp, model.patch_px)
@@ -72,13 +82,15 @@ def _segmented(
 def lay_patches(
     slide: Slide, tissue: Tissue, plan: PatchPlan, options: AnalysisOptions, overlap: float = 0.0
 ) -> Coordinates:
-    """Return the patches on the tissue, (N, 2), level-0 pixels.
+    """Return the patches on the tissue, or those of the user's file, (N, 2), level-0 pixels.
 
     Raises
     ------
     NoTissueError
         If no piece of tissue is large enough for one.
     """
+    if options.patches is not None:
+        return options.patches.coordinates
     base = slide.levels[0]
     grid = patch_grid(slide, plan, options, overlap)
     coordinates = patch_coordinates(tissue.pieces, (base.width, base.height), grid)
@@ -112,7 +124,8 @@ def spacing_flags(
         flags.append(MPP_OVERRIDDEN)
     if summary.mpp is None:
         flags.append(MPP_UNKNOWN)
-    if options.reference and plan.mpp is not None and not _alike(plan.mpp, model.mpp, MISMATCH_RATIO):
+    fixed = options.reference is not None or options.patches is not None
+    if fixed and plan.mpp is not None and not _alike(plan.mpp, model.mpp, MISMATCH_RATIO):
         flags.append(MPP_MISMATCH)
     return tuple(flags)
 

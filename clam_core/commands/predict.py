@@ -16,7 +16,7 @@ from clam_core.features import FeatureFolder, FolderLimits, NoFeatures, fingerpr
 from clam_core.model import load_model
 from clam_core.options import AnalysisOptions, Reference
 from clam_core.package import BareCheckpoint, load_package, package_path
-from clam_core.patches import write_patches
+from clam_core.patches import read_patches, write_patches
 from clam_core.pipeline import Content, analyze_slide
 from clam_core.progress import shown_progress
 from clam_core.result import Analysis
@@ -58,6 +58,7 @@ def add_parser(subparsers: Any) -> None:
         help="behave like the reference CLAM: a fixed level, whatever its magnification",
     )
     parser.add_argument("--patch-level", type=int, default=0, help="level that --reference reads")
+    parser.add_argument("--patches", type=Path, help="h5 of CLAM with the patches to use, instead of our own")
     parser.add_argument("--encoder-weights", type=Path, help="weights file of the encoder")
     parser.add_argument(
         "--precision",
@@ -115,6 +116,7 @@ def _options(arguments: argparse.Namespace) -> AnalysisOptions:
         patch_level=arguments.patch_level,
         overlap=arguments.overlap,
         batch_size=arguments.batch_size,
+        patches=None if arguments.patches is None else read_patches(arguments.patches),
     )
 
 

@@ -4,7 +4,7 @@
 from clam_core.patches.grid import ContourRule, Coordinates, PatchGrid, patch_coordinates
 from clam_core.patches.inside import locate_points
 from clam_core.patches.interchange import PatchFile, read_patches, write_patches
-from clam_core.patches.plan import PatchPlan, plan_by_level, plan_by_mpp, read_patch
+from clam_core.patches.plan import PatchPlan, plan_by_level, plan_by_mpp, plan_of_file, read_patch
 
 __all__ = [
     "ContourRule",
@@ -16,6 +16,7 @@ __all__ = [
     "patch_coordinates",
     "plan_by_level",
     "plan_by_mpp",
+    "plan_of_file",
     "read_patch",
     "read_patches",
     "write_patches",

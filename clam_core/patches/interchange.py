@@ -23,6 +23,8 @@ class PatchFile:
 
     Parameters
     ----------
+    name
+        The file's.
     coordinates
         Top-left corners, (N, 2) int64, level-0 pixels.
     patch_size
@@ -33,6 +35,7 @@ class PatchFile:
         Everything else the writer noted beside the coordinates.
     """
 
+    name: str
     coordinates: Coordinates
     patch_size: int
     patch_level: int
@@ -96,6 +99,7 @@ def read_patches(path: Path) -> PatchFile:
     except (OSError, KeyError, ValueError) as error:
         raise ParameterError(f"{path.name} is not an h5 file of patch coordinates ({error}).") from error
     return PatchFile(
+        path.name,
         coordinates,
         int(attributes.get("patch_size", 0)),
         int(attributes.get("patch_level", 0)),

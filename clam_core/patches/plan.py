@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from clam_core.errors import MissingMppError, MppMismatchError, ParameterError
+from clam_core.patches.interchange import PatchFile
 from clam_core.slides import Level, Pixels, Slide
 
 MPP_TOLERANCE = 0.02
@@ -126,6 +127,28 @@ def plan_by_level(
         mpp=None if mpp is None else (mpp[0] * ratio[0] + mpp[1] * ratio[1]) / 2,
         black_outside=True,
     )
+
+
+def plan_of_file(levels: Sequence[Level], mpp: tuple[float, float] | None, file: PatchFile) -> PatchPlan:
+    """Read the patches that another program laid as its file says, whatever their magnification.
+
+    Raises
+    ------
+    ParameterError
+        If the file does not say how its patches are read, or they are not on this slide.
+    """
+    missing = [name for name in ("patch_level", "patch_size") if name not in file.attributes]
+    if missing or file.patch_size < 1 or len(file.coordinates) == 0:
+        lacking = f"does not say their {missing[0]}" if missing else "holds none"
+        raise ParameterError(f"{file.name} was named for its patches and {lacking}.")
+    base = levels[0]
+    inside = (file.coordinates >= 0) & (file.coordinates < (base.width, base.height))
+    if not inside.all():
+        raise ParameterError(
+            f"{file.name} has patches beyond the {base.width} x {base.height} pixels of this slide: it is "
+            "of another one."
+        )
+    return plan_by_level(levels, mpp, file.patch_level, file.patch_size)
 
 
 def read_patch(slide: Slide, plan: PatchPlan, corner: tuple[int, int]) -> Pixels:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 
 from clam_core import cli
@@ -58,6 +59,42 @@ def test_the_result_holds_the_hash_of_the_slide(seen: Any, tmp_path: Path) -> No
     assert command(tmp_path / "out") == 0
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["slide"]["fingerprint"] == fingerprint_of_files(tmp_path / "a-slide.svs")
+
+
+def test_the_patches_of_a_file_are_those_that_are_used(seen: Any, tmp_path: Path) -> None:
+    assert command(tmp_path / "one") == 0
+    with h5py.File(tmp_path / "one" / "a-slide.h5", "r+") as file:
+        attributes, chosen = dict(file["coords"].attrs), file["coords"][3:9]
+        del file["coords"]
+        file.create_dataset("coords", data=chosen).attrs.update(attributes)
+    seen["slide"] = ArraySlide(glass_with_tissue())
+    assert command(tmp_path / "two", "--patches", str(tmp_path / "one" / "a-slide.h5")) == 0
+    with h5py.File(tmp_path / "two" / "a-slide.h5") as file:
+        assert file["coords"][:].tolist() == chosen.tolist()
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert (result["patches"]["count"], result["parameters"]) == (6, {"patches": "a-slide.h5"})
+
+
+@pytest.mark.parametrize(
+    ("corner", "attributes", "sentence"),
+    [
+        ([10**6, 0], {"patch_size": 128, "patch_level": 0}, "it is of another one"),
+        ([0, 0], {"patch_size": 128}, "does not say their patch_level"),
+        ([0, 0], {"patch_size": 128, "patch_level": 9}, "patch level 9 was asked for"),
+    ],
+)
+def test_patches_that_do_not_fit_the_slide_are_refused_by_their_file(
+    seen: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    corner: list[int],
+    attributes: dict[str, int],
+    sentence: str,
+) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file.create_dataset("coords", data=np.array([corner])).attrs.update(attributes)
+    assert command(tmp_path / "out", "--patches", str(tmp_path / "other.h5")) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_second_run_with_a_cache_encodes_nothing(
