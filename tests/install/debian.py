@@ -85,12 +85,7 @@ class Debian:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
 
     def paste(self, lines: str, *, folder: str = "/root/orthanc-pathology", seconds: float = 1200) -> str:
         """Run lines in one shell of root's, as somebody who pastes them; the first that fails is an error.
@@ -141,11 +136,22 @@ class Debian:
         return [*inside(self._process), "env", "-i", *given, "bash", "-c", lines]
 
 
+def end(nspawn: subprocess.Popen[bytes]) -> None:
+    """Shut down what a running systemd-nspawn holds."""
+    nspawn.send_signal(signal.SIGTERM)
+    try:
+        nspawn.wait(60)
+    except subprocess.TimeoutExpired:
+        nspawn.kill()
+        nspawn.wait()
+
+
 def inside(nspawn: subprocess.Popen[bytes]) -> list[str]:
     """Return the beginning of a command that is to run in what a running systemd-nspawn holds."""
     children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children")
     deadline = time.monotonic() + START_SECONDS
     while not (found := children.read_text("ascii").split()):
+        assert nspawn.poll() is None, f"systemd-nspawn ended with {nspawn.returncode}"
         assert time.monotonic() < deadline, "systemd-nspawn started nothing"
         time.sleep(0.1)
     return ["nsenter", "--target", found[0], "--all", "--root", "--wd"]

@@ -8,11 +8,10 @@ What an engine adds is not shown: its own base images, its network and volumes.
 from __future__ import annotations
 
 import secrets
-import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +20,7 @@ import pytest
 import requests
 import yaml
 
-from tests.install.debian import ROOT, bootstrapped, copied, inside, pip_of_this_machine
+from tests.install.debian import ROOT, bootstrapped, copied, end, inside, pip_of_this_machine
 from tests.install.dockerfile import Image
 from tests.support.dicom_files import volume_file
 from tests.support.orthanc_server import expand
@@ -52,6 +51,7 @@ def image(name: str) -> Iterator[Image]:
     with copied(bootstrapped(suite, "--variant=minbase")) as folder:
         # A mirror may lag behind the dates that Debian's testing gives its lists.
         (folder / "etc/apt/apt.conf.d/mirror").write_text('Acquire::Check-Valid-Until "false";\n', "utf-8")
+        (folder / "etc/hosts").touch()  # as in every image; an engine puts its own in its place
         made = Image(folder, *pip_of_this_machine())
         if prepare:
             made._run(prepare)
@@ -66,38 +66,47 @@ def images() -> Iterator[dict[str, Image]]:
 
 
 class Service:
-    """A service of a compose file, running."""
+    """A service of a compose file, running.
+
+    Parameters
+    ----------
+    image
+        What it runs.
+    service
+        Its part of the compose file.
+    folder
+        An empty folder for its volume, its secrets and its log.
+    passwords
+        Its secrets by name.
+    """
 
     def __init__(
-        self, image: Image, service: dict[str, Any], folder: Path, passwords: dict[str, str]
+        self, image: Image, service: Mapping[str, Any], folder: Path, passwords: Mapping[str, str]
     ) -> None:
         self.image = image
         self.log = folder / "log"
-        options = ["--read-only", "--resolv-conf=off", "--private-users=no"] if service["read_only"] else []
-        options += [f"--tmpfs={path}" for path in service["tmpfs"]]
-        options += [f"--drop-capability={name.lower()}" for name in service["cap_drop"]]
-        options += (
-            ["--no-new-privileges=yes"] if service["security_opt"] == ["no-new-privileges:true"] else []
-        )
-        for name in service["secrets"]:
-            path = folder / name
-            path.write_text(passwords[name], "utf-8")
-            options.append(f"--bind-ro={path}:/run/secrets/{name}")
-        for volume in service["volumes"]:
-            options.append(f"--bind={self._volume(folder, volume.split(':')[1])}:{volume.split(':')[1]}")
-        hosts = folder / "hosts"
-        hosts.write_text("127.0.0.1 localhost orthanc\n", "utf-8")
-        options.append(f"--bind-ro={hosts}:/etc/hosts")
+        self._folder = folder
+        options = [
+            *locked_down(service),
+            *(self._volume(volume.split(":")[1]) for volume in service["volumes"]),
+            *(self._file(f"/run/secrets/{name}", passwords[name]) for name in service["secrets"]),
+            # One network for all: the names of services are this machine's.
+            self._file("/etc/hosts", "127.0.0.1 localhost orthanc\n"),
+        ]
         environment = {name: expand(value, {}) for name, value in service["environment"].items()}
         self._line = image.nspawn(options, [*image.entrypoint, *image.command], environment)
 
-    def _volume(self, folder: Path, there: str) -> Path:
+    def _file(self, there: str, content: str) -> str:
+        path = self._folder / Path(there).name
+        path.write_text(content, "utf-8")
+        return f"--bind-ro={path}:{there}"
+
+    def _volume(self, there: str) -> str:
         """Make a volume; like an engine's it has the owner of the folder in whose place it comes."""
         assert there in self.image.volumes
-        source = self.image.folder / there.lstrip("/")
-        volume = folder / "volume"
-        subprocess.run(["cp", "-a", source, volume], check=True)
-        return volume
+        volume = self._folder / "volume"
+        subprocess.run(["cp", "-a", self.image.folder / there.lstrip("/"), volume], check=True)
+        return f"--bind={volume}:{there}"
 
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
@@ -107,24 +116,31 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process)
 
     def wait_until_healthy(self, seconds: float = 120) -> None:
         """Ask as the engine would, until the answer is good."""
         variables = [f"{name}={value}" for name, value in self.image.environment.items()]
         deadline = time.monotonic() + seconds
-        while True:
+        while self._process.poll() is None and time.monotonic() < deadline:
             check = [*inside(self._process), "env", *variables, *self.image.healthcheck]
             if subprocess.run(check, capture_output=True, check=False).returncode == 0:
                 return
-            assert self._process.poll() is None, self.log.read_text("utf-8", "replace")
-            assert time.monotonic() < deadline, self.log.read_text("utf-8", "replace")
             time.sleep(1)
+        raise AssertionError(self.log.read_text("utf-8", "replace"))
+
+
+def locked_down(service: Mapping[str, Any]) -> list[str]:
+    """Return the options that give a service as little as the compose file does."""
+    assert service["read_only"] is True
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    return [
+        "--read-only",
+        "--resolv-conf=off",
+        "--no-new-privileges=yes",
+        *(f"--tmpfs={path}:mode=1777" for path in service["tmpfs"]),
+        *(f"--drop-capability={name.lower()}" for name in service["cap_drop"]),
+    ]
 
 
 def test_both_services_of_compose_yml_come_up_healthy_and_analyse_a_slide(
