@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
 
+import pydicom
 import pytest
 
 from tests.support.canary_slide import canaries_in, canary_slide
@@ -151,6 +153,21 @@ def test_a_result_that_waits_for_the_line_knows_no_patient(site: Site, tmp_path:
         assert canaries_in(on_disk(folder)) == []
         site.line.withheld = None
         site.completed(request_id)
+
+
+def test_a_failure_over_the_slides_header_quotes_nothing_of_it(site: Site, tmp_path: Path) -> None:
+    path = canary_slide(tmp_path)
+    header = pydicom.dcmread(path)
+    del header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    header.save_as(path)
+    series = store_file(site.orthanc, path)["ParentSeries"]
+    with site.worker(tmp_path / "worker"):
+        answer = site.orthanc.post("/pathology/analyze", json={"series": series})
+        request = wait_until_ended(site.orthanc.url, site.orthanc.person, answer.json()["request_id"])
+    assert (request["status"], request["error"]["code"]) == ("failed", "mpp_missing")  # type: ignore[index]
+    assert canaries_in(json.dumps([request["error"], request["history"]]).encode()) == []
+    assert canaries_in(on_disk(tmp_path / "worker")) == []
+    assert_nothing_told(site)
 
 
 @pytest.mark.parametrize(
