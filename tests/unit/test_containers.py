@@ -22,6 +22,7 @@ from worker.settings_reading import load_settings
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 COMPOSE = sorted(DOCKER.glob("compose*.yml"))
+DEBIANS_NGINX = Path("/etc/nginx/nginx.conf")
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin")
 
 
@@ -172,13 +173,29 @@ def test_the_containers_nginx_configuration_is_one(tmp_path: Path) -> None:
     text = (DOCKER / "nginx" / "compose.conf").read_text("utf-8")
     text = text.replace("/etc/nginx/pathology", str(DOCKER / "nginx")).replace("/run/secrets", str(tmp_path))
     text = text.replace("server orthanc:8042", "server 127.0.0.1:8042").replace("8443", str(free_port()))
-    configuration = tmp_path / "nginx.conf"
-    configuration.write_text(f"pid {tmp_path}/pid; events {{ }} http {{ {text} }}", "utf-8")
-    done = subprocess.run(
+    done = nginx_of(f"pid {tmp_path}/pid; events {{ }} http {{ {text} }}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warn" not in done.stderr
+
+
+@pytest.mark.skipif(
+    NGINX is None or not DEBIANS_NGINX.exists(), reason="needs Debian's nginx: apt-get install nginx-light"
+)
+def test_what_stands_before_the_servers_fits_into_debians_nginx_conf(tmp_path: Path) -> None:
+    ours = f"include {DOCKER}/nginx/http.conf;"
+    text = DEBIANS_NGINX.read_text("utf-8").replace("include /etc/nginx/sites-enabled/*;", ours)
+    assert ours in text
+    done = nginx_of(text.replace("/run/nginx.pid", f"{tmp_path}/pid"), tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def nginx_of(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Let nginx judge a configuration."""
+    configuration = folder / "nginx.conf"
+    configuration.write_text(text, "utf-8")
+    return subprocess.run(
         [str(NGINX), "-t", "-c", str(configuration), "-e", "stderr"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert "warn" not in done.stderr
