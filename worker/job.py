@@ -243,7 +243,7 @@ def describe_answer(result: Mapping[str, Any]) -> str:
     """Return class probabilities in one line, the likeliest first; of a model that abstains, why."""
     quality = result.get("quality") or {}
     if quality.get("status") == "abstained":
-        return f"abstained. {quality.get('reason') or ''}".rstrip()
+        return f"no answer. {quality.get('reason') or 'The model abstains.'}"
     probabilities = result.get("probabilities") or {}
     ordered = sorted(probabilities.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {value:.3f}" for name, value in ordered) or "no probabilities"

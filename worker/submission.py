@@ -36,15 +36,6 @@ class Target:
         """Return the fields that are set."""
         return {name: value for name, value in vars(self).items() if value}
 
-    def __str__(self) -> str:
-        """Return what a person named, in words."""
-        for kind in ("series", "study", "instance"):
-            if named := getattr(self, kind):
-                return f"{kind} with the id {named}: copy it from Orthanc Explorer's address, behind uuid="
-        if self.cohort is not None:
-            return "such series: check the keywords and their values"
-        return f"series with the SeriesInstanceUID {self.series_instance_uid}: check the UID"
-
 
 @dataclass(frozen=True)
 class Submission:
@@ -154,7 +145,17 @@ def submit(client: PluginClient, submission: Submission) -> dict[str, Any]:
     except RefusedError as error:
         if error.code != "unknown_resource":
             raise
-        raise SubmitError(f"Orthanc has no {submission.target}.") from error
+        raise SubmitError(_not_there(submission.target)) from error
+
+
+def _not_there(target: Target) -> str:
+    for kind in ("series", "study", "instance"):
+        if named := getattr(target, kind):
+            where = "copy it from Orthanc Explorer's address, behind uuid="
+            return f"Orthanc has no {kind} with the id {named}: {where}."
+    if target.cohort is not None:
+        return "Orthanc has no such series: check the keywords and their values."
+    return f"Orthanc has no series with the SeriesInstanceUID {target.series_instance_uid}: check the UID."
 
 
 def submitted_requests(answer: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -156,11 +156,21 @@ def test_whoever_waits_learns_that_the_slide_is_complete() -> None:
     site.gateway.set_stable(slide.series, is_stable=False)
     request_id = queue.submitted(slide)
     before = queue.get(request_id)
+    held = {"wait": "20", "version": before["version"]}
+    answers: list[dict[str, Any]] = []
+
+    def wait() -> None:
+        answer = site.call("GET", f"/pathology/requests/{request_id}", query=held)
+        answers.append(answer.json["request"])
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while not site.application.core.pages.waiting:
+        time.sleep(0.01)
     site.gateway.set_stable(slide.series, is_stable=True)
     series_stable(site.application.core, slide.series)
-    after = queue.get(request_id)
-    assert (before["waits_for"], after["waits_for"]) == ("slide", "worker")
-    assert after["version"] != before["version"]
+    waiting.join(5)
+    assert (before["waits_for"], answers[0]["waits_for"]) == ("slide", "worker")
 
 
 def test_a_slide_that_was_complete_before_its_arrival_was_noted_is_not_waited_for() -> None:

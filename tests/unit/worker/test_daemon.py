@@ -61,7 +61,11 @@ def test_a_request_is_claimed_analysed_and_completed_with_its_artifacts(
     ("quality", "said"),
     [
         ({"status": "ok"}, "tumor 0.800, normal 0.200"),
-        ({"status": "abstained", "reason": "Too little tissue."}, "abstained. Too little tissue."),
+        (
+            {"status": "abstained", "reason": "The model abstains: why."},
+            "no answer. The model abstains: why.",
+        ),
+        ({"status": "abstained"}, "no answer. The model abstains."),
     ],
 )
 def test_the_log_names_the_likeliest_class_unless_the_model_abstains(
