@@ -385,6 +385,7 @@ def test_names_with_markup_are_shown_and_run_nothing(site: Site, browser: Visit,
     expect(panel.locator("[data-part=identity]")).to_contain_text(markup)
     expect(panel.locator("#quality")).to_contain_text(markup)
     keep(browser.page, "ohif-markup")
+    assert panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth"), "a long name is cut"
     assert browser.page.evaluate("window.hurt") is None
     # An element made of it would have asked the server for its picture.
     assert browser.problems == []
