@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.bench_pipeline import QUEUE, Bench, Drawn, store, tiled_up
-from clam_core.encoders import ENCODERS, Precision, load_encoder
-from clam_core.encoders.loading import NetworkEncoder
+from clam_core.encoders import ENCODERS, Precision
+from clam_core.encoders.fold import fold_batch_norms
 from clam_core.encoders.precision import require_supported
 from clam_core.encoders.torch_network import TorchNetwork
 from clam_core.encoders.transforms import normalised
@@ -107,22 +107,24 @@ def encoder_figures(
     dict
         Patches a second, and the deviation of the features from float32 as a share of their length.
     """
-    side = ENCODERS[name].input_px
+    entry = ENCODERS[name]
+    side = entry.input_px
     tiles = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-    resident = normalised(tiles, ENCODERS[name].normalisation, device)
+    resident = normalised(tiles, entry.normalisation, device)
     resident = resident.contiguous(memory_format=torch.channels_last)
+    with torch.device("meta"):
+        plain = entry.build()
+    plain.load_state_dict(load_file(weights), assign=True)
+    bare = fold_batch_norms(plain.eval().requires_grad_(requires_grad=False)).to(device)
     exact, figures = None, dict[str, float]()
     for precision in precisions:
-        encoder = load_encoder(name, weights=weights, device=device, precision=precision)
-        assert isinstance(encoder, NetworkEncoder)
-        assert isinstance(encoder.network, TorchNetwork)
-        vectors = encoder.encode_framed(tiles)
+        network = TorchNetwork(bare, entry.normalisation, device, precision)
+        vectors = network.encode(tiles)
         exact = vectors if exact is None else exact
-        bare = rate(partial(encoder.network.forward, resident), device, seconds)
-        whole = rate(partial(encoder.encode_framed, tiles), device, seconds)
         key = f"{name}_{precision}"
-        figures[f"{key}_forward_patches_per_s"] = batch * bare
-        figures[f"{key}_patches_per_s"] = batch * whole
+        forward = rate(partial(network.forward, resident), device, seconds)
+        figures[f"{key}_forward_patches_per_s"] = batch * forward
+        figures[f"{key}_patches_per_s"] = batch * rate(partial(network.encode, tiles), device, seconds)
         figures[f"{key}_deviation"] = float(np.linalg.norm(vectors - exact) / np.linalg.norm(exact))
     return figures
 

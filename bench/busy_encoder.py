@@ -24,7 +24,7 @@ class BusyEncoder:
     def __init__(self, inner: Encoder) -> None:
         self._inner = inner
         self.name, self.dim, self.input_px = inner.name, inner.dim, inner.input_px
-        self.sha256, self.numerics = inner.sha256, inner.numerics
+        self.sha256, self.numerics, self.precision = inner.sha256, inner.numerics, inner.precision
         self._busy: list[tuple[float, float]] = []
 
     def frame(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clam_core.encoders import Encoder
+from clam_core.encoders import Encoder, Precision
 from clam_core.errors import NonFiniteError, OutOfMemoryError
 from clam_core.features import FeatureEntry, Features
 from clam_core.features.store import Chunk
@@ -175,9 +175,15 @@ def encode_patches(
             features = encoding.encode(pixels)
             if not np.isfinite(features).all():
                 raise NonFiniteError(
-                    f"The encoder {encoder.name} produced values that are no numbers; check its weights."
+                    f"The encoder {encoder.name} produced values that are no numbers; {_why(encoder)}."
                 )
             yield features
+
+
+def _why(encoder: Encoder) -> str:
+    if encoder.precision is Precision.FLOAT16:
+        return "float16 holds none above 65,504: use bfloat16 or float32"
+    return "check its weights"
 
 
 def _corners(batch: Coordinates) -> list[tuple[int, int]]:

@@ -26,6 +26,8 @@ HIGHLIGHTS = 4
 FLAG_SENTENCES = {
     "mpp_coarser_than_model": "The slide is coarser than the model's training material: read with care.",
     "mpp_overridden": "The pixel size was given by the user and differs from the slide's own.",
+    "patch_size_mismatch": "The patches are not of the size of the model's training: read with care.",
+    "half_precision": "The encoder computed in half precision, which moves the answer a little.",
     "mpp_unknown": "The pixel size is unknown: the magnification may not fit the model.",
     "mpp_mismatch": "The magnification differs from the model's training material: read with care.",
 }

@@ -78,9 +78,12 @@ class AnalysisOptions:
             self.mpp is None or 0.01 <= self.mpp <= 100, "mpp", "0.01 to 100 micrometres per pixel", self.mpp
         )
         _require(0 <= self.overlap <= 0.9, "overlap", "0 to 0.9", self.overlap)
-        _require(
-            self.patches is None or self.overlap == 0, "overlap", "0 where patches are given", self.overlap
-        )
+        if self.patches is not None:
+            _require(self.overlap == 0, "overlap", "0 where patches are given", self.overlap)
+            _require(self.reference is None, "reference", "left out where patches are given", self.reference)
+            _require(
+                self.patch_level == 0, "patch_level", "left out where patches are given", self.patch_level
+            )
         _require(self.patch_level >= 0, "patch_level", "0 or more", self.patch_level)
         _require(0 <= self.top_patches <= 100, "top_patches", "0 to 100", self.top_patches)
         for name in ("batch_size", "readers", "heatmap_px", "overlay_px"):
@@ -121,7 +124,7 @@ class AnalysisOptions:
             for name, value in chosen.items()
             if name in _READERS and value != getattr(default, name)
         }
-        return differing if self.patches is None else differing | {"patches": self.patches.name}
+        return differing if self.patches is None else differing | {"patches": self.patches.digest}
 
 
 def _require(condition: bool, name: str, range_: str, value: object) -> None:  # noqa: FBT001 - a check

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import clam_core
 from clam_core.device import describe_device
+from clam_core.encoders.precision import precision_flags
 from clam_core.errors import NonFiniteError
 from clam_core.explanation import (
     attention_shares,
@@ -27,7 +28,14 @@ from clam_core.model import LoadedModel, Model, load_model
 from clam_core.models import SlidePrediction
 from clam_core.options import AnalysisOptions
 from clam_core.patches import Coordinates, PatchPlan
-from clam_core.reading import find_tissue, lay_patches, plan_patches, spacing_flags, summarize
+from clam_core.reading import (
+    covered_by_patches,
+    find_tissue,
+    lay_patches,
+    plan_patches,
+    spacing_flags,
+    summarize,
+)
 from clam_core.result import Analysis, FineScores, SlideSummary
 from clam_core.run import EncoderTurn, LateTurn, Progress, Run, ShouldStop
 from clam_core.slides import Slide
@@ -177,7 +185,10 @@ class _Steps:
         summary = summarize(slide, options)
         plan = plan_patches(slide, summary, package, options)
         with self.run.stage("tissue"):
-            tissue = find_tissue(slide, summary, package, options)
+            if options.patches is None:
+                tissue = find_tissue(slide, summary, package, options)
+            else:
+                tissue = covered_by_patches(slide, plan, options.patches.coordinates)
             tissue_mm2 = None if summary.mpp is None else tissue.area_mm2(summary.mpp)
         with self.run.stage("patches"):
             coordinates = lay_patches(slide, tissue, plan, options)
@@ -222,7 +233,8 @@ class _Steps:
             shares, ranks = attention_shares(prediction), percentiles(prediction.attention)
             quality = package.assess(encoded.features, found.tissue_mm2, len(coordinates))
             spacing = spacing_flags(slide, summary, plan, package, options)
-            flags = tuple(dict.fromkeys((*spacing, *quality.flags)))
+            half = precision_flags(self.model.encoder.precision)
+            flags = tuple(dict.fromkeys((*spacing, *half, *quality.flags)))
             top = find_top_patches(slide, plan, coordinates, shares, ranks, options)
             scores = encoded.fine or FineScores(coordinates, ranks)
             overlay = draw_overlay(summary, found.tissue, plan, scores, options)

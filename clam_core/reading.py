@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from clam_core.errors import NoTissueError
 from clam_core.heatmap import heatmap_grid
 from clam_core.model import Model
@@ -18,7 +20,16 @@ from clam_core.patches import (
 )
 from clam_core.result import SlideSummary
 from clam_core.slides import Slide, best_level_for_downsample
-from clam_core.tissue import HEATMAP_DOWNSAMPLE, Tissue, TissueParameters, preset, segment, segment_at_mpp
+from clam_core.tissue import (
+    HEATMAP_DOWNSAMPLE,
+    Piece,
+    Tissue,
+    TissueParameters,
+    fill_pieces,
+    preset,
+    segment,
+    segment_at_mpp,
+)
 
 MPP_OVERRIDDEN = "mpp_overridden"
 """Flag: the user's spacing is not the slide's own."""
@@ -26,6 +37,12 @@ MPP_UNKNOWN = "mpp_unknown"
 """Flag: nobody knows the spacing; only reference mode goes on without it."""
 MPP_MISMATCH = "mpp_mismatch"
 """Flag: in reference mode the patches have another spacing than the model was trained at."""
+
+PATCH_SIZE_MISMATCH = "patch_size_mismatch"
+"""Flag: the patches that were given are larger or smaller than those of the model's training."""
+
+_COVER_PX = 4096
+"""Longest side of the picture on which the area under given patches is counted."""
 
 MISMATCH_RATIO = 1.2
 """Spacings further apart than this are a mismatch: scanners of one magnification differ by less."""
@@ -67,6 +84,18 @@ def find_tissue(slide: Slide, summary: SlideSummary, model: Model, options: Anal
             f'another preset (--tissue-preset, or the request parameter "tissue_preset"), such as {other}.'
         )
     return tissue
+
+
+def covered_by_patches(slide: Slide, plan: PatchPlan, coordinates: Coordinates) -> Tissue:
+    """Return as tissue what given patches cover: whoever laid them has decided what is looked at."""
+    width, height = (side - 1 for side in plan.footprint)
+    corners = np.array([(0, 0), (width, 0), (width, height), (0, height)])
+    pieces = tuple(Piece((corner + corners).astype(np.int32), ()) for corner in coordinates)
+    base = slide.levels[0]
+    factor = max(1.0, max(base.width, base.height) / _COVER_PX)
+    size = (max(1, round(base.width / factor)), max(1, round(base.height / factor)))
+    downsample = (base.width / size[0], base.height / size[1])
+    return Tissue(pieces, 0, downsample, 255 * fill_pieces(pieces, size, downsample))
 
 
 def _segmented(
@@ -124,6 +153,8 @@ def spacing_flags(
         flags.append(MPP_OVERRIDDEN)
     if summary.mpp is None:
         flags.append(MPP_UNKNOWN)
+    if options.patches is not None and plan.patch_px != model.patch_px:
+        flags.append(PATCH_SIZE_MISMATCH)
     fixed = options.reference is not None or options.patches is not None
     if fixed and plan.mpp is not None and not _alike(plan.mpp, model.mpp, MISMATCH_RATIO):
         flags.append(MPP_MISMATCH)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from clam_core.encoders import Encoder
+    from clam_core.encoders import Encoder, Precision
 
 Gauge = Callable[[], Mapping[str, float]]
 """Reads values of the moment, by their names in the contract."""
@@ -128,6 +128,11 @@ class MeteredEncoder:
     def numerics(self) -> str:
         """How it computes, in words."""
         return self.inner.numerics
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+        return self.inner.precision
 
     def frame(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and cut one RGB tile (H, W, 3)."""

@@ -6,13 +6,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from clam_core.arguments import micrometres
 from clam_core.encoders import ENCODERS, Precision
-from clam_core.features import FeatureFolder, FolderLimits, NoFeatures, fingerprint_of_files
+from clam_core.features import FeatureFolder, FeatureStore, FolderLimits, NoFeatures, fingerprint_of_files
 from clam_core.model import load_model
 from clam_core.options import AnalysisOptions, Reference
 from clam_core.package import BareCheckpoint, load_package, package_path
@@ -58,13 +58,13 @@ def add_parser(subparsers: Any) -> None:
         help="behave like the reference CLAM: a fixed level, whatever its magnification",
     )
     parser.add_argument("--patch-level", type=int, default=0, help="level that --reference reads")
-    parser.add_argument("--patches", type=Path, help="h5 of CLAM with the patches to use, instead of our own")
+    parser.add_argument("--patches", type=Path, help="h5 of CLAM with the patches to use")
     parser.add_argument("--encoder-weights", type=Path, help="weights file of the encoder")
     parser.add_argument(
         "--precision",
         choices=[precision.value for precision in Precision],
         default=Precision.FLOAT32.value,
-        help="of the encoder; the half precisions are fast on a GPU and move the features (default: float32)",
+        help="of the encoder; the half precisions are for GPUs and move the features (default: float32)",
     )
     parser.add_argument("--cache", type=Path, help="folder that keeps features for the next run on the slide")
     bare = parser.add_argument_group("for a checkpoint without a package")
@@ -80,9 +80,10 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Analyse the slide, write the result, print a summary."""
     options = _options(arguments)
+    before: dict[str, float] = {}
     started = time.perf_counter()
     with open_slide(arguments.slide) as slide:
-        opened = time.perf_counter() - started
+        before["open"] = time.perf_counter() - started
         model = load_model(
             load_package(arguments.model, _bare(arguments)),
             arguments.device,
@@ -90,22 +91,20 @@ def run(arguments: argparse.Namespace) -> int:
             Precision(arguments.precision),
         )
         with shown_progress(sys.stderr) as progress:
-            analysis = analyze_slide(
-                slide,
-                model,
-                options=options,
-                progress=progress,
-                content=_content(arguments.slide, arguments.cache),
-            )
+            progress("hash", 0, 1)
+            started = time.perf_counter()
+            content = Content(fingerprint_of_files(arguments.slide), _kept_features(arguments.cache))
+            before["hash"] = time.perf_counter() - started
+            analysis = analyze_slide(slide, model, options=options, progress=progress, content=content)
         written = analysis.save(arguments.out)
-        written += _write_patches(slide, analysis, arguments.out / f"{arguments.slide.stem}.h5")
-    _print_summary(analysis, opened, written)
+        if options.patches is None:
+            written += _write_patches(slide, analysis, arguments.out / f"{arguments.slide.stem}.h5")
+    _print_summary(analysis, before, written)
     return 0
 
 
-def _content(slide: Path, cache: Path | None) -> Content:
-    kept = NoFeatures() if cache is None else FeatureFolder(cache, CACHE_LIMITS)
-    return Content(fingerprint_of_files(slide), kept)
+def _kept_features(cache: Path | None) -> FeatureStore:
+    return NoFeatures() if cache is None else FeatureFolder(cache, CACHE_LIMITS)
 
 
 def _options(arguments: argparse.Namespace) -> AnalysisOptions:
@@ -139,12 +138,12 @@ def _write_patches(slide: Slide, analysis: Analysis, path: Path) -> list[Path]:
     return [] if written is None else [written]
 
 
-def _print_summary(analysis: Analysis, opened: float, written: list[Path]) -> None:
-    for line in _summary_lines(analysis, opened, written):
+def _print_summary(analysis: Analysis, before: Mapping[str, float], written: list[Path]) -> None:
+    for line in _summary_lines(analysis, before, written):
         print(line)  # noqa: T201 - this is the command's answer
 
 
-def _summary_lines(analysis: Analysis, opened: float, written: list[Path]) -> Iterator[str]:
+def _summary_lines(analysis: Analysis, before: Mapping[str, float], written: list[Path]) -> Iterator[str]:
     tissue = "" if analysis.tissue_mm2 is None else f", {analysis.tissue_mm2:.2f} mm2 of tissue"
     yield f"slide      {analysis.slide.identity.label}"
     yield f"model      {analysis.model.name} {analysis.model.version} ({analysis.model.use})"
@@ -161,7 +160,7 @@ def _summary_lines(analysis: Analysis, opened: float, written: list[Path]) -> It
     yield "top patches (x, y in level-0 pixels; share and rank of the attention)"
     for patch in analysis.top_patches[:TOP_SHOWN]:
         yield f"  {patch.x:>8} {patch.y:>8}  {patch.attention:.4f}  {patch.percentile:6.2f} %"
-    timings = {"open": opened, **analysis.timings}
+    timings = {**before, **analysis.timings}
     yield "seconds    " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in timings.items())
     yield f"written    {', '.join(path.name for path in written)} in {written[0].parent}"
     yield analysis.model.intended_use

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from clam_core.encoders.precision import Precision
 from clam_core.encoders.transforms import Normalisation
 
 
@@ -47,6 +48,7 @@ class CompiledNetwork:
     def __init__(self, network: nn.Module, input_px: int, dim: int, normalisation: Normalisation) -> None:
         openvino = _without_reports()
         self.numerics = f"float32 on cpu, OpenVINO {openvino.__version__.split('-', maxsplit=1)[0]}"
+        self.precision = Precision.FLOAT32
         self._dim = dim
         model = _with_preparation(_converted(network, input_px), normalisation)
         settings = {

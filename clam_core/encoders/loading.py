@@ -56,6 +56,10 @@ class Encoder(TileEncoder, Protocol):
         To the last bit on a CPU; on a GPU the kernels, and with them the last digits, may follow the batch.
         """
 
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
+
     def frame(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and cut one RGB tile (H, W, 3) to the size of the input; safe in several threads at once."""
 
@@ -69,6 +73,10 @@ class Network(Protocol):
     @property
     def numerics(self) -> str:
         """How it computes, in words."""
+
+    @property
+    def precision(self) -> Precision:
+        """What it computes in."""
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Encode RGB tiles (B, H, W, 3) of the size of its input, at least one, into vectors (B, dim)."""
@@ -85,11 +93,6 @@ class NetworkEncoder:
         Of its weights file.
     network
         What computes.
-
-    Attributes
-    ----------
-    network
-        As given.
     """
 
     def __init__(self, entry: EncoderEntry, sha256: str, network: Network) -> None:
@@ -97,9 +100,9 @@ class NetworkEncoder:
         self.dim = entry.dim
         self.input_px = entry.input_px
         self.sha256 = sha256
-        self.numerics = network.numerics
+        self.numerics, self.precision = network.numerics, network.precision
         self._framing = Framing(entry.input_px, entry.resize_px, entry.interpolation)
-        self.network = network
+        self._network = network
 
     def frame(self, tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and cut one RGB tile (H, W, 3) to the size of the input."""
@@ -129,7 +132,7 @@ class NetworkEncoder:
         """Normalise and encode tiles (B, H, W, 3) of the size of the input."""
         if len(tiles) == 0:
             return np.empty((0, self.dim), np.float32)
-        return self.network.encode(tiles)
+        return self._network.encode(tiles)
 
 
 def load_encoder(

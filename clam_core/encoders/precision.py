@@ -31,6 +31,15 @@ class Precision(StrEnum):
 _TYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
 
 
+HALF_PRECISION = "half_precision"
+"""Flag: the encoder computed in other numbers than models are trained in."""
+
+
+def precision_flags(precision: Precision) -> tuple[str, ...]:
+    """Return what the reader of a result should know of the precision."""
+    return () if precision is Precision.FLOAT32 else (HALF_PRECISION,)
+
+
 def require_supported(precision: Precision, device: torch.device) -> None:
     """Refuse a precision that a device computes slowly or not at all.
 

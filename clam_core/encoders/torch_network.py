@@ -35,7 +35,7 @@ class TorchNetwork:
         self, network: nn.Module, normalisation: Normalisation, device: torch.device, precision: Precision
     ) -> None:
         self.numerics = f"{precision} on {_kind(device)}, torch {torch.__version__}"
-        self._precision = precision
+        self.precision = precision
         self._network = network
         self._normalisation = normalisation
         self._device = device
@@ -66,7 +66,7 @@ class TorchNetwork:
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Compute the vectors (B, dim) of a normalised batch (B, 3, H, W) that lies on the device."""
-        with torch.inference_mode(), self._precision.on(self._device):
+        with torch.inference_mode(), self.precision.on(self._device):
             features: torch.Tensor = self._network(batch)
         return features
 

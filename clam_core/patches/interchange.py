@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -28,18 +28,24 @@ class PatchFile:
     coordinates
         Top-left corners, (N, 2) int64, level-0 pixels.
     patch_size
-        Side in pixels of `patch_level`.
+        Side in pixels of `patch_level`; None where the writer did not note it.
     patch_level
-        Level the patches are read from.
-    attributes
-        Everything else the writer noted beside the coordinates.
+        Level the patches are read from; None where the writer did not note it.
+    downsample
+        Of that level, (x, y), as the writer saw it; None where it did not note it.
     """
 
     name: str
     coordinates: Coordinates
-    patch_size: int
-    patch_level: int
-    attributes: Mapping[str, Any]
+    patch_size: int | None
+    patch_level: int | None
+    downsample: tuple[float, float] | None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the coordinates and of how they are read, in hexadecimal digits."""
+        how = f"{self.patch_level} {self.patch_size} {self.downsample}"
+        return hashlib.sha256(how.encode() + self.coordinates.tobytes()).hexdigest()
 
 
 def write_patches(
@@ -94,14 +100,23 @@ def read_patches(path: Path) -> PatchFile:
     try:
         with h5py.File(path, "r") as file:
             dataset = file["coords"]
-            attributes = dict(dataset.attrs)
-            coordinates = np.asarray(dataset[:], dtype=np.int64).reshape(-1, 2)
-    except (OSError, KeyError, ValueError) as error:
+            return PatchFile(
+                path.name,
+                np.asarray(dataset[:], dtype=np.int64).reshape(-1, 2),
+                _noted(dataset.attrs, "patch_size"),
+                _noted(dataset.attrs, "patch_level"),
+                _downsample(dataset.attrs),
+            )
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise ParameterError(f"{path.name} is not an h5 file of patch coordinates ({error}).") from error
-    return PatchFile(
-        path.name,
-        coordinates,
-        int(attributes.get("patch_size", 0)),
-        int(attributes.get("patch_level", 0)),
-        MappingProxyType(attributes),
-    )
+
+
+def _noted(attributes: Mapping[str, Any], name: str) -> int | None:
+    return int(attributes[name]) if name in attributes else None
+
+
+def _downsample(attributes: Mapping[str, Any]) -> tuple[float, float] | None:
+    if "downsample" not in attributes:
+        return None
+    x, y = (float(value) for value in attributes["downsample"])
+    return x, y

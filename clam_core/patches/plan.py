@@ -137,10 +137,11 @@ def plan_of_file(levels: Sequence[Level], mpp: tuple[float, float] | None, file:
     ParameterError
         If the file does not say how its patches are read, or they are not on this slide.
     """
-    missing = [name for name in ("patch_level", "patch_size") if name not in file.attributes]
-    if missing or file.patch_size < 1 or len(file.coordinates) == 0:
-        lacking = f"does not say their {missing[0]}" if missing else "holds none"
-        raise ParameterError(f"{file.name} was named for its patches and {lacking}.")
+    if file.patch_size is None or file.patch_level is None or file.patch_size < 1:
+        lacking = "patch_level" if file.patch_level is None else "patch_size"
+        raise ParameterError(f"{file.name} was named for its patches and does not say their {lacking}.")
+    if len(file.coordinates) == 0:
+        raise ParameterError(f"{file.name} was named for its patches and holds none.")
     base = levels[0]
     inside = (file.coordinates >= 0) & (file.coordinates < (base.width, base.height))
     if not inside.all():
@@ -148,7 +149,22 @@ def plan_of_file(levels: Sequence[Level], mpp: tuple[float, float] | None, file:
             f"{file.name} has patches beyond the {base.width} x {base.height} pixels of this slide: it is "
             "of another one."
         )
-    return plan_by_level(levels, mpp, file.patch_level, file.patch_size)
+    return plan_by_level(levels, mpp, _level_of(levels, file, file.patch_level), file.patch_size)
+
+
+def _level_of(levels: Sequence[Level], file: PatchFile, noted: int) -> int:
+    """Return the level that was meant: the same glass stored in another way has other levels."""
+    if file.downsample is None:
+        return noted
+    for number, level in enumerate(levels):
+        ratios = zip(level.downsample, file.downsample, strict=True)
+        if all(abs(here / there - 1) <= MPP_TOLERANCE for here, there in ratios):
+            return number
+    shown = ", ".join(f"{level.downsample[0]:g}" for level in levels)
+    raise ParameterError(
+        f"{file.name} was laid on a level downsampled {file.downsample[0]:g} times, and this slide has the "
+        f"levels {shown}."
+    )
 
 
 def read_patch(slide: Slide, plan: PatchPlan, corner: tuple[int, int]) -> Pixels:

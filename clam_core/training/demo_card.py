@@ -73,8 +73,9 @@ minutes. Nothing in them was picked by what came out.
 
 Fine-tuning ran over blocks 15 and 16 of 16 and the head, four epochs, with one restained copy of each field.
 The patients of the 100x fields may be those of 400x fields in another fold, which would flatter the trials
-that mix them. Not tried: both magnifications brought to one scale, averages of several heads, other
-encoders. `make train-demo-trials` measures all of this anew: about half an hour of one core.
+that mix them. Not tried: both magnifications brought to one scale, jitter of the separated stains beside
+the restained copies, averages of several heads, other encoders. `make train-demo-trials` measures all of
+this anew: about half an hour of one core.
 
 ## On real slides
 
@@ -92,7 +93,6 @@ Observed once while it was made; the command does not measure these again.
 * Attention gains nothing over a logistic regression on the mean of the same patches: the two differ by less
   than the spread over the folds.
 * The carcinoma of TCGA-CR-7395 is not recognised.
-* Run again with another number of threads, one field of 672 changes its class by rounding.
 
 ## Licences
 
@@ -106,6 +106,10 @@ Observed once while it was made; the command does not measure these again.
 
 `make train-demo TILES=PATH/oral-scc-rahman2020 SLIDES=PATH OUT=FOLDER`, which runs
 `python -m clam_core.training.demo --tiles PATH/oral-scc-rahman2020 --out FOLDER --slides PATH`
+
+It computes with one thread, whatever the machine has: on one kind of processor, with the versions of
+`requirements/constraints.txt`, the package is the same each time. Another kind adds in another order, which
+moves the last digits; with two threads one field of 672 changed its class.
 """
 
 ROWS = {

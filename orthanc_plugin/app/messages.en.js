@@ -72,6 +72,8 @@ export const messages = {
     "flag.blurred": "Parts of the slide are out of focus.",
     "flag.mpp_unknown": "The slide does not state its scale, which may not fit the model.",
     "flag.mpp_overridden": "The scale was given by a person and differs from the slide's own.",
+    "flag.patch_size_mismatch": "The patches have another size than those the model was trained on.",
+    "flag.half_precision": "The encoder computed in half precision, which moves the answer a little.",
     "flag.mpp_mismatch": "The magnification differs from what the model was trained on.",
     "flag.no_top_patches": "The result names no patches, so there is no DICOM report of regions.",
     "flag.dicom_results_failed": "The DICOM results could not be written; the result itself is complete.",

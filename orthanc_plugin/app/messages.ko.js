@@ -72,6 +72,8 @@ export const messages = {
     "flag.blurred": "슬라이드 일부의 초점이 맞지 않습니다.",
     "flag.mpp_unknown": "슬라이드에 배율 정보가 없어 모델과 맞지 않을 수 있습니다.",
     "flag.mpp_overridden": "배율을 사용자가 지정했으며 슬라이드의 값과 다릅니다.",
+    "flag.patch_size_mismatch": "패치 크기가 모델이 학습한 크기와 다릅니다.",
+    "flag.half_precision": "반정밀도(half precision)로 계산하여 결과가 조금 달라질 수 있습니다.",
     "flag.mpp_mismatch": "모델이 학습한 배율과 다릅니다.",
     "flag.no_top_patches": "결과에 상위 패치가 없어 DICOM 영역 보고서를 만들지 않았습니다.",
     "flag.dicom_results_failed": "DICOM 결과를 만들지 못했습니다. 분석 결과 자체는 온전합니다.",

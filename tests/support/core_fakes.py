@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from clam_core.encoders import Encoder
+from clam_core.encoders import Encoder, Precision
 from clam_core.models import SlidePrediction
 from clam_core.models.prediction import prediction_from
 from clam_core.quality import Quality
@@ -91,6 +91,7 @@ class MeanColourEncoder:
     input_px = 256
     sha256 = "0" * 64
     numerics = "float64, rounded"
+    precision: Precision = Precision.FLOAT32
 
     def __init__(self) -> None:
         self.batches: list[int] = []

@@ -15,6 +15,7 @@ from clam_core.heatmap import (
     HeatmapStyle,
     Highlight,
     SampleMode,
+    ScoreMap,
     compose,
     draw_reference_heatmap,
     heatmap_grid,
@@ -25,6 +26,7 @@ from clam_core.heatmap import (
     score_map,
 )
 from clam_core.heatmap.colormaps import TABLES, colors
+from clam_core.heatmap.overlay import COLOR_MAP, STRIP
 from clam_core.heatmap.scores import inside_region
 from clam_core.patches import patch_coordinates
 from clam_core.slides import open_slide
@@ -188,6 +190,27 @@ def test_overlay_covers_the_whole_slide_and_only_scored_tissue() -> None:
     assert rgba.shape == (300, 400, 4)
     assert (rgba[..., 3] > 0).tolist() == found.covered.tolist()
     assert rgba[10, 60, 3] > rgba[10, 10, 3], "the more attended, the stronger"
+
+
+def test_a_score_has_its_colour_and_its_opacity() -> None:
+    values = np.array([[0, 50, 100, 100]], dtype=np.float32)
+    covered = np.array([[True, True, True, False]])
+    rgba = np.asarray(paint(ScoreMap(values, covered, (1.0, 1.0))).convert("RGBA"))[0]
+    assert np.abs(rgba[:3, :3].astype(int) - colors(np.array([0, 0.5, 1]), COLOR_MAP)).max() <= 1
+    assert rgba[:, 3].tolist() == [round(255 * share) for share in (0.12, 0.32, 0.52)] + [0]
+
+
+def test_the_map_is_what_a_loop_over_the_patches_gives() -> None:
+    rng = np.random.default_rng(5)
+    corners, scores = rng.integers(0, (390, 290), (200, 2)), rng.uniform(0, 100, 200)
+    found = score_map(corners, scores, (37, 23), [SQUARE], (400, 300), 400)
+    total, count = np.zeros((300, 400)), np.zeros((300, 400))
+    for (x, y), score in zip(corners, scores, strict=True):
+        total[y : y + 23, x : x + 37] += score
+        count[y : y + 23, x : x + 37] += 1
+    assert 3 * STRIP < 300, "over several strips"
+    np.testing.assert_allclose(found.values, total / np.maximum(count, 1), rtol=1e-6, atol=1e-6)
+    assert np.array_equal(found.covered, count > 0)
 
 
 def test_overlapping_patches_show_their_mean() -> None:

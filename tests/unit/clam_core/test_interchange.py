@@ -28,7 +28,15 @@ def test_coordinates_that_the_reference_wrote_are_read(name: Any, tmp_path: Path
     assert np.array_equal(found.coordinates, coords)
     assert found.patch_size == entry["params"]["patch_size"]
     assert found.patch_level == entry["params"]["patch_level"]
-    assert np.allclose(found.attributes["downsample"], entry["h5_attrs"]["downsample"])
+    assert found.downsample is not None
+    assert np.allclose(found.downsample, entry["h5_attrs"]["downsample"])
+
+
+def test_a_file_whose_notes_are_no_numbers_is_refused_by_its_name(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        file.create_dataset("coords", data=np.zeros((2, 2), np.int64)).attrs["patch_size"] = [256, 256]
+    with pytest.raises(ParameterError, match=r"odd\.h5 is not an h5 file of patch coordinates"):
+        read_patches(tmp_path / "odd.h5")
 
 
 @pytest.mark.parametrize("shape", [(40, 16), (1, 40, 16)], ids=["CLAM", "with a dimension for the slide"])

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from clam_core.device import select_device
+from clam_core.encoders import Precision
 from clam_core.encoding import BATCHES_AHEAD, FittingEncoder, encode_patches, read_ahead
 from clam_core.errors import (
     AnalysisStopped,
@@ -31,7 +32,7 @@ from clam_core.explanation import attention_shares
 from clam_core.model import load_model
 from clam_core.models.prediction import prediction_from
 from clam_core.options import AnalysisOptions, Reference
-from clam_core.patches import PatchPlan
+from clam_core.patches import PatchFile, PatchPlan
 from clam_core.pipeline import STAGES, analyze_slide
 from clam_core.quality import Quality
 from tests.support.core_fakes import (
@@ -211,6 +212,21 @@ def test_reference_mode_goes_on_without_spacing_and_says_so() -> None:
     found = analyze_slide(slide, FakeModel(), device="cpu", options=options)
     assert found.flags == ("mpp_unknown",)
     assert found.to_result()["patches"]["tissue_mm2"] is None
+
+
+def test_patches_of_another_size_than_the_models_are_flagged() -> None:
+    slide = ArraySlide(glass_with_tissue(), mpp=(0.5, 0.5))
+    given = PatchFile("laid.h5", np.array([[256, 256]]), 256, 0, None)
+    found = analyze_slide(slide, FakeModel(), device="cpu", options=AnalysisOptions(patches=given))
+    assert found.flags == ("patch_size_mismatch",)
+    assert found.plan.footprint == (256, 256)
+
+
+def test_half_precision_is_flagged() -> None:
+    encoder = MeanColourEncoder()
+    encoder.precision = Precision.BFLOAT16
+    found = analyze_slide(ArraySlide(glass_with_tissue()), FakeModel(encoder=encoder), device="cpu")
+    assert found.flags == ("half_precision",)
 
 
 def test_reference_mode_flags_another_magnification_than_the_models() -> None:

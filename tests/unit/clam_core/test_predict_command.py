@@ -9,12 +9,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from clam_core import cli
 from clam_core.commands import predict
 from clam_core.errors import SlideError
 from clam_core.features import fingerprint_of_files
 from clam_core.package import demo_package_path
+from clam_core.patches import read_patches
 from clam_core.progress import Lines, shown_progress
 from tests.support.core_fakes import ArraySlide, FakeModel, MeanColourEncoder, blank, glass_with_tissue
 from tests.support.shared_data import shared_path
@@ -61,18 +63,27 @@ def test_the_result_holds_the_hash_of_the_slide(seen: Any, tmp_path: Path) -> No
     assert result["slide"]["fingerprint"] == fingerprint_of_files(tmp_path / "a-slide.svs")
 
 
-def test_the_patches_of_a_file_are_those_that_are_used(seen: Any, tmp_path: Path) -> None:
-    assert command(tmp_path / "one") == 0
-    with h5py.File(tmp_path / "one" / "a-slide.h5", "r+") as file:
-        attributes, chosen = dict(file["coords"].attrs), file["coords"][3:9]
-        del file["coords"]
-        file.create_dataset("coords", data=chosen).attrs.update(attributes)
-    seen["slide"] = ArraySlide(glass_with_tissue())
-    assert command(tmp_path / "two", "--patches", str(tmp_path / "one" / "a-slide.h5")) == 0
-    with h5py.File(tmp_path / "two" / "a-slide.h5") as file:
-        assert file["coords"][:].tolist() == chosen.tolist()
-    result = json.loads((tmp_path / "two" / "result.json").read_text())
-    assert (result["patches"]["count"], result["parameters"]) == (6, {"patches": "a-slide.h5"})
+def patch_file(path: Path, coordinates: Any, **noted: Any) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("coords", data=np.array(coordinates)).attrs.update(noted)
+    return path
+
+
+def test_the_patches_of_a_file_are_those_that_are_used_also_where_no_tissue_is_found(
+    seen: Any, tmp_path: Path
+) -> None:
+    seen["slide"] = ArraySlide(blank(1000, 1000))
+    given = patch_file(tmp_path / "a-slide.h5", [[256, 0], [512, 128]], patch_size=128, patch_level=0)
+    before = given.read_bytes()
+    assert command(tmp_path, "--patches", str(given)) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["parameters"] == {"patches": read_patches(given).digest}
+    assert sorted((patch["x"], patch["y"]) for patch in result["top_patches"]) == [(256, 0), (512, 128)]
+    assert result["patches"]["tissue_mm2"] == pytest.approx(2 * (128 * 0.5e-3) ** 2, rel=0.05)
+    assert given.read_bytes() == before, "the user's file is not written"
+    with Image.open(tmp_path / "overlay.png") as overlay:
+        seen_through = np.asarray(overlay.convert("RGBA"))[..., 3] > 0
+    assert seen_through.sum() == 2 * 128 * 128
 
 
 @pytest.mark.parametrize(
@@ -81,6 +92,11 @@ def test_the_patches_of_a_file_are_those_that_are_used(seen: Any, tmp_path: Path
         ([10**6, 0], {"patch_size": 128, "patch_level": 0}, "it is of another one"),
         ([0, 0], {"patch_size": 128}, "does not say their patch_level"),
         ([0, 0], {"patch_size": 128, "patch_level": 9}, "patch level 9 was asked for"),
+        (
+            [0, 0],
+            {"patch_size": 128, "patch_level": 0, "downsample": (16.0, 16.0)},
+            "downsampled 16 times, and this slide has the levels 1",
+        ),
     ],
 )
 def test_patches_that_do_not_fit_the_slide_are_refused_by_their_file(
@@ -88,12 +104,11 @@ def test_patches_that_do_not_fit_the_slide_are_refused_by_their_file(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     corner: list[int],
-    attributes: dict[str, int],
+    attributes: dict[str, Any],
     sentence: str,
 ) -> None:
-    with h5py.File(tmp_path / "other.h5", "w") as file:
-        file.create_dataset("coords", data=np.array([corner])).attrs.update(attributes)
-    assert command(tmp_path / "out", "--patches", str(tmp_path / "other.h5")) == 2
+    given = patch_file(tmp_path / "other.h5", [corner], **attributes)
+    assert command(tmp_path / "out", "--patches", str(given)) == 2
     assert sentence in capsys.readouterr().err
 
 

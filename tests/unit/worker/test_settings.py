@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import worker
+from clam_core.encoders import Precision
 from worker.errors import SettingsError
 from worker.settings import LogFormat, Shutdown
-from worker.settings_reading import load_settings, parse_env_file
+from worker.settings_reading import PRECISIONS, load_settings, parse_env_file
 
 CANARY = "secret-canary-7f3a"
 
@@ -154,3 +155,7 @@ def test_the_example_file_names_every_setting_and_loads(tmp_path: Path) -> None:
     from worker.settings_reading import _NAMES
 
     assert set(_NAMES) <= named
+
+
+def test_the_precisions_that_can_be_set_are_those_that_there_are() -> None:
+    assert tuple(Precision) == PRECISIONS
