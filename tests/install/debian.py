@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "debian"
 MIRROR = os.environ.get("MIRROR", "http://deb.debian.org/debian")
 NSPAWN = ("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--resolv-conf=copy-host")
+REPOSITORY = "/root/orthanc-pathology"
+"""Where ours lies in a Debian."""
 START_SECONDS = 60.0
 SHOWN_LINES = 60
 
@@ -77,17 +79,24 @@ class Debian:
                 stdout=console,
                 stderr=subprocess.STDOUT,
             )
+        try:
+            self._wait_until_up()
+        except BaseException:
+            end(self._process)
+            raise
+        return self
+
+    def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while self._try("systemctl is-system-running --wait").stdout.strip() not in {"running", "degraded"}:
             assert self._process.poll() is None, (self.folder / "console.log").read_text("utf-8", "replace")
             assert time.monotonic() < deadline, "systemd did not come up"
             time.sleep(0.5)
-        return self
 
     def __exit__(self, *_: object) -> None:
         end(self._process)
 
-    def paste(self, lines: str, *, folder: str = "/root/orthanc-pathology", seconds: float = 1200) -> str:
+    def paste(self, lines: str, *, seconds: float = 1200) -> str:
         """Run lines in one shell of root's, as somebody who pastes them; the first that fails is an error.
 
         Returns
@@ -95,23 +104,10 @@ class Debian:
         str
             What the terminal would show.
         """
-        done = self._try(f"set -ex; cd {folder}\n{lines}", seconds)
+        done = self._try(f"set -ex; cd {REPOSITORY}\n{lines}", seconds)
         shown = "\n".join(done.stdout.splitlines()[-SHOWN_LINES:])
         assert done.returncode == 0, f"exit {done.returncode} of\n{lines}\n{shown}"
         return done.stdout
-
-    def begin(self, lines: str, *, folder: str = "/root/orthanc-pathology") -> subprocess.Popen[bytes]:
-        """Run lines that do not end by themselves."""
-        return subprocess.Popen(
-            self._command(f"cd {folder}\n{lines}"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-
-    def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
-        """Put a file there."""
-        target = self.folder / path.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, "utf-8")
-        target.chmod(mode)
 
     def _try(self, lines: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -40,7 +40,6 @@ class Image:
     folder: Path
     build_environment: Mapping[str, str] = field(default_factory=dict)
     shared: Mapping[str, Path] = field(default_factory=dict)
-    base: str = ""
     user: str = "root"
     workdir: str = "/"
     environment: dict[str, str] = field(default_factory=dict)
@@ -64,8 +63,8 @@ class Image:
         there = [f"--directory={self.folder}", f"--user={self.user}", f"--chdir={self.workdir}", "--as-pid2"]
         return [*NSPAWN, "--console=pipe", *there, *options, *given, *command]
 
-    def _from(self, rest: str) -> None:
-        self.base = rest
+    def _from(self, _base: str) -> None:
+        """Do nothing: the folder holds it already."""
 
     def _arg(self, rest: str) -> None:
         name, _, default = shlex.split(rest)[0].partition("=")
@@ -84,8 +83,8 @@ class Image:
     def _volume(self, rest: str) -> None:
         self.volumes += rest.split()
 
-    def _expose(self, rest: str) -> None:
-        assert rest.isdigit()
+    def _expose(self, _port: str) -> None:
+        """Do nothing: the network is this machine's."""
 
     def _entrypoint(self, rest: str) -> None:
         self.entrypoint = json.loads(rest)
@@ -110,11 +109,14 @@ class Image:
                 shutil.copy(path, place / path.name if target.endswith("/") else place)
 
     def _run(self, rest: str) -> None:
+        self.run(rest)
+
+    def run(self, line: str) -> None:
+        """Run a line as the user and in the folder of now; what fails is an error."""
         binds = [f"--bind-ro={path}:{inside}" for inside, path in self.shared.items()]
         environment = {**self.build_environment, **self.arguments}
-        line = self.nspawn(binds, ["sh", "-c", rest], environment)
         done = subprocess.run(
-            line,
+            self.nspawn(binds, ["sh", "-c", line], environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -122,4 +124,4 @@ class Image:
             errors="replace",
             check=False,
         )
-        assert done.returncode == 0, f"RUN {rest}\n{done.stdout[-4000:]}"
+        assert done.returncode == 0, f"RUN {line}\n{done.stdout[-4000:]}"

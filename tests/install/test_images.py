@@ -8,7 +8,6 @@ What an engine adds is not shown: its own base images, its network and volumes.
 from __future__ import annotations
 
 import secrets
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -21,12 +20,10 @@ import requests
 import yaml
 
 from tests.install.debian import ROOT, bootstrapped, copied, end, inside, pip_of_this_machine
-from tests.install.dockerfile import Image
+from tests.install.dockerfile import Image, instructions
 from tests.support.dicom_files import volume_file
-from tests.support.orthanc_server import expand
+from tests.support.orthanc_server import expand, free_port
 from tests.support.worker_process import wait_until_ended
-
-URL = "http://127.0.0.1:8042"
 
 BASES = {
     "debian:forky-slim": ("forky", ""),
@@ -46,15 +43,14 @@ BASES = {
 def image(name: str) -> Iterator[Image]:
     """Make the image of one of our Dockerfiles."""
     dockerfile = ROOT / "docker" / f"{name}.Dockerfile"
-    base = dockerfile.read_text("utf-8").split("\nFROM ")[1].split("\n")[0]
-    suite, prepare = BASES[base]
+    suite, prepare = BASES[dict(instructions(dockerfile.read_text("utf-8")))["FROM"]]
     with copied(bootstrapped(suite, "--variant=minbase")) as folder:
         # A mirror may lag behind the dates that Debian's testing gives its lists.
         (folder / "etc/apt/apt.conf.d/mirror").write_text('Acquire::Check-Valid-Until "false";\n', "utf-8")
         (folder / "etc/hosts").touch()  # as in every image; an engine puts its own in its place
         made = Image(folder, *pip_of_this_machine())
         if prepare:
-            made._run(prepare)
+            made.run(prepare)
         made.build(dockerfile)
         yield made
 
@@ -90,11 +86,13 @@ class Service:
             *locked_down(service),
             *(self._volume(volume.split(":")[1]) for volume in service["volumes"]),
             *(self._file(f"/run/secrets/{name}", passwords[name]) for name in service["secrets"]),
-            # One network for all: the names of services are this machine's.
+            # One network for all, this machine's: services have its address, and a port that is free.
             self._file("/etc/hosts", "127.0.0.1 localhost orthanc\n"),
         ]
-        environment = {name: expand(value, {}) for name, value in service["environment"].items()}
-        self._line = image.nspawn(options, [*image.entrypoint, *image.command], environment)
+        self._environment = {name: expand(value, {}) for name, value in service["environment"].items()}
+        # systemd-nspawn offers a socket for signs of life, as no engine does.
+        command = ["env", "--unset=NOTIFY_SOCKET", *image.entrypoint, *image.command]
+        self._line = image.nspawn(options, command, self._environment)
 
     def _file(self, there: str, content: str) -> str:
         path = self._folder / Path(there).name
@@ -120,7 +118,8 @@ class Service:
 
     def wait_until_healthy(self, seconds: float = 120) -> None:
         """Ask as the engine would, until the answer is good."""
-        variables = [f"{name}={value}" for name, value in self.image.environment.items()]
+        environment = {**self.image.environment, **self._environment}
+        variables = [f"{name}={value}" for name, value in environment.items()]
         deadline = time.monotonic() + seconds
         while self._process.poll() is None and time.monotonic() < deadline:
             check = [*inside(self._process), "env", *variables, *self.image.healthcheck]
@@ -146,9 +145,11 @@ def locked_down(service: Mapping[str, Any]) -> list[str]:
 def test_both_services_of_compose_yml_come_up_healthy_and_analyse_a_slide(
     images: dict[str, Image], tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", 8042)) != 0, "port 8042 is taken: stop what listens there"
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
     services = yaml.safe_load((ROOT / "docker" / "compose.yml").read_text("utf-8"))["services"]
+    services["orthanc"]["environment"]["ORTHANC_HTTP_PORT"] = str(port)
+    services["worker"]["environment"]["ORTHANC_URL"] = f"http://orthanc:{port}"
     passwords = {f"{user}_password": secrets.token_urlsafe(16) for user in ("orthanc", "worker")}
     person = ("admin", passwords["orthanc_password"])
     folders = {name: tmp_path / name for name in services}
@@ -156,11 +157,11 @@ def test_both_services_of_compose_yml_come_up_healthy_and_analyse_a_slide(
         folder.mkdir()
     with Service(images["orthanc"], services["orthanc"], folders["orthanc"], passwords) as orthanc:
         orthanc.wait_until_healthy()
-        stored = requests.post(f"{URL}/instances", data=volume_file().read_bytes(), auth=person, timeout=60)
+        stored = requests.post(f"{url}/instances", data=volume_file().read_bytes(), auth=person, timeout=60)
         with Service(images["worker"], services["worker"], folders["worker"], passwords) as worker:
             worker.wait_until_healthy()
             body = {"series": stored.json()["ParentSeries"]}
-            answer = requests.post(f"{URL}/pathology/analyze", json=body, auth=person, timeout=60)
-            request = wait_until_ended(URL, person, answer.json()["request_id"], seconds=300)
+            answer = requests.post(f"{url}/pathology/analyze", json=body, auth=person, timeout=60)
+            request = wait_until_ended(url, person, answer.json()["request_id"], seconds=300)
             log = worker.log.read_text("utf-8", "replace")
     assert request["status"] == "completed", log

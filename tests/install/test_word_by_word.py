@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.install.debian import ROOT, Debian, bootstrapped, copied, pip_of_this_machine
+from tests.install.debian import REPOSITORY, ROOT, Debian, bootstrapped, copied, pip_of_this_machine
 from tests.install.page import commands
 from tests.support.certificates import make_certificates
 from worker.demo_slide import demo_slide
@@ -29,7 +28,8 @@ NAME = "pathology.example"
 PORTS = (80, 443, 8042)
 """Taken by what is installed: the Debian has this machine's network."""
 
-BROUGHT = "/etc/ssl/pathology"
+CERTIFICATES = "/etc/ssl/pathology"
+"""Where they are brought to, as `site.conf` has it."""
 
 EDITOR = f"""#!/bin/sh
 . /etc/orthanc-pathology/orthanc.env
@@ -40,7 +40,7 @@ exec sed -i \\
     -e "s|^#SUBMIT_USER=.*|SUBMIT_USER=admin|" \\
     -e "s|^#SUBMIT_PASSWORD=.*|SUBMIT_PASSWORD=$ORTHANC_PASSWORD|" \\
     -e "s|^DEVICE=.*|DEVICE=cpu|" \\
-    -e "s|^#REQUESTS_CA_BUNDLE=.*|REQUESTS_CA_BUNDLE=/etc/ssl/pathology/ca.pem|" "$1"
+    -e "s|^#REQUESTS_CA_BUNDLE=.*|REQUESTS_CA_BUNDLE={CERTIFICATES}/ca.pem|" "$1"
 """
 """The person who fills in the settings, in the place of Debian's `editor`."""
 
@@ -64,7 +64,7 @@ def debian() -> Iterator[Debian]:
 
 def bring(folder: Path) -> None:
     """Bring what a site has: the repository, a name, a certificate, a slide, a person."""
-    repository = folder / "root" / "orthanc-pathology"
+    repository = folder / REPOSITORY.lstrip("/")
     repository.mkdir()
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True)
     packed = ["tar", "--create", "--null", "--files-from=-"]
@@ -73,7 +73,7 @@ def bring(folder: Path) -> None:
     shutil.copy(demo_slide(ROOT / ".demo").path, repository / "slide.svs")
     with (folder / "etc" / "hosts").open("a") as hosts:
         hosts.write(f"127.0.0.1 {NAME}\n")
-    certificates = folder / "etc" / "ssl" / "pathology"
+    certificates = folder / CERTIFICATES.lstrip("/")
     certificates.mkdir(parents=True)
     make_certificates(certificates, NAME)
     editor = folder / "usr" / "local" / "bin" / "editor"
@@ -97,7 +97,7 @@ def test_orthanc_then_answers_by_tls_under_its_name(debian: Debian) -> None:
     told = debian.paste("\n".join(commands("install.md", "TLS in front of it")))
     assert "test is successful" in told
     told = debian.paste(
-        f"curl -s -o /dev/null -w '%{{http_code}}\\n' --cacert /etc/ssl/pathology/ca.pem https://{NAME}/system"
+        f"curl -s -o /dev/null -w '%{{http_code}}\\n' --cacert {CERTIFICATES}/ca.pem https://{NAME}/system"
     )
     assert told.splitlines()[-1] == "401"
 
@@ -133,15 +133,11 @@ def test_the_services_process_has_no_right_of_roots_and_may_gain_none(debian: De
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
-def test_what_was_stored_since_a_backup_goes_with_its_restoring_and_the_rest_comes_back(
-    debian: Debian,
-) -> None:
+def test_a_backup_brings_slides_and_results_back(debian: Debian) -> None:
     save, restore = commands("operate.md", "Backup and restore")
     before = requests_of(debian)
     debian.paste(save)
-    debian.paste(
-        ". /etc/orthanc-pathology/orthanc.env; rm -r /var/lib/orthanc/db-v6/*; systemctl restart orthanc"
-    )
+    debian.paste("systemctl stop orthanc; rm -r /var/lib/orthanc/db-v6/*; systemctl start orthanc")
     debian.paste(restore)
     debian.paste(f"until {WORKER} status; do sleep 1; done", seconds=60)
     assert requests_of(debian) == before
@@ -153,12 +149,10 @@ def test_the_worker_can_be_installed_by_hand_and_runs(debian: Debian) -> None:
     assert "FAILED" not in told
     debian.paste("systemctl stop pathology-worker@lab")
     debian.paste(f"{WORKER} submit --find PatientID='*' --force")
-    process = debian.begin(f". .venv/bin/activate\n{run}")
-    try:
-        debian.paste(f"until {WORKER} status | grep -c completed | grep -x 2; do sleep 1; done", seconds=180)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+    begun = f"systemd-run --unit=by-hand --working-directory={REPOSITORY}"
+    debian.paste(f"{begun} bash -c '. .venv/bin/activate; exec {run.strip()}'")
+    debian.paste(f"until {WORKER} status | grep -c completed | grep -x 2; do sleep 1; done", seconds=300)
+    debian.paste("systemctl stop by-hand")
 
 
 def test_after_uninstalling_debians_orthanc_runs_with_the_slide_and_nothing_of_ours(debian: Debian) -> None:
@@ -168,7 +162,7 @@ def test_after_uninstalling_debians_orthanc_runs_with_the_slide_and_nothing_of_o
     )
     left = {"/var/lib/orthanc/db-v6/pathology-audit.log"}  # the page says so
     assert {
-        path for path in found.splitlines() if path.startswith("/") and not path.startswith(BROUGHT)
+        path for path in found.splitlines() if path.startswith("/") and not path.startswith(CERTIFICATES)
     } == left
     debian.paste("until curl -sS --fail http://127.0.0.1:8042/series; do sleep 1; done", seconds=60)
     assert debian.paste("set +x; curl -sS http://127.0.0.1:8042/series").count('"') == 2
