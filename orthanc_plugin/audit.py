@@ -52,6 +52,7 @@ class FileAudit:
         self._path = path
         self._warn = warn
         self._lock = threading.Lock()
+        self._torn = b""
 
     def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
         """Append a line for each event; see `Audit`."""
@@ -64,8 +65,11 @@ class FileAudit:
 
     def _append(self, lines: bytes) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        lines = self._torn + lines
         try:
-            os.write(descriptor, lines)
+            while lines:
+                lines = lines[os.write(descriptor, lines) :]
+                self._torn = b"\n" if lines else b""  # a full disk takes a part, and refuses the rest
         finally:
             os.close(descriptor)
 

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import socket
 import stat
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from orthanc_plugin.audit import FILE_NAME, FileAudit, SyslogAudit, open_audit
 from orthanc_plugin.values import Event
@@ -65,3 +69,23 @@ def test_syslog_gets_the_line(tmp_path: Path) -> None:
             handler.close()
             logger.removeHandler(handler)
     assert 'orthanc-pathology: {"at":1.5,"event":"withdrawn"' in line
+
+
+def test_a_line_that_a_full_disk_cut_off_spoils_none_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, warnings = tmp_path / "audit.log", list[str]()
+    audit, really_write = FileAudit(path, warnings.append), os.write
+    room = [10, 0]
+
+    def write(descriptor: int, data: bytes) -> int:
+        left = room.pop(0) if room else len(data)
+        if left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really_write(descriptor, data[:left])
+
+    monkeypatch.setattr(os, "write", write)
+    audit.write(EVENT, request_id="cut-off")
+    audit.write(EVENT, request_id="whole")
+    assert "cut-off" in warnings[0]
+    assert json.loads(path.read_text().splitlines()[1])["request_id"] == "whole"
