@@ -61,7 +61,7 @@ class FileAudit:
             with self._lock:
                 self._append(lines.encode("ascii"))
         except OSError as error:
-            self._warn(f"The audit's {lines.strip()} could not be written: {error}.")
+            self._warn(f"The audit could not write {lines.strip()}: {error}.")
 
     def _append(self, lines: bytes) -> None:
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

@@ -140,7 +140,7 @@ class Index:
     ) -> Iterator[AnalysisRequest]:
         """Yield requests, ordered by creation and id. Hold `lock` meanwhile.
 
-        None is looked at for nothing, however many there are.
+        What is not wanted is not looked at, however many there are.
 
         Parameters
         ----------
