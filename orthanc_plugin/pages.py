@@ -12,12 +12,12 @@ from types import MappingProxyType
 
 from .errors import ApiError
 from .http import Response
-from .router import ROOT
 from .settings import Settings
 
 APP = Path(__file__).resolve().parent / "app"
 _EXPLORER_SCRIPT = APP.with_name("explorer.js")
 _FIRST_PAGE = "worklist.html"
+_FROM_FOLDER = f"app/{_FIRST_PAGE}"
 
 CONTENT_TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -76,6 +76,8 @@ def serve_page(path: str, if_none_match: str = "") -> Response:
     ApiError
         404 where there is no such file, or none that is served.
     """
+    if path.strip("/") == _FROM_FOLDER:
+        return _redirect(f"../{_FIRST_PAGE}")
     file = _files().get(path.strip("/"))
     if file is None:
         raise ApiError(404, "unknown_route", f"There is no such page; try {_FIRST_PAGE}.")
@@ -90,9 +92,14 @@ def serve_page(path: str, if_none_match: str = "") -> Response:
 def first_page() -> Response:
     """Return the way from ``/pathology/app`` to the worklist.
 
-    Orthanc takes the last slash off a path, so no relative address would fit with and without one.
+    It is relative, because a proxy may have put a path before Orthanc's. But Orthanc takes the last slash off
+    a path before it asks: for a browser that was at ``app/`` it leads to ``app/app/``, and from there back.
     """
-    return Response(302, headers={"Location": f"{ROOT}/app/{_FIRST_PAGE}", "Cache-Control": "no-cache"})
+    return _redirect(_FROM_FOLDER)
+
+
+def _redirect(location: str) -> Response:
+    return Response(302, headers={"Location": location, "Cache-Control": "no-cache"})
 
 
 def explorer_script(site: str, settings: Settings) -> str:

@@ -23,7 +23,7 @@ export function significant(value, digits = 3) {
 }
 
 /** Return the state of a request in words; of a waiting one, what it waits for. */
-export function standing({ status, waits_for: awaited }) {
+export function stateWords({ status, waits_for: awaited }) {
     return awaited === "slide" ? t("status.arriving") : word("status", status);
 }
 

@@ -264,7 +264,7 @@ export const messages = {
     "panel.model": "Model",
     "again.title": "Analyse this slide again?",
     "again.existing": "It has this result already:",
-    "again.explained": "The same model hardly gives another answer. A second result stands beside the first, with DICOM series of its own.",
+    "again.explained": "On the same slide the same version of a model hardly gives another answer. A second result stands beside the first, with DICOM series of its own.",
     "again.do": "Analyse again",
     "again.keep": "Keep this result",
     "panel.no_workers": "No worker is alive: an analysis waits until one connects.",

@@ -264,7 +264,7 @@ export const messages = {
     "panel.model": "모델",
     "again.title": "이 슬라이드를 다시 분석하시겠습니까?",
     "again.existing": "이미 다음 결과가 있습니다:",
-    "again.explained": "같은 모델로 다시 분석해도 결과가 달라지는 경우는 거의 없습니다. 새 결과는 기존 결과와 별도로, 별도의 DICOM 시리즈와 함께 저장됩니다.",
+    "again.explained": "같은 슬라이드를 같은 버전의 모델로 다시 분석해도 결과가 달라지는 경우는 거의 없습니다. 새 결과는 기존 결과와 별도로, 별도의 DICOM 시리즈와 함께 저장됩니다.",
     "again.do": "다시 분석",
     "again.keep": "기존 결과 유지",
     "panel.no_workers": "연결된 분석 서버가 없습니다. 연결될 때까지 분석이 대기합니다.",

@@ -2,7 +2,7 @@
 // The parts of a result as elements: values in, elements out.
 
 import { definitions, element } from "./dom.js";
-import { bytes, dicomDate, duration, moment, number, percent, personName, significant, standing } from "./format.js";
+import { bytes, dicomDate, duration, moment, number, percent, personName, significant, stateWords } from "./format.js";
 import { t, word } from "./i18n.js";
 import { named } from "./slide_facts.js";
 
@@ -240,7 +240,7 @@ export function progress(request) {
         element(
             "p.stage",
             { id: "stage" },
-            running && request.stage ? word("stage", request.stage) : standing(request),
+            running && request.stage ? word("stage", request.stage) : stateWords(request),
             running ? element("strong", {}, ` ${percent(share)}`) : null,
         ),
         running ? element("span.bar", {}, filled) : null,

@@ -2,7 +2,7 @@
 // One line of the worklist.
 
 import { element, fill } from "./dom.js";
-import { age, dicomDate, moment, percent, personName, standing } from "./format.js";
+import { age, dicomDate, moment, percent, personName, stateWords } from "./format.js";
 import { t, word } from "./i18n.js";
 import { stateButtons } from "./opinions.js";
 
@@ -50,7 +50,7 @@ function failure({ code, message }) {
 function stateCell(request) {
     const { status, error, summary, review } = request;
     return [
-        element("p", {}, chip(standing(request), status), review ? ` ${t(`review.${review.verdict}`)}` : ""),
+        element("p", {}, chip(stateWords(request), status), review ? ` ${t(`review.${review.verdict}`)}` : ""),
         status === "processing" ? running(request) : null,
         status === "completed" && summary ? answer(summary) : null,
         error && status !== "completed" ? failure(error) : null,

@@ -16,7 +16,7 @@ function listedName({ ID, MainDicomTags: tags }) {
     return tags.SeriesDescription || t("explorer.slide", { number: tags.SeriesNumber || ID });
 }
 
-function standing(request) {
+function stateElements(request) {
     if (isOpen(request)) return sections.progress(request);
     if (request.status !== "completed") return sections.ending(request);
     const time = element("p.muted", {}, `${word("status", request.status)} · ${moment(request.updated)}`);
@@ -79,7 +79,7 @@ export class SlideRow {
         if (version !== this.#shown) {
             this.#shown = version;
             this.element.dataset.status = latest?.status ?? "";
-            fill(this.state, latest ? standing(latest) : [], this.#waiting(latest));
+            fill(this.state, latest ? stateElements(latest) : [], this.#waiting(latest));
         }
         this.#offer(requests, models);
     }

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
@@ -153,9 +154,15 @@ def test_every_message_is_plain_text() -> None:
             assert "<" not in json.loads(text), key
 
 
-def test_the_folder_of_the_pages_leads_to_the_worklist() -> None:
+@pytest.mark.parametrize("address", ["/pathology/app", "/pathology/app/", "/behind/a/proxy/pathology/app/"])
+def test_the_folder_of_the_pages_leads_to_the_worklist_with_or_without_a_slash(address: str) -> None:
+    folder = address[: address.index("/app")] + "/app/"
     response = first_page()
-    assert (response.status, response.headers["Location"]) == (302, "/pathology/app/worklist.html")
+    while response.status == 302:
+        address = urljoin(address, response.headers["Location"])
+        response = serve_page(address.removeprefix(folder))
+    assert address == f"{folder}worklist.html"
+    assert response.status == 200
 
 
 def test_the_explorers_script_knows_the_numbers_of_our_attachments_and_follows_the_sites_own() -> None:
