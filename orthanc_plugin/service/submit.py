@@ -220,7 +220,13 @@ def skipped_member(item: Skipped) -> dict[str, str]:
 
 
 def _record(core: Core, request: AnalysisRequest, wish: Wish) -> Submitted:
-    """Write a new request, unless an earlier one stands for it."""
+    """Write a new request, unless an earlier one stands for it.
+
+    It is created now, and not when it was checked: of a large cohort that may be a minute ago, and whoever
+    follows the list by time has passed it.
+    """
+    now = core.clock.now()
+    request = submitted(replace(request, created=now, updated=now))
     list_series_open(core, request.series)
     outcome: list[Submitted] = []
 
@@ -277,24 +283,22 @@ def _new_request(core: Core, series_id: str, wish: Wish, user: str) -> AnalysisR
     check_eligible(series, instances, core.index.is_output(series.series_instance_uid))
     note_arrival(core, series)
     now = core.clock.now()
-    return submitted(
-        AnalysisRequest(
-            request_id=uuid.uuid4().hex,
-            series=series_id,
-            study=series.study_id,
-            series_instance_uid=series.series_instance_uid,
-            study_instance_uid=series.study_instance_uid,
-            model=wish.model,
-            model_version=wish.model_version,
-            parameters=wish.parameters,
-            priority=wish.priority,
-            fingerprint=fingerprint(instances),
-            created=now,
-            created_by=user,
-            updated=now,
-            max_attempts=core.settings.max_attempts,
-            status=values.PENDING,
-        )
+    return AnalysisRequest(
+        request_id=uuid.uuid4().hex,
+        series=series_id,
+        study=series.study_id,
+        series_instance_uid=series.series_instance_uid,
+        study_instance_uid=series.study_instance_uid,
+        model=wish.model,
+        model_version=wish.model_version,
+        parameters=wish.parameters,
+        priority=wish.priority,
+        fingerprint=fingerprint(instances),
+        created=now,
+        created_by=user,
+        updated=now,
+        max_attempts=core.settings.max_attempts,
+        status=values.PENDING,
     )
 
 

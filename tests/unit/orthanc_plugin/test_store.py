@@ -10,6 +10,7 @@ import pytest
 
 from orthanc_plugin.codec import DamagedError, SeriesState, decode_state, encode_state
 from orthanc_plugin.errors import ApiError
+from orthanc_plugin.gateway import InstanceInfo
 from orthanc_plugin.store import MAX_BYTES, MAX_FINISHED, fold, take_number
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import MemorySite, Slide
@@ -264,6 +265,27 @@ def test_a_cohort_is_listed_with_one_write(site: MemorySite, queue: Queue) -> No
     assert site.call("POST", "/pathology/analyze", body=body).status == 201
     assert site.gateway.writes.count(("set_global_property", "", 5000)) == 1
     assert json.loads(site.gateway.get_global_property(5000) or "") == slides
+
+
+def test_requests_of_a_cohort_are_created_when_they_are_written_and_not_when_they_are_checked(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides, check = [site.new_slide().series for _ in range(3)], site.gateway.instances
+    checked_at: list[float] = []
+
+    def slow_check(series_id: str) -> tuple[InstanceInfo, ...]:
+        site.clock.advance(10)
+        checked_at.append(site.clock.now())
+        return check(series_id)
+
+    monkeypatch.setattr(site.gateway, "instances", slow_check)
+    body = {"cohort": {"series": slides}, "model": queue.model}
+    assert site.call("POST", "/pathology/analyze", body=body).status == 201
+    number = site.settings.metadata_number
+    states = [decode_state(series, site.gateway.get_metadata(series, number) or b"") for series in slides]
+    requests = [request for state in states for request in state.requests]
+    assert [request.created for request in requests] == [checked_at[-1]] * 3
+    assert {request.history[0].at for request in requests} == {checked_at[-1]}
 
 
 def test_nothing_of_a_cohort_is_written_where_its_slides_cannot_be_listed(
