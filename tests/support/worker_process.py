@@ -49,7 +49,12 @@ class WorkerProcess:
         self.options = tuple(options)
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PATHOLOGY_")}
+        # Some libraries keep quiet where CI is set: a worker in a lab has no such name in its environment.
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("PATHOLOGY_") and name != "CI"
+        }
         self.environment = {
             **inherited,
             "ORTHANC_URL": url,
