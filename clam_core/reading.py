@@ -58,7 +58,7 @@ def summarize(slide: Slide, options: AnalysisOptions) -> SlideSummary:
 def plan_patches(slide: Slide, summary: SlideSummary, model: Model, options: AnalysisOptions) -> PatchPlan:
     """Choose level and size of the patches: by mpp, fixed as in the reference, or those of a file."""
     if options.patches is not None:
-        return plan_of_file(slide.levels, summary.mpp, options.patches)
+        return plan_of_file(slide.levels, summary.mpp, options.patches, model.mpp, model.patch_px)
     if options.reference is not None:
         return plan_by_level(slide.levels, summary.mpp, options.patch_level, model.patch_px)
     return plan_by_mpp(slide.levels, summary.mpp, model.mpp, model.patch_px)

@@ -80,6 +80,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Analyse the slide, write the result, print a summary."""
     options = _options(arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)  # nobody waits for an hour to be told that it cannot be
     before: dict[str, float] = {}
     started = time.perf_counter()
     with open_slide(arguments.slide) as slide:

@@ -33,6 +33,8 @@ class PatchFile:
         Level the patches are read from; None where the writer did not note it.
     downsample
         Of that level, (x, y), as the writer saw it; None where it did not note it.
+    level_size
+        (width, height) of that level, as the writer saw it; None where it did not note it.
     """
 
     name: str
@@ -40,6 +42,7 @@ class PatchFile:
     patch_size: int | None
     patch_level: int | None
     downsample: tuple[float, float] | None
+    level_size: tuple[float, float] | None = None
 
     @property
     def digest(self) -> str:
@@ -97,6 +100,8 @@ def read_patches(path: Path) -> PatchFile:
     ParameterError
         If the file is missing or is no such file.
     """
+    if not path.is_file():
+        raise ParameterError(f"There is no file of patches at {path}; check the path.")
     try:
         with h5py.File(path, "r") as file:
             dataset = file["coords"]
@@ -105,7 +110,8 @@ def read_patches(path: Path) -> PatchFile:
                 np.asarray(dataset[:], dtype=np.int64).reshape(-1, 2),
                 _noted(dataset.attrs, "patch_size"),
                 _noted(dataset.attrs, "patch_level"),
-                _downsample(dataset.attrs),
+                _pair(dataset.attrs, "downsample"),
+                _pair(dataset.attrs, "level_dim"),
             )
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ParameterError(f"{path.name} is not an h5 file of patch coordinates ({error}).") from error
@@ -115,8 +121,8 @@ def _noted(attributes: Mapping[str, Any], name: str) -> int | None:
     return int(attributes[name]) if name in attributes else None
 
 
-def _downsample(attributes: Mapping[str, Any]) -> tuple[float, float] | None:
-    if "downsample" not in attributes:
+def _pair(attributes: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    if name not in attributes:
         return None
-    x, y = (float(value) for value in attributes["downsample"])
+    x, y = (float(value) for value in attributes[name])
     return x, y

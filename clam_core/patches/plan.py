@@ -19,6 +19,9 @@ MPP_TOLERANCE = 0.02
 COARSEST_RATIO = 2.0
 """Beyond this the slide shows half the detail or less of what the model was trained on: refused."""
 
+_SIZE_TOLERANCE = 0.01
+"""The same glass stored in another way may lack some pixels at its edges."""
+
 COARSER = "mpp_coarser_than_model"
 """Flag of a result whose slide is coarser than the model's training material."""
 
@@ -129,8 +132,16 @@ def plan_by_level(
     )
 
 
-def plan_of_file(levels: Sequence[Level], mpp: tuple[float, float] | None, file: PatchFile) -> PatchPlan:
+def plan_of_file(
+    levels: Sequence[Level],
+    mpp: tuple[float, float] | None,
+    file: PatchFile,
+    wanted_mpp: float,
+    patch_px: int,
+) -> PatchPlan:
     """Read the patches that another program laid as its file says, whatever their magnification.
+
+    Where they show as much of the slide as the model's own patches would, they are read as those are.
 
     Raises
     ------
@@ -142,14 +153,24 @@ def plan_of_file(levels: Sequence[Level], mpp: tuple[float, float] | None, file:
         raise ParameterError(f"{file.name} was named for its patches and does not say their {lacking}.")
     if len(file.coordinates) == 0:
         raise ParameterError(f"{file.name} was named for its patches and holds none.")
-    base = levels[0]
+    level = _level_of(levels, file, file.patch_level)
+    plan = plan_by_level(levels, mpp, level, file.patch_size)
+    _require_same_slide(levels, level, file)
+    if mpp is None or sum(mpp) / 2 > wanted_mpp * COARSEST_RATIO:
+        return plan
+    own = plan_by_mpp(levels, mpp, wanted_mpp, patch_px)
+    return own if own.footprint == plan.footprint else plan
+
+
+def _require_same_slide(levels: Sequence[Level], level: int, file: PatchFile) -> None:
+    base, here = levels[0], (levels[level].width, levels[level].height)
     inside = (file.coordinates >= 0) & (file.coordinates < (base.width, base.height))
-    if not inside.all():
+    noted = file.level_size or here
+    alike = all(abs(one / other - 1) <= _SIZE_TOLERANCE for one, other in zip(noted, here, strict=True))
+    if not (inside.all() and alike):
         raise ParameterError(
-            f"{file.name} has patches beyond the {base.width} x {base.height} pixels of this slide: it is "
-            "of another one."
+            f"{file.name} holds the patches of another slide; this one has {base.width} x {base.height} px."
         )
-    return plan_by_level(levels, mpp, _level_of(levels, file, file.patch_level), file.patch_size)
 
 
 def _level_of(levels: Sequence[Level], file: PatchFile, noted: int) -> int:

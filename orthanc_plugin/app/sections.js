@@ -230,7 +230,7 @@ function earlierFailure(request) {
 
 /** Return how far a running request is. */
 export function progress(request) {
-    const share = request.progress ?? 0;
+    const share = request.status === "publishing" ? 1 : (request.progress ?? 0);
     const filled = element("span.filled");
     filled.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
     const running = request.status === "processing" || request.status === "publishing";

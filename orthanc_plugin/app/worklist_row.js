@@ -11,7 +11,7 @@ function chip(text, kind = "") {
 }
 
 function running(request) {
-    const share = request.progress ?? 0;
+    const share = request.status === "publishing" ? 1 : (request.progress ?? 0);
     const filled = element("span.filled");
     filled.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
     return [

@@ -86,12 +86,29 @@ def test_the_patches_of_a_file_are_those_that_are_used_also_where_no_tissue_is_f
     assert seen_through.sum() == 2 * 128 * 128
 
 
+def test_the_file_that_it_wrote_gives_the_same_answer(seen: Any, tmp_path: Path) -> None:
+    """At 0.25 um/px patches of 128 px are read at twice their size, and the file says so."""
+    results = []
+    for number, more in enumerate([[], ["--patches", str(tmp_path / "run-0" / "a-slide.h5")]]):
+        seen["slide"] = ArraySlide(glass_with_tissue(), mpp=(0.25, 0.25))
+        assert command(tmp_path / f"run-{number}", *more) == 0
+        results.append(json.loads((tmp_path / f"run-{number}" / "result.json").read_text()))
+    same = ("predicted_class", "probabilities", "top_patches")
+    assert [results[0][name] for name in same] == [results[1][name] for name in same]
+    assert results[1]["quality"]["flags"] == []
+
+
 @pytest.mark.parametrize(
     ("corner", "attributes", "sentence"),
     [
-        ([10**6, 0], {"patch_size": 128, "patch_level": 0}, "it is of another one"),
+        ([10**6, 0], {"patch_size": 128, "patch_level": 0}, "the patches of another slide"),
         ([0, 0], {"patch_size": 128}, "does not say their patch_level"),
         ([0, 0], {"patch_size": 128, "patch_level": 9}, "patch level 9 was asked for"),
+        (
+            [0, 0],
+            {"patch_size": 128, "patch_level": 0, "level_dim": (4000, 3000)},
+            "the patches of another slide",
+        ),
         (
             [0, 0],
             {"patch_size": 128, "patch_level": 0, "downsample": (16.0, 16.0)},
@@ -208,7 +225,7 @@ def test_blank_slide_is_one_line_and_exit_code_2(
     seen["slide"] = ArraySlide(blank(1000, 1000))
     assert command(tmp_path / "out") == 2
     assert "[no_tissue]" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_bad_values_and_devices_are_one_line_and_exit_code_2(
