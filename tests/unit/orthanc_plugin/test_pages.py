@@ -148,6 +148,12 @@ def test_every_flag_and_failure_that_the_documents_name_has_words() -> None:
     assert {code for code in codes if f"error.{code}" not in known and f"flag.{code}" not in known} == set()
 
 
+def test_every_flag_that_has_words_is_explained_in_the_documents() -> None:
+    flags = {key.removeprefix("flag.") for key in catalogue("en") if key.startswith("flag.")}
+    documented = codes_in("troubleshooting.md") | codes_in("dicom-results.md")
+    assert flags - documented == set()
+
+
 def test_every_message_is_plain_text() -> None:
     for language in ("en", "ko"):
         for key, text in catalogue(language).items():
