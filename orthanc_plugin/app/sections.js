@@ -13,8 +13,8 @@ export function identity(request, facts) {
         container: container || t("identity.no_container"),
         details: definitions(
             [
-                [t("identity.patient"), personName(facts?.patient.PatientName)],
-                [t("identity.patient_id"), facts?.patient.PatientID],
+                [t("identity.patient"), personName(facts?.patient.PatientName) || t("identity.unknown")],
+                [t("identity.patient_id"), facts?.patient.PatientID || t("identity.unknown")],
                 [t("identity.accession"), facts?.study.AccessionNumber],
                 [t("identity.study_date"), dicomDate(facts?.study.StudyDate) || t("identity.unknown")],
             ],

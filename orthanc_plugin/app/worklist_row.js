@@ -58,9 +58,9 @@ function stateCell(request) {
 }
 
 function nameCell(request, facts) {
+    const patient = [personName(facts?.patient.PatientName), facts?.patient.PatientID].filter(Boolean);
     const details = [
-        personName(facts?.patient.PatientName),
-        facts?.patient.PatientID,
+        ...(patient.length ? patient : [`${t("identity.patient")}: ${t("identity.unknown")}`]),
         facts?.study.AccessionNumber,
         dicomDate(facts?.study.StudyDate),
     ].filter(Boolean);
