@@ -60,7 +60,7 @@ function stateCell(request) {
 function nameCell(request, facts) {
     const patient = [personName(facts?.patient.PatientName), facts?.patient.PatientID].filter(Boolean);
     const details = [
-        ...(patient.length ? patient : [`${t("identity.patient")}: ${t("identity.unknown")}`]),
+        ...(patient.length || !facts ? patient : [`${t("identity.patient")}: ${t("identity.unknown")}`]),
         facts?.study.AccessionNumber,
         dicomDate(facts?.study.StudyDate),
     ].filter(Boolean);
