@@ -19,7 +19,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def store(server: OrthancServer, slide: Path) -> IngestedSeries:
         client = OrthancStore(server.url, Credentials(*server.person))
         stack.callback(client.close)
         python = converter_python(None, silent)
-        (series,) = Ingest(client, lambda: python, silent, date(2026, 1, 1)).run(slide, SlideOptions())
+        (series,) = Ingest(client, lambda: python, silent).run(slide, SlideOptions())
     return series
 
 

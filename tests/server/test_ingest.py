@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def server() -> Iterator[OrthancServer]:
 @pytest.fixture
 def ingest(server: OrthancServer, converter: Path) -> Iterator[Ingest]:
     store = OrthancStore(server.url, Credentials(*server.person))
-    yield Ingest(store, lambda: converter, silent, date(2026, 11, 22))
+    yield Ingest(store, lambda: converter, silent)
     store.close()
 
 
@@ -189,9 +188,7 @@ def test_a_folder_of_dicom_is_stored_as_it_is(server: OrthancServer, ingest: Ing
 def test_progress_reaches_its_end_in_every_stage(server: OrthancServer, converter: Path) -> None:
     seen: list[Progress] = []
     store = OrthancStore(server.url, Credentials(*server.person))
-    Ingest(store, lambda: converter, seen.append, date(2026, 11, 22)).run(
-        shared_path(CMU), SlideOptions(patient_id="PROGRESS")
-    )
+    Ingest(store, lambda: converter, seen.append).run(shared_path(CMU), SlideOptions(patient_id="PROGRESS"))
     store.close()
     for stage in (Stage.CONVERT, Stage.UPLOAD):
         last = [item for item in seen if item.stage is stage][-1]
@@ -221,7 +218,7 @@ def test_a_wrong_password_and_a_missing_server_are_sentences(server: OrthancServ
     ):
         store = OrthancStore(url, Credentials(server.person[0], password))
         with pytest.raises(IngestError) as raised:
-            Ingest(store, lambda: converter, silent, date(2026, 11, 22)).run(shared_path(CMU), SlideOptions())
+            Ingest(store, lambda: converter, silent).run(shared_path(CMU), SlideOptions())
         assert raised.value.code == code
         store.close()
 
@@ -229,9 +226,7 @@ def test_a_wrong_password_and_a_missing_server_are_sentences(server: OrthancServ
 def test_a_worker_may_not_store_slides(server: OrthancServer, converter: Path) -> None:
     store = OrthancStore(server.url, Credentials(*server.worker))
     with pytest.raises(IngestError, match="person's user") as raised:
-        Ingest(store, lambda: converter, silent, date(2026, 11, 22)).run(
-            shared_path(CMU), SlideOptions(patient_id="WORKER")
-        )
+        Ingest(store, lambda: converter, silent).run(shared_path(CMU), SlideOptions(patient_id="WORKER"))
     assert raised.value.code == "orthanc_refused"
     store.close()
 

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -78,7 +77,6 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             _configured(arguments), report, environ=environment_of_pip(os.environ, settings.passed_on)
         ),
         report=report,
-        today=date.today(),  # noqa: DTZ011 - the date of a study is the local one
         scratch=arguments.scratch,
     )
     done: list[IngestedSeries] = []

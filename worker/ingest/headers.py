@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 from pydicom import Dataset, dcmread, dcmwrite
@@ -40,9 +39,7 @@ class NamedFile:
     role: str
 
 
-def write_headers(
-    files: Sequence[Path], out: Path, identity: DicomIdentity, *, today: date
-) -> tuple[NamedFile, ...]:
+def write_headers(files: Sequence[Path], out: Path, identity: DicomIdentity) -> tuple[NamedFile, ...]:
     """Copy the files of one slide, with the identity in their headers.
 
     Parameters
@@ -53,8 +50,6 @@ def write_headers(
         An existing folder to write to.
     identity
         Names and UIDs.
-    today
-        Date of the study where the slide does not say when it was scanned.
 
     Returns
     -------
@@ -69,7 +64,7 @@ def write_headers(
         sorted(headers, key=lambda item: _order(roles[item[0]])), start=1
     ):
         role = roles[path]
-        _identify(header, identity, role, today)
+        _identify(header, identity, role)
         header.InstanceNumber = number
         header.PhotometricInterpretation = (
             photometric_interpretation(path) or header.PhotometricInterpretation
@@ -96,7 +91,7 @@ def _order(role: str) -> tuple[bool, int]:
     return is_level, -int(role.removeprefix("level-")) if is_level else 0
 
 
-def _identify(header: Dataset, identity: DicomIdentity, role: str, today: date) -> None:
+def _identify(header: Dataset, identity: DicomIdentity, role: str) -> None:
     header.SpecificCharacterSet = "ISO_IR 192"
     header.SOPInstanceUID = identity.uid(role)
     header.file_meta.MediaStorageSOPInstanceUID = UID(identity.uid(role))
@@ -110,7 +105,7 @@ def _identify(header: Dataset, identity: DicomIdentity, role: str, today: date) 
     header.SeriesDescription = identity.container_id
     header.ContainerIdentifier = identity.container_id
     header.FrameOfReferenceUID = identity.uid("frame-of-reference")
-    _date(header, today)
+    _date(header)
     for item in header.get("DimensionOrganizationSequence", DicomSequence()):
         item.DimensionOrganizationUID = identity.uid("dimension-organization")
     for item in header.get("DimensionIndexSequence", DicomSequence()):
@@ -123,12 +118,15 @@ def _identify(header: Dataset, identity: DicomIdentity, role: str, today: date) 
         _image_type(header, role)
 
 
-def _date(header: Dataset, today: date) -> None:
-    """Date the study by the scan; the converter says 1970 where the file does not tell."""
+def _date(header: Dataset) -> None:
+    """Date the study by the scan, and not at all where nobody knows it: the converter says 1970 then.
+
+    Any other day would be read as that of the case.
+    """
     scanned = str(header.get("AcquisitionDateTime", "") or "")
     known = len(scanned) >= 8 and not scanned.startswith("1970")
-    header.StudyDate = scanned[:8] if known else today.strftime("%Y%m%d")
-    header.StudyTime = scanned[8:14] if known and len(scanned) >= 14 else "000000"
+    header.StudyDate = scanned[:8] if known else ""
+    header.StudyTime = scanned[8:14] if known and len(scanned) >= 14 else ""
 
 
 def _image_type(header: Dataset, role: str) -> None:

@@ -7,7 +7,6 @@ import errno
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 from wsidicom import WsiDicom
@@ -66,14 +65,11 @@ class Ingest:
         Is told how far it is.
     scratch
         Folder for files in the making (about twice the slide's size), or None for the system's own.
-    today
-        Date of studies whose slide does not say when it was scanned.
     """
 
     store: OrthancStore
     converter: Callable[[], Path]
     report: Report
-    today: date
     scratch: Path | None = None
 
     def run(self, slide: Path, options: SlideOptions) -> tuple[IngestedSeries, ...]:
@@ -153,7 +149,7 @@ class Ingest:
             self.report(Progress(Stage.LEVELS))
             files = complete_pyramid(files, completed)
             _remove(conversion.files)
-        result = write_headers(files, named, identity, today=self.today)
+        result = write_headers(files, named, identity)
         _remove(files)
         check_readable([file.path for file in result])
         return result

@@ -7,7 +7,6 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import pydicom
@@ -30,7 +29,6 @@ from worker.ingest.progress import Progress, Stage, silent
 
 SLIDE = Path("S26-1.svs")
 SHA = "ab" * 32
-TODAY = date(2026, 11, 22)
 
 
 def test_the_same_file_and_options_get_the_same_uids() -> None:
@@ -80,7 +78,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     levels, headers = (tmp_path_factory.mktemp(name) for name in ("levels", "headers"))
     identity = identify(Path("CMU-1.svs"), SHA, SlideOptions(patient_id="P1", patient_name="Müller^Änne"))
     files = complete_pyramid(real_slide(), levels)
-    return [file.path for file in write_headers(files, headers, identity, today=TODAY)]
+    return [file.path for file in write_headers(files, headers, identity)]
 
 
 def test_a_single_large_level_gets_a_pyramid_of_whole_tiles(named: list[Path]) -> None:
@@ -118,6 +116,29 @@ def test_headers_say_whose_slide_it_is(named: list[Path]) -> None:
         assert header.file_meta.MediaStorageSOPInstanceUID == header.SOPInstanceUID
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PyramidUID"):
         assert len({pydicom.dcmread(path, stop_before_pixels=True)[keyword].value for path in named}) == 1
+
+
+@pytest.mark.parametrize(
+    ("scanned", "dated"),
+    [
+        ("20240305101112.000000", ("20240305", "101112")),
+        ("20240305", ("20240305", "")),
+        ("19700101000000", ("", "")),
+        ("", ("", "")),
+    ],
+)
+def test_a_study_has_the_date_of_the_scan_or_none(
+    tmp_path: Path, scanned: str, dated: tuple[str, str]
+) -> None:
+    dataset = pydicom.dcmread(real_slide()[0])
+    dataset.AcquisitionDateTime = scanned
+    dataset.save_as(tmp_path / "converted.dcm")
+    out = tmp_path / "out"
+    out.mkdir()
+    identity = identify(Path("CMU-1.svs"), SHA, SlideOptions())
+    (file,) = write_headers([tmp_path / "converted.dcm"], out, identity)
+    header = pydicom.dcmread(file.path, stop_before_pixels=True)
+    assert (header.StudyDate, header.StudyTime) == dated
 
 
 def test_pixel_data_is_copied_as_it_is(named: list[Path]) -> None:
