@@ -113,6 +113,7 @@ export const messages = {
     "provenance.request": "Request",
     "provenance.series": "Series",
     "provenance.submitted": "Submitted",
+    "provenance.repeats": "Repeats the analysis",
     "provenance.worker": "Worker",
     "provenance.attempts": "Attempts",
     "provenance.fingerprint": "Slide content",

@@ -113,6 +113,7 @@ export const messages = {
     "provenance.request": "요청",
     "provenance.series": "시리즈",
     "provenance.submitted": "요청 시각",
+    "provenance.repeats": "다시 분석한 원래 요청",
     "provenance.worker": "분석 서버",
     "provenance.attempts": "시도 횟수",
     "provenance.fingerprint": "슬라이드 지문(SHA-256)",

@@ -130,6 +130,11 @@ export function model(result) {
     ]);
 }
 
+function resultLink(request) {
+    if (!request) return "";
+    return element("a", { href: `result.html?request=${encodeURIComponent(request)}` }, code(request));
+}
+
 /** Return by whom, when, and on which content it was made. */
 export function run(request) {
     const result = request.result ?? {};
@@ -138,6 +143,7 @@ export function run(request) {
         [t("provenance.series"), code(request.series_instance_uid)],
         [t("provenance.submitted"), `${moment(request.created)} · ${request.created_by ?? ""}`],
         [t("provenance.worker"), request.worker_id],
+        [t("provenance.repeats"), resultLink(request.predecessor)],
         [t("provenance.attempts"), request.attempts > 1 ? request.attempts : ""],
         ...Object.entries(result.software ?? {}).map(([name, value]) => [word("software", name), String(value)]),
         [t("provenance.fingerprint"), code(result.slide?.fingerprint ?? request.fingerprint)],

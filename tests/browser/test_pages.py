@@ -131,17 +131,18 @@ def test_a_result_is_shown_on_its_slide_with_everything_that_it_rests_on(
     assert page.title().startswith(CONTAINER)
 
 
-def test_the_address_of_a_slide_leads_to_its_latest_analysis(
+def test_the_address_of_a_slide_leads_to_its_latest_analysis_and_that_to_the_one_it_repeats(
     server: OrthancServer, faultless: Visit, slide: str
 ) -> None:
     page = faultless.page
     page.goto(f"{server.url}/pathology/app/result.html?series={slide}")
     expect(page.locator("#notice")).to_have_text("This slide has not been analysed.")
-    analysed(server, slide)
+    first = analysed(server, slide)
     latest = analysed(server, slide)
     page.goto(f"{server.url}/pathology/app/result.html?series={slide}")
     wait_for_pictures(page)
     assert page.url.endswith(f"?request={latest}")
+    expect(page.locator(f'a[href="result.html?request={first}"]')).to_have_text(first)
 
 
 def test_of_a_hundred_patches_the_first_are_shown_and_the_others_on_demand(
