@@ -30,6 +30,7 @@ from .slide import checked, micrometres_of
 
 FOLDER = REPOSITORY / ".demo"
 WORKER_LOG = FOLDER / "worker.log"
+PERSON = FOLDER / "person.env"
 WORKER_START_SECONDS = 120.0
 STOPPED = threading.Event()
 
@@ -97,6 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 _say(f"Worker   started (log: {FOLDER / 'worker.log'})\n")
                 _wait_for_worker(orthanc, process)
                 code = _analyse(series, environment, process, force=arguments.force)
+                _write_person(PERSON, orthanc)
                 with ohif_beside(orthanc, series, dist, FOLDER / "nginx") as viewer:
                     _print_addresses(orthanc, series, viewer, time.monotonic() - begun)
                     if os.environ.get("CI") != "true":
@@ -201,7 +203,18 @@ def _print_addresses(orthanc: RunningOrthanc, series: str, viewer: str | None, s
 Open     {orthanc.url}/app/explorer.html#series?uuid={series}
          user {user}, password {password}; the panel "AI analysis" there shows it, and analyses again
 Worklist {orthanc.url}/pathology/app/worklist.html
+More     {Path(sys.executable).with_name("pathology-worker")} --env-file {PERSON} ingest FILE.svs
+         stores another slide (from a second terminal); then press the button on its page in Orthanc Explorer
          ({seconds:.0f} s from the demo's start to here; what make installed before is not counted)""")
+
+
+def _write_person(path: Path, orthanc: RunningOrthanc) -> None:
+    """Keep the settings with which a person ingests and submits further slides."""
+    user, password = orthanc.person
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    lines = (f"ORTHANC_URL={orthanc.url}", f"SUBMIT_USER={user}", f"SUBMIT_PASSWORD={password}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _wait_for_ctrl_c() -> None:

@@ -7,8 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from demo.__main__ import _write_person
+from worker.settings import Credentials
+from worker.settings_reading import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,3 +66,13 @@ def test_a_slide_with_a_quote_in_its_name_reaches_the_demo_whole() -> None:
         check=False,
     )
     assert "There is no slide /nowhere/o'brien 1.svs" in done.stderr
+
+
+def test_the_settings_of_a_person_are_kept_for_the_next_slide_and_from_other_eyes(tmp_path: Path) -> None:
+    person = tmp_path / "person.env"
+    person.write_text("of an earlier run")
+    orthanc = SimpleNamespace(url="http://127.0.0.1:8142", person=("admin", "a#b"))
+    _write_person(person, orthanc)  # type: ignore[arg-type]
+    settings = load_settings({}, person)
+    assert (settings.orthanc_url, settings.person) == (orthanc.url, Credentials("admin", "a#b"))
+    assert person.stat().st_mode & 0o777 == 0o600
