@@ -13,7 +13,7 @@ from tests.support.sites import MemorySite, ServerSite, Site
 
 @pytest.fixture(scope="session")
 def server_site() -> Iterator[ServerSite]:
-    site = ServerSite(slides=190)
+    site = ServerSite(slides=220)
     try:
         site.start()
         yield site

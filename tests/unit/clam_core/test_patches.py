@@ -251,7 +251,7 @@ def test_patch_file_is_read_back(tmp_path: Path) -> None:
     found = read_patches(path)
     assert np.array_equal(found.coordinates, coords)
     assert (found.patch_size, found.patch_level) == (256, 1)
-    assert found.attributes["downsample"].tolist() == [4.0, 4.0]
+    assert (found.downsample, found.level_size) == ((4.0, 4.0), (500, 400))
 
 
 def test_file_that_holds_no_coordinates_is_a_sentence(tmp_path: Path) -> None:

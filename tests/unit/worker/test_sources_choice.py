@@ -86,6 +86,8 @@ def test_no_file_stands_in_for_a_slide_that_is_there_and_refused(failure: type[S
 class NewRefusalError(CompressionError):
     """A kind of refusal that the choice does not know."""
 
+    code = "refused_for_a_new_reason"
+
 
 def test_after_a_refusal_of_an_unknown_kind_no_file_stands_in() -> None:
     with pytest.raises(NewRefusalError):
