@@ -24,6 +24,7 @@ from worker.preflight_errors import (
     HeaderIncompleteError,
     IccProfileError,
     PixelSizeError,
+    PreflightError,
     TileSizeError,
 )
 from worker.sources.choice import open_with
@@ -83,12 +84,6 @@ def test_no_file_stands_in_for_a_slide_that_is_there_and_refused(failure: type[S
         open_with([Source(failure("x"))], Source(FILE), CLAIM)
 
 
-class NewRefusalError(CompressionError):
-    """A kind of refusal that the choice does not know."""
-
-    code = "refused_for_a_new_reason"
-
-
-def test_after_a_refusal_of_an_unknown_kind_no_file_stands_in() -> None:
-    with pytest.raises(NewRefusalError):
-        open_with([Source(NewRefusalError("x"))], Source(FILE), CLAIM)
+def test_after_a_refusal_that_is_not_named_no_file_stands_in() -> None:
+    with pytest.raises(PreflightError):
+        open_with([Source(PreflightError("x"))], Source(FILE), CLAIM)
