@@ -26,6 +26,7 @@ from clam_core.tissue import (
     Tissue,
     TissueParameters,
     fill_pieces,
+    picture_of,
     preset,
     segment,
     segment_at_mpp,
@@ -92,9 +93,7 @@ def covered_by_patches(slide: Slide, plan: PatchPlan, coordinates: Coordinates) 
     corners = np.array([(0, 0), (width, 0), (width, height), (0, height)])
     pieces = tuple(Piece((corner + corners).astype(np.int32), ()) for corner in coordinates)
     base = slide.levels[0]
-    factor = max(1.0, max(base.width, base.height) / _COVER_PX)
-    size = (max(1, round(base.width / factor)), max(1, round(base.height / factor)))
-    downsample = (base.width / size[0], base.height / size[1])
+    size, downsample = picture_of((base.width, base.height), _COVER_PX)
     return Tissue(pieces, 0, downsample, 255 * fill_pieces(pieces, size, downsample))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clam_core.heatmap.colormaps import colors
-from clam_core.tissue import Piece, fill_pieces
+from clam_core.tissue import Piece, fill_pieces, picture_of
 
 COLOR_MAP = "attention"
 """Blue through green and yellow to red: hues that eosin and haematoxylin do not have lie in between."""
@@ -71,9 +71,7 @@ def score_map(
     longest_side
         Of the map, in pixels; a smaller slide is not enlarged.
     """
-    factor = max(1.0, max(slide_size) / longest_side)
-    size = (max(1, round(slide_size[0] / factor)), max(1, round(slide_size[1] / factor)))
-    downsample = (slide_size[0] / size[0], slide_size[1] / size[1])
+    size, downsample = picture_of(slide_size, longest_side)
     boxes = np.concatenate([coordinates, coordinates + np.asarray(footprint)], axis=1)
     boxes = np.rint(boxes / np.asarray(downsample * 2)).astype(np.int64)
     # A patch smaller than a pixel still leaves its mark.

@@ -2,7 +2,7 @@
 """Tissue: which parts of a slide are worth looking at."""
 
 from clam_core.tissue.contours import Contour, Piece
-from clam_core.tissue.drawing import fill_pieces
+from clam_core.tissue.drawing import fill_pieces, picture_of
 from clam_core.tissue.presets import PRESETS, TissueParameters, preset
 from clam_core.tissue.segmentation import HEATMAP_DOWNSAMPLE, Tissue, segment, segment_at_mpp
 
@@ -14,6 +14,7 @@ __all__ = [
     "Tissue",
     "TissueParameters",
     "fill_pieces",
+    "picture_of",
     "preset",
     "segment",
     "segment_at_mpp",

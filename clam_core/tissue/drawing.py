@@ -12,6 +12,21 @@ from numpy.typing import NDArray
 from clam_core.tissue.contours import Contour, Piece
 
 
+def picture_of(slide_size: tuple[int, int], longest_side: int) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Return size and downsample, (x, y) each, of a picture of a whole slide.
+
+    Parameters
+    ----------
+    slide_size
+        (width, height) of level 0.
+    longest_side
+        Of the picture, in pixels; a smaller slide is not enlarged.
+    """
+    factor = max(1.0, max(slide_size) / longest_side)
+    size = (max(1, round(slide_size[0] / factor)), max(1, round(slide_size[1] / factor)))
+    return size, (slide_size[0] / size[0], slide_size[1] / size[1])
+
+
 def fill_pieces(
     pieces: Sequence[Piece],
     size: tuple[int, int],
