@@ -193,11 +193,14 @@ def test_overlay_covers_the_whole_slide_and_only_scored_tissue() -> None:
 
 
 def test_a_score_has_its_colour_and_its_opacity() -> None:
-    values = np.array([[0, 50, 100, 100]], dtype=np.float32)
-    covered = np.array([[True, True, True, False]])
-    rgba = np.asarray(paint(ScoreMap(values, covered, (1.0, 1.0))).convert("RGBA"))[0]
+    cells = np.array([[0, 50, 100, 100, 0]], dtype=np.float32)
+    scored, tissue = cells < 101, np.array([[True, True, True, False, True]])
+    scored[0, 4] = False
+    each = np.ones(5, dtype=np.int64)
+    found = ScoreMap(cells, scored, each[:1], each, tissue, (1.0, 1.0))
+    rgba = np.asarray(paint(found).convert("RGBA"))[0]
     assert np.abs(rgba[:3, :3].astype(int) - colors(np.array([0, 0.5, 1]), COLOR_MAP)).max() <= 1
-    assert rgba[:, 3].tolist() == [round(255 * share) for share in (0.12, 0.32, 0.52)] + [0]
+    assert rgba[:, 3].tolist() == [round(255 * share) for share in (0.12, 0.32, 0.52)] + [0, 0]
 
 
 def test_the_map_is_what_a_loop_over_the_patches_gives() -> None:
@@ -208,9 +211,17 @@ def test_the_map_is_what_a_loop_over_the_patches_gives() -> None:
     for (x, y), score in zip(corners, scores, strict=True):
         total[y : y + 23, x : x + 37] += score
         count[y : y + 23, x : x + 37] += 1
-    assert 3 * STRIP < 300, "over several strips"
+    assert len(found.heights) > 3 * STRIP, "over several strips"
     np.testing.assert_allclose(found.values, total / np.maximum(count, 1), rtol=1e-6, atol=1e-6)
     assert np.array_equal(found.covered, count > 0)
+
+
+def test_patches_of_one_grid_are_summed_a_cell_each_however_large_the_picture() -> None:
+    corners = np.stack(np.meshgrid(np.arange(4), np.arange(3)), axis=-1).reshape(-1, 2) * 100
+    scores = np.arange(12.0)
+    found = score_map(corners, scores, (100, 100), [SQUARE], (400, 300), 4096)
+    assert found.cells.tolist() == scores.reshape(3, 4).tolist()
+    assert np.array_equal(found.values, np.kron(found.cells, np.ones((100, 100))))
 
 
 def test_overlapping_patches_show_their_mean() -> None:
@@ -294,6 +305,17 @@ def test_frames_of_tiny_patches_can_still_be_seen() -> None:
     page = np.asarray(compose(thumbnail, overlay, CAPTION, highlights=[tiny]))
     heat = page[28:428, 2 * 28 + 300 : 2 * 28 + 600]
     assert ((heat != 200).any(axis=2)).sum() > 200
+
+
+def test_the_page_shows_the_same_heat_whatever_the_size_of_the_overlay() -> None:
+    thumbnail = np.full((60, 90, 3), 200, dtype=np.uint8)
+    colours = np.zeros((2, 3, 4), dtype=np.uint8)
+    colours[..., 0], colours[..., 3] = 255, [[0, 50, 100], [150, 200, 255]]
+    pages = []
+    for times in (30, 60, 120, 240):
+        overlay = Image.fromarray(np.repeat(np.repeat(colours, times, axis=0), times, axis=1))
+        pages.append(compose(thumbnail, overlay, CAPTION).tobytes())
+    assert pages == [pages[0]] * 4
 
 
 def red_pixels(picture: Image.Image) -> int:
