@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,11 +18,15 @@ from clam_core.options import AnalysisOptions
 from clam_core.patches import Coordinates, PatchPlan, read_patch
 from clam_core.quality import Quality
 from clam_core.result import FineScores, SlideSummary, TopPatch
-from clam_core.slides import Slide, thumbnail
+from clam_core.slides import Pixels, Slide
 from clam_core.tissue import Tissue
 
 HIGHLIGHTS = 4
 """So many of the most attended patches are framed on the heatmap and shown beside it."""
+
+PATCH_PX = 64
+"""Pixels of the overlay along a patch, at most. A patch has one colour, and where tissue ends is known to
+some 8 micrometres: smaller pixels show nothing more, and cost time here and memory in the browser."""
 
 FLAG_SENTENCES = {
     "mpp_coarser_than_model": "The slide is coarser than the model's training material: read with care.",
@@ -71,22 +76,33 @@ def draw_overlay(
 ) -> Image.Image:
     """Return the attention as a transparent picture over the whole slide."""
     size = (summary.width, summary.height)
-    scored = score_map(
-        scores.coordinates, scores.percentiles, plan.footprint, tissue.pieces, size, options.overlay_px
-    )
+    longest = overlay_side(size, plan.footprint, options)
+    scored = score_map(scores.coordinates, scores.percentiles, plan.footprint, tissue.pieces, size, longest)
     return paint(scored)
 
 
+def overlay_side(size: tuple[int, int], footprint: tuple[int, int], options: AnalysisOptions) -> int:
+    """Return the longest side of the overlay: as fine as patches need, and as the heatmap's page does.
+
+    Parameters
+    ----------
+    size, footprint
+        (width, height) of the slide and of a patch, level-0 pixels.
+    options
+        What the user chose.
+    """
+    needed = math.ceil(PATCH_PX * max(size) / min(footprint))
+    return min(options.overlay_px, max(needed, 2 * options.heatmap_px))
+
+
 def draw_heatmap(
-    slide: Slide,
+    picture: Pixels,
     summary: SlideSummary,
     overlay: Image.Image,
     caption: Caption,
     top_patches: Sequence[TopPatch],
-    options: AnalysisOptions,
 ) -> Image.Image:
-    """Return the page for a person: slide, heatmap, caption and the most attended patches."""
-    picture = thumbnail(slide, options.heatmap_px)
+    """Return the page for a person: the slide, the heatmap, caption and the most attended patches."""
     mpp = None
     if summary.mpp is not None:
         height, width = picture.shape[:2]

@@ -45,7 +45,8 @@ class AnalysisOptions:
     readers
         Threads that read patches while others are encoded.
     heatmap_px, overlay_px
-        Longest side of the heatmap's pictures and of the overlay.
+        Longest side of the heatmap's pictures, and at most of the overlay, which is no finer than its patches
+        need (`clam_core.explanation.overlay_side`).
     top_patches, pictured_patches
         How many of the most attended patches are listed, and how many of them come as pictures.
     patches

@@ -38,7 +38,7 @@ from clam_core.reading import (
 )
 from clam_core.result import Analysis, FineScores, SlideSummary
 from clam_core.run import EncoderTurn, LateTurn, Progress, Run, ShouldStop
-from clam_core.slides import Slide
+from clam_core.slides import Slide, thumbnail
 from clam_core.software import LIBRARIES, versions
 from clam_core.tissue import Tissue
 
@@ -243,7 +243,8 @@ class _Steps:
             )
             if options.caption_name is not None:
                 caption = replace(caption, slide=options.caption_name)
-            heatmap = draw_heatmap(slide, summary, overlay, caption, top, options)
+            picture = thumbnail(slide, options.heatmap_px)
+            heatmap = draw_heatmap(picture, summary, overlay, caption, top)
         return Analysis(
             slide=summary,
             fingerprint=None if self.content is None else self.content.fingerprint,
@@ -264,6 +265,7 @@ class _Steps:
             top_patches=top,
             heatmap=heatmap,
             overlay=overlay,
+            thumbnail=picture,
             timings=self.run.timings,
             software=_software(self.model),
         )

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from clam_core.device import describe_device, select_device
 from clam_core.encoders import Encoder, Precision
@@ -32,7 +30,7 @@ from clam_core.package import (
 )
 from clam_core.pipeline import Content, analyze_slide
 from clam_core.run import EncoderTurn
-from clam_core.slides import Slide, thumbnail
+from clam_core.slides import Slide
 from clam_core.tensors import read_tensors
 from worker.contract import ModelOffer
 from worker.dicom_results import Attention
@@ -46,7 +44,6 @@ from worker.telemetry import Telemetry
 
 _log = logging.getLogger(__name__)
 
-_THUMBNAIL_PX = 1024
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -125,7 +122,7 @@ class ClamAnalyzer:
             turn=turn,
         )
         begun = time.perf_counter()
-        artifacts = {**found.artifacts(), "thumbnail.png": _thumbnail(slide)}
+        artifacts = found.artifacts()
         result = found.to_result()
         result["timings_s"]["pictures"] = round(time.perf_counter() - begun, 3)
         return Analysis(
@@ -205,12 +202,6 @@ class Progress:
         if remaining_s is not None:
             words += f", {self._pace.per_second:.1f}/s, {in_words(remaining_s)} left"
         self._report("encode", done / max(total, 1), words, remaining_s)
-
-
-def _thumbnail(slide: Slide) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(thumbnail(slide, _THUMBNAIL_PX)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def feature_store(settings: Settings) -> FeatureStore:

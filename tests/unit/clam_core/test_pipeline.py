@@ -28,7 +28,8 @@ from clam_core.errors import (
     ParameterError,
     SlideError,
 )
-from clam_core.explanation import attention_shares
+from clam_core.explanation import attention_shares, overlay_side
+from clam_core.heatmap.picture import MARGIN
 from clam_core.model import load_model
 from clam_core.models.prediction import prediction_from
 from clam_core.options import AnalysisOptions, Reference
@@ -96,7 +97,7 @@ def test_top_patches_come_most_attended_first_and_the_first_few_as_pictures(anal
 def test_artifacts_are_those_that_the_result_names(analysis: Any) -> None:
     artifacts = analysis.artifacts()
     assert list(artifacts) == analysis.to_result()["artifacts"]
-    named = ["heatmap.png", "overlay.png", "attention.npz", "attention.h5", "patch-001.jpg"]
+    named = ["heatmap.png", "overlay.png", "thumbnail.png", "attention.npz", "attention.h5"]
     assert list(artifacts)[:5] == named
     overlay = Image.open(io.BytesIO(artifacts["overlay.png"]))
     assert (overlay.mode, overlay.info["transparency"][0], overlay.size) == ("P", 0, (2048, 1536))
@@ -104,6 +105,21 @@ def test_artifacts_are_those_that_the_result_names(analysis: Any) -> None:
     held = np.load(io.BytesIO(artifacts["attention.npz"]))
     assert np.array_equal(held["coords"], analysis.coordinates)
     assert np.array_equal(held["attention"], analysis.attention)
+
+
+def test_the_thumbnail_is_the_slide_as_it_stands_on_the_page(analysis: Any) -> None:
+    shown = np.asarray(Image.open(io.BytesIO(analysis.artifacts()["thumbnail.png"])))
+    assert shown.shape == (825, 1100, 3)
+    page = np.asarray(analysis.heatmap)[MARGIN:, MARGIN:][:825, :1100]
+    # The page has a scale bar at the lower left.
+    assert np.array_equal(shown[:700], page[:700])
+
+
+@pytest.mark.parametrize(
+    ("side", "patch", "pixels"), [(15_872, 448, 2268), (100_000, 512, 4096), (3_000, 448, 2200)]
+)
+def test_the_overlay_is_as_fine_as_its_patches_and_the_page_need(side: int, patch: int, pixels: int) -> None:
+    assert overlay_side((side, side // 2), (patch, patch), AnalysisOptions()) == pixels
 
 
 def test_the_raw_attention_is_kept_in_the_layout_that_clam_has(analysis: Any) -> None:

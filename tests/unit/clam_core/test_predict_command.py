@@ -47,6 +47,7 @@ def test_writes_result_pictures_and_patches(
         "result.json",
         "heatmap.png",
         "overlay.png",
+        "thumbnail.png",
         "attention.npz",
         "attention.h5",
         "a-slide.h5",
