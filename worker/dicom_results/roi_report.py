@@ -7,6 +7,7 @@ It holds nothing about the whole slide: OHIF fails on a report that mixes both.
 from __future__ import annotations
 
 from highdicom.sr import (
+    AlgorithmIdentification,
     GraphicTypeValues3D,
     ImageRegion3D,
     Measurement,
@@ -25,15 +26,16 @@ from worker.result_kinds import ResultKind
 
 def roi_report(source: SourceSlide, prediction: Prediction, run: Run) -> Dataset:
     """Return a report with one region a top patch (TID 1410)."""
+    made_by = algorithm(prediction.model, run)
     groups = [
-        _region(source.base, patch, number, prediction, run)
+        _region(source.base, patch, number, made_by, run)
         for number, patch in enumerate(prediction.top_patches, start=1)
     ]
     return report(ResultKind.ROI_REPORT, source, prediction, run, groups)
 
 
 def _region(
-    header: Dataset, patch: TopPatch, number: int, prediction: Prediction, run: Run
+    header: Dataset, patch: TopPatch, number: int, made_by: AlgorithmIdentification, run: Run
 ) -> PlanarROIMeasurementsAndQualitativeEvaluations:
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking(run, ResultKind.ROI_REPORT, f"patch-{number:03d}"),
@@ -43,7 +45,7 @@ def _region(
             frame_of_reference_uid=header.FrameOfReferenceUID,
         ),
         finding_type=ATTENTION_REGION,
-        algorithm_id=algorithm(prediction.model, run),
+        algorithm_id=made_by,
         measurements=[
             Measurement(name=PERCENTILE, value=patch.percentile, unit=PERCENT),
             Measurement(name=ATTENTION, value=patch.attention, unit=NO_UNITS),
