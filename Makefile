@@ -95,8 +95,8 @@ bench-scale: $(VENV)/.dev-ready ## 100 workers and 100,000 requests against the 
 bench-slides: $(VENV)/.dev-ready ## time tiles out of Orthanc beside local files and over a line (about 5 minutes; last line: JSON)
 	$(RUN) bench/bench_slides.py
 
-bench-pipeline: $(VENV)/.dev-ready ## time a slide's way through the worker beside its encoder (about 15 minutes; last line: JSON)
-	$(RUN) bench/bench_pipeline.py
+bench-pipeline: $(VENV)/.dev-ready ## time a slide's way through the worker beside its encoder (about 15 minutes; ONLY="demo" for a part; last line: JSON)
+	$(RUN) bench/bench_pipeline.py $(if $(ONLY),--only $(ONLY))
 
 bench-gpu: $(VENV)/.dev-ready ## time encoders on a GPU in each precision, and how busy a queue keeps them (last line: JSON)
 	$(RUN) bench/bench_gpu.py
