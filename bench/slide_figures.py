@@ -25,7 +25,7 @@ from worker.settings import Credentials
 from worker.settings_reading import load_settings
 from worker.sources import OrthancRangesSource, RangesClient
 from worker.sources.headers import read_header
-from worker.sources.prefetching import PrefetchingSlide, frame_number, tiles_under
+from worker.sources.prefetching import FrameNumbers, PrefetchingSlide, tiles_under
 from worker.transport import make_session
 
 BATCH = 32
@@ -181,8 +181,9 @@ def frame_bytes(stored: Stored, corners: Corners) -> int:
         limit = image.image_size
         boxes = [(x, y, min(x + PATCH_PX, limit.width), min(y + PATCH_PX, limit.height)) for x, y in corners]
         tiles = {tile for box in boxes for tile in tiles_under(image, box)}
+        numbers = FrameNumbers(image)
         reader = image._get_reader(0)  # noqa: SLF001 - as worker.sources.frame_places does
-        return sum(reader.frame_index[frame_number(image, tile)][1] for tile in tiles)
+        return sum(reader.frame_index[numbers.of(tile)][1] for tile in tiles)
 
 
 def _on_tissue(corner: tuple[int, int], width: int, height: int) -> bool:

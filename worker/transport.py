@@ -18,8 +18,6 @@ from worker.errors import (
 )
 from worker.settings import Credentials
 
-_PIECE = 1 << 20
-
 
 def make_session(credentials: Credentials | None, connections: int = 8) -> requests.Session:
     """Make a session that authenticates as one user; proxies and CA come from the environment.
@@ -118,9 +116,10 @@ def retry_after(answer: requests.Response) -> float | None:
         return None
 
 
-def body_of(answer: requests.Response) -> bytes:
-    """Return the body of a streamed answer.
+def body_of(answer: requests.Response, size: int) -> bytes:
+    """Return the body of a streamed answer of which so many bytes are expected.
 
-    In large pieces: by default requests takes 10 KB at a time, which costs as much as decoding.
+    In one piece, which is copied once, from the connection: by default requests takes 10 KB at a time, which
+    costs as much as decoding.
     """
-    return b"".join(answer.iter_content(_PIECE))
+    return b"".join(answer.iter_content(size))

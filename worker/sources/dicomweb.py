@@ -15,7 +15,7 @@ from worker.preflight import check_slide
 from worker.settings import Settings
 from worker.sources.dicomweb_client import DicomwebFrames
 from worker.sources.errors import SourceDeletedError, SourceRefusedError, WayMissingError
-from worker.sources.prefetching import PrefetchingSlide, Tile, frame_number
+from worker.sources.prefetching import FrameNumbers, PrefetchingSlide, Tile
 from worker.sources.repeating import Wait
 from worker.sources.source import SourceReport
 from worker.sources.volumes import volumes_of
@@ -41,6 +41,7 @@ class DicomwebSlide(PrefetchingSlide):
         super().__init__(wsi)
         self._frames = frames
         self._report = report
+        self._numbers = [FrameNumbers(image) for image in self._images]
         self._uids = [str(level.default_instance.dataset.uids.instance) for level in wsi.pyramids[0]]
 
     def source_report(self) -> SourceReport:
@@ -48,7 +49,7 @@ class DicomwebSlide(PrefetchingSlide):
         return self._report()
 
     def _fetch(self, level: int, tiles: Sequence[Tile]) -> None:
-        numbers = (frame_number(self._images[level], tile) for tile in tiles)
+        numbers = map(self._numbers[level].of, tiles)
         self._frames.fetch(self._uids[level], [number + 1 for number in numbers if number >= 0])
 
 

@@ -31,7 +31,7 @@ from worker.contract import InstanceRef
 from worker.dicom_results.quiet import unquoted
 from worker.settings import Settings
 from worker.sources.errors import SourceError, WayMissingError
-from worker.sources.range_files import PieceCache
+from worker.sources.piece_cache import PieceCache
 from worker.sources.repeating import TryAgainError, Wait, orthanc_failure, repeat
 from worker.sources.shared_fetch import SharedFetch
 from worker.sources.source import Traffic
@@ -88,7 +88,7 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
         self._session = session
         self._series = series
         self._instances = instances
-        self._frames = PieceCache(_FRAMES_BOUND)
+        self._frames = PieceCache[tuple[str, int], bytes](_FRAMES_BOUND, len)
         self._wait = wait if wait is not None else threading.Event().wait
         self._places = threading.BoundedSemaphore(_MAX_AT_ONCE)
         self._shared = SharedFetch(self._is_kept)
@@ -167,7 +167,7 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
         uid = str(instance_uid)
         self.fetch(uid, frame_indices)
         for number in frame_indices:
-            frame = self._frames.get(uid, number)
+            frame = self._frames.get((uid, number))
             yield frame if frame is not None else self._retrieve(uid, [number])[0]
 
     def fetch(self, uid: str, numbers: Iterable[int]) -> None:
@@ -175,14 +175,14 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
         self._shared.fetch([(uid, number) for number in numbers], self._fetch)
 
     def _is_kept(self, key: tuple[str, int]) -> bool:
-        return self._frames.get(*key) is not None
+        return self._frames.get(key) is not None
 
     def _fetch(self, keys: list[tuple[str, int]]) -> None:
         for start in range(0, len(keys), FRAMES_AT_ONCE):
             part = keys[start : start + FRAMES_AT_ONCE]
             frames = self._retrieve(part[0][0], [number for _, number in part])
             for (uid, number), frame in zip(part, frames, strict=True):
-                self._frames.put(uid, number, frame)
+                self._frames.put((uid, number), frame)
 
     def _retrieve(self, uid: str, numbers: list[int]) -> list[bytes]:
         def ask() -> list[bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from wsidicom.file.io.frame_index.frame_index import FrameIndex
@@ -20,14 +21,24 @@ from wsidicom.file.wsidicom_file_image_data import WsiDicomFileImageData
 from clam_core.slides import DAMAGED
 from worker.contract import InstanceRef
 from worker.sources.errors import IncompleteSlideError, TruncatedSlideError
-from worker.sources.prefetching import Tile, frame_number
+from worker.sources.prefetching import FrameNumbers, Tile
 from worker.sources.range_files import Range, RangeFile
 
 AskFrames = Callable[[InstanceRef], list[Range] | None]
 """Asks the server where the frames of an instance lie, as `RangesClient.frames` does."""
 
-Place = tuple[str, Range]
+Place = tuple[RangeFile, Range]
 """A file and the bytes of a frame in it."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The frames of a level from `first` up to `end` and the file that holds them."""
+
+    first: int
+    end: int
+    file: RangeFile
+    index: FrameIndex
 
 
 class FramePlaces:
@@ -49,38 +60,57 @@ class FramePlaces:
         self._image = image
         self._files = files
         self._ask_frames = ask_frames
-        self._places: dict[Tile, Place | None] = {}
         self._lock = threading.Lock()
-        self._prepared: set[str] = set()
+        self._numbers = FrameNumbers(image)
+        self._parts: list[_Part] = []
 
-    def ranges_of(self, tiles: Iterable[Tile]) -> dict[str, list[Range]]:
+    def place(self, tile: Tile) -> Place | None:
+        """Return where a tile lies; None where it is stored nowhere (sparse).
+
+        Raises
+        ------
+        TruncatedSlideError
+            If the file does not say.
+        """
+        number = self._numbers.of(tile)
+        if number < 0:
+            return None
+        part = self._part(number)
+        return part.file, part.index[number - part.first]
+
+    def ranges_of(self, tiles: Iterable[Tile]) -> dict[RangeFile, list[Range]]:
         """Return the byte ranges of tiles by the file that holds them; sparse tiles have none."""
-        ranges: dict[str, list[Range]] = defaultdict(list)
-        for tile in tiles:
-            if tile not in self._places:
-                self._places[tile] = self._place(tile)
-            place = self._places[tile]
+        ranges: dict[RangeFile, list[Range]] = defaultdict(list)
+        for place in map(self.place, tiles):
             if place is not None:
                 ranges[place[0]].append(place[1])
         return ranges
 
-    def _place(self, tile: Tile) -> Place | None:
-        frame = frame_number(self._image, tile)
-        if frame < 0:
-            return None
-        reader = self._image._get_reader(frame)  # noqa: SLF001 - see the module's docstring
-        name = reader.filepath.name
+    def _part(self, number: int) -> _Part:
+        part = self._known_part(number)
+        if part is not None:
+            return part
         try:
             with self._lock:
-                if name not in self._prepared:
-                    self._prepare(reader, self._files[name])
-                    self._prepared.add(name)
-            return name, reader.frame_index[frame - reader.frame_offset]
+                part = self._known_part(number) or self._read_part(number)
         except DAMAGED as error:
             raise TruncatedSlideError(
                 "Where the slide's tiles lie cannot be read: the file is damaged, or its upload was cut "
                 "short; store the slide again."
             ) from error
+        return part
+
+    def _known_part(self, number: int) -> _Part | None:
+        return next((part for part in self._parts if part.first <= number < part.end), None)
+
+    def _read_part(self, number: int) -> _Part:
+        reader = self._image._get_reader(number)  # noqa: SLF001 - see the module's docstring
+        file = self._files[reader.filepath.name]
+        self._prepare(reader, file)
+        first = reader.frame_offset
+        part = _Part(first, first + reader.frame_count, file, reader.frame_index)
+        self._parts.append(part)
+        return part
 
     def _prepare(self, reader: WsiDicomReader, file: RangeFile) -> None:
         """Take the server's index where the file has no offset table: finding the frames reads all of it."""

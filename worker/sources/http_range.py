@@ -105,7 +105,7 @@ class HttpRangeClient:
         except (SourceDeletedError, SourceRefusedError) as error:
             raise WayMissingError(str(error)) from error
 
-    def read(self, instance: InstanceRef, ranges: Sequence[Range]) -> list[bytes]:
+    def read(self, instance: InstanceRef, ranges: Sequence[Range]) -> list[memoryview]:
         """Read ranges of one instance, as `RangesClient.read` does.
 
         Raises
@@ -113,13 +113,13 @@ class HttpRangeClient:
         SourceError
             If the bytes cannot be had, or the file is not the one that was claimed.
         """
-        found = [b""] * len(ranges)
+        found = [memoryview(b"")] * len(ranges)
         runs = runs_of(ranges)
         with ThreadPoolExecutor(max(1, min(MAX_AT_ONCE, len(runs)))) as pool:
             bodies = pool.map(lambda run: self._run(instance, run), runs)
             for run, body in zip(runs, bodies, strict=True):
                 for number, start, length in run.parts:
-                    found[number] = body[start : start + length]
+                    found[number] = memoryview(body)[start : start + length]
         # Asked afterwards: a name never comes back, so the bytes before it are of this very file.
         if stored_uuid(self._settings, self._session, instance, self._wait) != instance.uuid:
             raise changed()
@@ -144,7 +144,7 @@ class HttpRangeClient:
                     raise WayMissingError("The server sends whole files where a range is asked for.")
                 if answer.status_code != 206:
                     raise orthanc_failure(answer, address)
-                body = body_of(answer)
+                body = body_of(answer, length)
         except requests.RequestException as error:
             raise TryAgainError(str(unreachable(address, error))) from error
         if len(body) != length:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 
 from wsidicom.geometry import Point
 from wsidicom.instance import WsiDicomImageData
+from wsidicom.instance.tile_index.full_tile_index import FullTileIndex
 
 from clam_core.slides import Pixels, WsiDicomSlide
 
@@ -64,6 +66,30 @@ def tiles_under(image: WsiDicomImageData, box: tuple[int, int, int, int]) -> Ite
             yield column, row
 
 
-def frame_number(image: WsiDicomImageData, tile: Tile) -> int:
-    """Return the number of a tile's frame among those of its level, from 0; -1 where it has none (sparse)."""
-    return int(image.tiles.get_frame_index(Point(*tile), image.default_z, image.default_path))
+class FrameNumbers:
+    """Tells the numbers of the frames of one level; nothing is read before it is asked the first time.
+
+    wsidicom looks for focal plane and optical path anew for every tile, which takes a tenth of the time of
+    decoding a small one.
+
+    Parameters
+    ----------
+    image
+        wsidicom's image of the level.
+    """
+
+    def __init__(self, image: WsiDicomImageData) -> None:
+        self._image = image
+
+    def of(self, tile: Tile) -> int:
+        """Return the number of a tile's frame among those of its level, from 0; -1 for none (sparse)."""
+        return self._number(tile)
+
+    @cached_property
+    def _number(self) -> Callable[[Tile], int]:
+        index, plane = self._image.tiles, (self._image.default_z, self._image.default_path)
+        if isinstance(index, FullTileIndex):
+            # All tiles of a plane, row by row (TILED_FULL, DICOM PS3.3, C.7.6.17.3).
+            first, columns = index.get_frame_index(Point(0, 0), *plane), index.tiled_size.width
+            return lambda tile: int(first + tile[0] + columns * tile[1])
+        return lambda tile: int(index.get_frame_index(Point(*tile), *plane))

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import io
 import struct
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from worker.contract import InstanceRef
 from worker.sources.errors import FragmentedFramesError, TruncatedSlideError
+from worker.sources.piece_cache import PieceCache
 from worker.sources.shared_fetch import SharedFetch
 
 BLOCK = 64 * 1024
-DEFAULT_BOUND = 192 * 1024 * 1024
 
 _WALK_AFTER = 4
 """Misses one after the other that show that a reader walks through the file: an empty offset table makes it
@@ -26,54 +24,18 @@ look at every frame's header."""
 _LONGEST_WALK = 64
 """Blocks that are then fetched at once, at most."""
 
-_ITEM_HEAD = 8
+_HEAD = struct.Struct("<II")
+_ITEM_HEAD = _HEAD.size
 _ITEM_TAG = 0xE000FFFE
 
 Range = tuple[int, int]
 """Offset and length in bytes."""
 
-ReadRanges = Callable[[InstanceRef, Sequence[Range]], list[bytes]]
+ReadRanges = Callable[[InstanceRef, Sequence[Range]], list[memoryview]]
 """Reads ranges of an instance, as `RangesClient.read` does."""
 
-
-class PieceCache:
-    """Pieces of files by (instance, offset), the least recently used dropped first.
-
-    Parameters
-    ----------
-    bound
-        Bytes to keep at most.
-    """
-
-    def __init__(self, bound: int = DEFAULT_BOUND) -> None:
-        self._bound = bound
-        self._pieces: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._size = 0
-        self._lock = threading.Lock()
-
-    def get(self, instance: str, offset: int) -> bytes | None:
-        """Return the piece that begins at an offset, or None."""
-        with self._lock:
-            piece = self._pieces.get((instance, offset))
-            if piece is not None:
-                self._pieces.move_to_end((instance, offset))
-            return piece
-
-    def put(self, instance: str, offset: int, piece: bytes) -> None:
-        """Keep a piece."""
-        with self._lock:
-            previous = self._pieces.pop((instance, offset), b"")
-            self._pieces[instance, offset] = piece
-            self._size += len(piece) - len(previous)
-            while self._size > self._bound and len(self._pieces) > 1:
-                _, dropped = self._pieces.popitem(last=False)
-                self._size -= len(dropped)
-
-    def clear(self) -> None:
-        """Drop everything."""
-        with self._lock:
-            self._pieces.clear()
-            self._size = 0
+Pieces = PieceCache[tuple[str, int], bytes]
+"""Pieces of files by instance and offset."""
 
 
 class RangeFile:
@@ -95,7 +57,7 @@ class RangeFile:
     """
 
     def __init__(
-        self, instance: InstanceRef, read_ranges: ReadRanges, blocks: PieceCache, frames: PieceCache
+        self, instance: InstanceRef, read_ranges: ReadRanges, blocks: Pieces, frames: Pieces
     ) -> None:
         self.instance = instance
         self._read_ranges = read_ranges
@@ -115,14 +77,22 @@ class RangeFile:
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
-        frame = self._frames.get(self.instance.id, offset)
-        if frame is not None and len(frame) >= length:
-            return frame[:length]
         if length > 2 * BLOCK:
-            return self._read_ranges(self.instance, [(offset, length)])[0]
+            return bytes(self._read_ranges(self.instance, [(offset, length)])[0])
         return self._read_blocks(offset, length)
 
-    def fetch_frames(self, ranges: Iterable[Range]) -> None:
+    def frame(self, place: Range) -> bytes:
+        """Return a frame that was fetched before, or fetch it now where it was dropped since.
+
+        Raises
+        ------
+        TruncatedSlideError
+            If it lies beyond the end of the file.
+        """
+        frame = self._frames.get((self.instance.id, place[0]))
+        return frame if frame is not None else self._fetched([place])[0]
+
+    def fetch_frames(self, places: Iterable[Range]) -> None:
         """Fetch the frames that are not kept yet, as many as possible in one call.
 
         A frame that another thread is fetching is waited for, not fetched twice.
@@ -132,30 +102,29 @@ class RangeFile:
         TruncatedSlideError
             If a frame lies beyond the end of the file.
         """
-        self._shared.fetch(ranges, self._fetch_frames)
+        self._shared.fetch(places, self._fetched)
 
-    def _fetch_frames(self, ranges: list[Range]) -> None:
-        end = max(offset + length for offset, length in ranges)
+    def _fetched(self, places: Sequence[Range]) -> list[bytes]:
+        end = max(offset + length for offset, length in places)
         if end > self.size:
             raise TruncatedSlideError(
                 f"A stored image of the slide ends {end - self.size} bytes before its last tile: the upload "
                 "was cut short, store the slide again."
             )
-        if self.is_encapsulated:
-            ranges = [(offset - _ITEM_HEAD, length + _ITEM_HEAD) for offset, length in ranges]
-        for (offset, _), frame in zip(ranges, self._read_ranges(self.instance, ranges), strict=True):
-            if self.is_encapsulated:
-                self._frames.put(self.instance.id, offset + _ITEM_HEAD, _unwrapped(frame))
-            else:
-                self._frames.put(self.instance.id, offset, frame)
+        head, content = (_ITEM_HEAD, _unwrapped) if self.is_encapsulated else (0, bytes)
+        stored = [(offset - head, length + head) for offset, length in places]
+        frames = [content(item) for item in self._read_ranges(self.instance, stored)]
+        for (offset, _), frame in zip(places, frames, strict=True):
+            self._frames.put((self.instance.id, offset), frame)
+        return frames
 
-    def _is_kept(self, item: Range) -> bool:
-        return self._frames.get(self.instance.id, item[0]) is not None
+    def _is_kept(self, place: Range) -> bool:
+        return self._frames.get((self.instance.id, place[0])) is not None
 
     def _read_blocks(self, offset: int, length: int) -> bytes:
         first, last = offset // BLOCK, (offset + length - 1) // BLOCK
         blocks = {
-            index: self._blocks.get(self.instance.id, index * BLOCK) for index in range(first, last + 1)
+            index: self._blocks.get((self.instance.id, index * BLOCK)) for index in range(first, last + 1)
         }
         missing = [index for index, block in blocks.items() if block is None]
         if missing:
@@ -172,13 +141,14 @@ class RangeFile:
 
     def _fetch_blocks(self, indices: Sequence[int]) -> dict[int, bytes]:
         ranges = [(index * BLOCK, min(BLOCK, self.size - index * BLOCK)) for index in indices]
-        fetched = dict(zip(indices, self._read_ranges(self.instance, ranges), strict=True))
+        blocks = map(bytes, self._read_ranges(self.instance, ranges))
+        fetched = dict(zip(indices, blocks, strict=True))
         for index, block in fetched.items():
-            self._blocks.put(self.instance.id, index * BLOCK, block)
+            self._blocks.put((self.instance.id, index * BLOCK), block)
         return fetched
 
 
-def _unwrapped(item: bytes) -> bytes:
+def _unwrapped(item: memoryview) -> bytes:
     """Return a frame without the head of its item (DICOM PS3.5 annex A.4).
 
     Raises
@@ -186,13 +156,13 @@ def _unwrapped(item: bytes) -> bytes:
     FragmentedFramesError
         If the frame goes on in a further item: decoders take the head in between for pixels.
     """
-    tag, length = struct.unpack("<II", item[:_ITEM_HEAD])
+    tag, length = _HEAD.unpack_from(item)
     if tag != _ITEM_TAG or length != len(item) - _ITEM_HEAD:
         raise FragmentedFramesError(
             "The tiles of the slide lie in several pieces each, or not where the file says: convert the "
             "slide again with `worker ingest`."
         )
-    return item[_ITEM_HEAD:]
+    return bytes(item[_ITEM_HEAD:])
 
 
 class _Walk:

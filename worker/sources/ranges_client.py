@@ -46,7 +46,7 @@ class RangesClient:
         self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
         self.traffic = Traffic()
 
-    def read(self, instance: InstanceRef, ranges: Sequence[Range]) -> list[bytes]:
+    def read(self, instance: InstanceRef, ranges: Sequence[Range]) -> list[memoryview]:
         """Read ranges of one instance.
 
         Parameters
@@ -58,8 +58,9 @@ class RangesClient:
 
         Returns
         -------
-        list of bytes
-            As many as `ranges`, in their order, each of its full length.
+        list of memoryview
+            As many as `ranges`, in their order, each of its full length; parts of one answer, which lives as
+            long as any of them.
 
         Raises
         ------
@@ -68,9 +69,9 @@ class RangesClient:
         SourceError
             If the bytes cannot be had, or the file is not the one that was claimed.
         """
-        found: list[bytes] = []
+        found: list[memoryview] = []
         for group in calls(ranges):
-            body = self._post(instance, group)
+            body = memoryview(self._post(instance, group))
             position = 0
             for _, length in group:
                 found.append(body[position : position + length])
@@ -110,7 +111,7 @@ class RangesClient:
         return list(zip(found["offsets"], found["lengths"], strict=True))
 
     def _post(self, instance: InstanceRef, group: Sequence[Range]) -> bytes:
-        body = json.dumps({"ranges": group}, separators=(",", ":")).encode()
+        body = json.dumps({"ranges": joined(group)}, separators=(",", ":")).encode()
         expected = sum(length for _, length in group)
         with self._places:
             return repeat(lambda: self._post_once(instance, body, expected), self._wait)
@@ -132,7 +133,7 @@ class RangesClient:
             with answer:  # a refused one gives its connection back as well
                 if answer.status_code != 200:
                     raise ranges_failure(answer, self._settings.api_url)
-                content = body_of(answer)
+                content = body_of(answer, expected)
         except requests.RequestException as error:
             raise TryAgainError(str(unreachable(self._settings.api_url, error))) from error
         if answer.headers.get("ETag", "").strip('"') != instance.uuid:
@@ -166,3 +167,18 @@ def calls(ranges: Sequence[Range]) -> Iterator[list[Range]]:
         size += length
     if group:
         yield group
+
+
+def joined(ranges: Sequence[Range]) -> list[Range]:
+    """Join ranges of which one begins where the one before it ends: the same bytes in fewer reads.
+
+    The frames of a row mostly lie so. Their places would otherwise cost as much as reading them.
+    """
+    found = [ranges[0]]
+    for offset, length in ranges[1:]:
+        begin, before = found[-1]
+        if begin + before == offset:
+            found[-1] = (begin, before + length)
+        else:
+            found.append((offset, length))
+    return found

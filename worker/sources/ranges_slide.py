@@ -5,21 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from wsidicom import WsiDicom
 
-from clam_core.slides import OPENING, WSIDICOM_ERRORS
+from clam_core.slides import OPENING, WSIDICOM_ERRORS, Pixels
 from worker.contract import Claim, InstanceRef
 from worker.preflight import check_slide
 from worker.sources.filesystem import paths_of
 from worker.sources.frame_places import AskFrames, FramePlaces
 from worker.sources.headers import read_header
+from worker.sources.piece_cache import PieceCache
 from worker.sources.prefetching import PrefetchingSlide, Tile
-from worker.sources.range_files import PieceCache, Range, RangeFile, RangeStream, ReadRanges
+from worker.sources.range_files import Pieces, Range, RangeFile, RangeStream, ReadRanges
 from worker.sources.source import SourceReport, Verified
 from worker.sources.volumes import check_complete, incomplete, volumes_of
 
 _BLOCKS_BOUND = 64 * 1024 * 1024
 _FRAMES_BOUND = 128 * 1024 * 1024
+_TILES_BOUND = 100 * 1024 * 1024
 
 
 class RangesSlide(PrefetchingSlide, Verified):
@@ -45,9 +48,9 @@ class RangesSlide(PrefetchingSlide, Verified):
         ask_frames: AskFrames,
     ) -> None:
         super().__init__(wsi)
-        self._files = files
         self._report = report
         self._places = [FramePlaces(image, files, ask_frames) for image in self._images]
+        self._tiles = PieceCache[tuple[int, Tile], Pixels](_TILES_BOUND, lambda tile: tile.nbytes)
 
     def source_report(self) -> SourceReport:
         """Say how the slide was read, and what it cost so far."""
@@ -55,7 +58,41 @@ class RangesSlide(PrefetchingSlide, Verified):
 
     def _fetch(self, level: int, tiles: Sequence[Tile]) -> None:
         for file, ranges in self._places[level].ranges_of(tiles).items():
-            self._files[file].fetch_frames(ranges)
+            file.fetch_frames(ranges)
+
+    def _inside(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
+        """Read a rectangle; one that is a tile is handed out as it was decoded, neither copied nor kept."""
+        tile = self._tile_at(location, level, size)
+        if tile is None or self._tiles.get((level, tile)) is not None:
+            return super()._inside(location, level, size)
+        pixels = self._decoded(level, tile)
+        if pixels.flags.carray and pixels.shape == (size[1], size[0], 3):
+            return pixels
+        self._tiles.put((level, tile), pixels)
+        return super()._inside(location, level, size)
+
+    def _tile_at(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Tile | None:
+        """Return the tile that a rectangle is, or None."""
+        side = self._images[level].tile_size
+        tile = location[0] // side.width, location[1] // side.height
+        is_tile = size == (side.width, side.height) and location == (tile[0] * size[0], tile[1] * size[1])
+        return tile if is_tile else None
+
+    def _tile(self, level: int, tile: Tile) -> Pixels:
+        """Return a tile, kept for the other rectangles that have a part of it."""
+        pixels = self._tiles.get((level, tile))
+        if pixels is None:
+            pixels = self._decoded(level, tile)
+            self._tiles.put((level, tile), pixels)
+        return pixels
+
+    def _decoded(self, level: int, tile: Tile) -> Pixels:
+        image, place = self._images[level], self._places[level].place(tile)
+        if place is None:
+            return np.array(image.blank_tile)
+        file, frame = place
+        pixels: Pixels = image.decoder.decode(file.frame(frame))
+        return pixels
 
 
 def open_ranges_slide(
@@ -88,7 +125,7 @@ def open_ranges_slide(
         If the server does not offer such reading.
     """
     guard = _Guard(read_ranges)
-    blocks, frames = PieceCache(_BLOCKS_BOUND), PieceCache(_FRAMES_BOUND)
+    blocks, frames = Pieces(_BLOCKS_BOUND, len), Pieces(_FRAMES_BOUND, len)
     files = {instance.id: RangeFile(instance, guard.read, blocks, frames) for instance in volumes_of(claim)}
     notes = check_slide([read_header(RangeStream(file)) for file in files.values()], claim.parameters)
     try:
@@ -112,7 +149,7 @@ class _Guard:
         self._read_ranges = read_ranges
         self._failure: Exception | None = None
 
-    def read(self, instance: InstanceRef, ranges: Sequence[Range]) -> list[bytes]:
+    def read(self, instance: InstanceRef, ranges: Sequence[Range]) -> list[memoryview]:
         """Read, and remember why it failed."""
         try:
             return self._read_ranges(instance, ranges)

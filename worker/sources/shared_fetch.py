@@ -24,7 +24,7 @@ class SharedFetch(Generic[Key]):
         self._lock = threading.Lock()
         self._in_flight: dict[Key, threading.Event] = {}
 
-    def fetch(self, wanted: Iterable[Key], fetch: Callable[[list[Key]], None]) -> None:
+    def fetch(self, wanted: Iterable[Key], fetch: Callable[[list[Key]], object]) -> None:
         """Fetch what is not here and not on its way, then wait for what is.
 
         Parameters
