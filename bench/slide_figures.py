@@ -8,15 +8,18 @@ import tracemalloc
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from requests.auth import HTTPBasicAuth
 from wsidicom import WsiDicom, WsiDicomWebClient
 
 from bench.delaying_proxy import DelayingProxy
+from clam_core.encoding import read_ahead
+from clam_core.options import AnalysisOptions
 from clam_core.slides import FetchAhead, Pixels, Slide, WsiDicomSlide
 from tests.support.orthanc_server import OrthancServer, store_file
 from tests.support.ranges_server import RangesServer, claim_of
@@ -28,9 +31,8 @@ from worker.sources.headers import read_header
 from worker.sources.prefetching import FrameNumbers, PrefetchingSlide, tiles_under
 from worker.transport import make_session
 
-BATCH = 32
-AHEAD = 8
-"""Patches of a batch and batches before their turn."""
+BATCH = AnalysisOptions().batch_size
+"""Patches of a batch: the worker's own."""
 READERS = 2
 WEB_TILES = 6
 LINE_BYTES_PER_S = 12_500_000.0
@@ -39,6 +41,7 @@ PATCH_PX = 480
 """On the line patches straddle the tiles, as those of a model at another resolution do."""
 
 Corners = list[tuple[int, int]]
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -112,23 +115,35 @@ def rate(slide: Slide, corners: Corners, side: int, readers: int = READERS) -> t
     return count / (time.perf_counter() - begun), count / (time.process_time() - worked)
 
 
-def read_all(slide: Slide, corners: Corners, side: int, count: int = READERS) -> Iterator[list[Pixels]]:
-    """Yield batches of pixels, read as the encoder's pipeline does it."""
-    size = (side, side)
+def read_all(slide: Slide, corners: Corners, side: int, readers: int = READERS) -> Iterator[list[Pixels]]:
+    """Yield batches of pixels."""
 
-    def read(batch: Corners, here: Future[None]) -> list[Pixels]:
+    def read(batch: Corners) -> list[Pixels]:
+        return [slide.read_region(corner, 0, (side, side)) for corner in batch]
+
+    return in_batches(slide, corners, side, readers, read)
+
+
+def fetch_all(slide: Slide, corners: Corners, side: int) -> Iterator[None]:
+    """Fetch what reading needs, and decode nothing."""
+    return in_batches(slide, corners, side, READERS, lambda _batch: None)
+
+
+def in_batches(
+    slide: Slide, corners: Corners, side: int, readers: int, work: Callable[[Corners], Read]
+) -> Iterator[Read]:
+    """Yield what is made of batches of places, fetched and read ahead as the worker does for its encoder."""
+
+    def start(batch: Corners) -> Future[None]:
+        return fetching.start(0, batch, (side, side))
+
+    def read(batch: Corners, here: Future[None]) -> Read:
         here.result()
-        return [slide.read_region(corner, 0, size) for corner in batch]
+        return work(batch)
 
-    with FetchAhead(slide) as fetching, ThreadPoolExecutor(count) as readers:
-        pending: deque[Future[list[Pixels]]] = deque()
-        for start in range(0, len(corners), BATCH):
-            batch = corners[start : start + BATCH]
-            pending.append(readers.submit(read, batch, fetching.start(0, batch, size)))
-            if len(pending) >= AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    batches = [corners[first : first + BATCH] for first in range(0, len(corners), BATCH)]
+    with FetchAhead(slide) as fetching, read_ahead(batches, start, read, readers) as found:
+        yield from found
 
 
 def line_figures(server: OrthancServer, stored: Stored) -> dict[str, float]:
@@ -160,18 +175,6 @@ def over_a_line(
         before, begun = line.bytes, time.perf_counter()
         deque(work(slide, corners, PATCH_PX), maxlen=0)
         return line.bytes - before, time.perf_counter() - begun, corners
-
-
-def fetch_all(slide: Slide, corners: Corners, side: int) -> Iterator[None]:
-    """Fetch what reading needs, and decode nothing."""
-    with FetchAhead(slide) as fetching:
-        pending: deque[Future[None]] = deque()
-        for start in range(0, len(corners), BATCH):
-            pending.append(fetching.start(0, corners[start : start + BATCH], (side, side)))
-            if len(pending) >= AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def frame_bytes(stored: Stored, corners: Corners) -> int:

@@ -53,6 +53,8 @@ class Behaviour:
     """Answer everything with this status, unless 0."""
     paths: list[str] = field(default_factory=list)
     """Every path that was asked for."""
+    ranges: list[list[list[int]]] = field(default_factory=list)
+    """The ranges of every call of the route."""
 
 
 class RangesServer(LoopbackServer):
@@ -134,6 +136,7 @@ class RangesServer(LoopbackServer):
             self.answer(request, 404, {"success": False, "code": "unknown_route", "error": "No such route."})
 
     def serve_ranges(self, request: BaseHTTPRequestHandler, name: str, ranges: list[list[int]]) -> None:
+        self.behaviour.ranges.append(ranges)
         file = self.files.get(name)
         if file is None:
             self.answer(request, 404, {"success": False, "code": "unknown_resource", "error": "Gone."})
