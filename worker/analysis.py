@@ -61,12 +61,16 @@ class ClamAnalyzer:
         The device, for people.
     features
         Keeps features from slide to slide.
+    rates
+        Patches a second of the last slide, by the encoder's hash: so it is known what a slide of few batches
+        will take before its own rate is measured.
     """
 
     models: Mapping[str, LoadedModel]
     default_model: str | None
     device: str
     features: FeatureStore = dataclasses.field(default_factory=NoFeatures)
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, settings: Settings, telemetry: Telemetry | None = None) -> ClamAnalyzer:
@@ -113,14 +117,18 @@ class ClamAnalyzer:
         # Pictures wait in the spool, where nothing but UIDs may tell whose slide it is; the pages of Orthanc
         # name the glass beside them.
         series = request.get("series_instance_uid") or slide.identity.series_instance_uid
+        model = self._model(request.get("model"))
+        progress = Progress(report, self.rates.get(model.encoder.sha256))
         found = analyze_slide(
             slide,
-            self._model(request.get("model")),
+            model,
             options=dataclasses.replace(options, caption_name=f"Series {series}" if series else "Slide"),
-            progress=Progress(report),
+            progress=progress,
             content=self._content(slide, request),
             turn=turn,
         )
+        if progress.rate is not None:
+            self.rates[model.encoder.sha256] = progress.rate
         begun = time.perf_counter()
         artifacts = found.artifacts()
         result = found.to_result()
@@ -175,12 +183,25 @@ def free_gpu_memory(device: str) -> tuple[int, int] | None:
 
 
 class Progress:
-    """Turns what the analysis counts into what a person and the daemon want to know."""
+    """Turns what the analysis counts into what a person and the daemon want to know.
 
-    def __init__(self, report: StageReport) -> None:
+    Parameters
+    ----------
+    report
+        Is told.
+    usual
+        Patches a second of an earlier slide, if there was one.
+    """
+
+    def __init__(self, report: StageReport, usual: float | None = None) -> None:
         self._report = report
-        self._pace = Pace()
+        self._pace = Pace(usual)
         self._begun = False
+
+    @property
+    def rate(self) -> float | None:
+        """Patches a second as measured, or None where none were encoded."""
+        return self._pace.per_second
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Take a report of the analysis."""
@@ -199,8 +220,8 @@ class Progress:
         self._pace.note(done)
         remaining_s = self._pace.seconds_for(total - done)
         words = f"{done:,} of {total:,} patches"
-        if remaining_s is not None:
-            words += f", {self._pace.per_second:.1f}/s, {in_words(remaining_s)} left"
+        if self.rate is not None and remaining_s is not None:
+            words += f", {self.rate:.1f}/s, {in_words(remaining_s)} left"
         self._report("encode", done / max(total, 1), words, remaining_s)
 
 

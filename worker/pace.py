@@ -16,11 +16,14 @@ class Pace:
 
     Parameters
     ----------
+    usual
+        Patches a second of an earlier slide, by which to estimate until this one's rate is measured.
     clock
         A monotonic clock, in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, usual: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._usual = usual
         self._clock = clock
         self._seen: deque[tuple[float, int]] = deque()
 
@@ -37,7 +40,7 @@ class Pace:
 
     @property
     def per_second(self) -> float | None:
-        """Patches a second, or None as long as nothing can be said."""
+        """Patches a second as measured, or None as long as nothing can be said."""
         if len(self._seen) < 2:
             return None
         (begun, first), (ended, last) = self._seen[0], self._seen[-1]
@@ -45,7 +48,7 @@ class Pace:
 
     def seconds_for(self, patches: int) -> float | None:
         """Return how long so many patches will take, or None."""
-        rate = self.per_second
+        rate = self.per_second or self._usual
         return None if rate is None else patches / rate
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 
 from clam_core.errors import EncoderWeightsError, ParameterError
 from clam_core.options import AnalysisOptions
-from clam_core.slides import WsiDicomSlide, open_slide
+from clam_core.slides import Slide, WsiDicomSlide, open_slide
+from tests.support.core_fakes import ArraySlide, glass_with_tissue
 from tests.support.shared_data import shared_path
 from worker.analysis import ClamAnalyzer, Progress, encoder_weights, feature_store
 from worker.errors import ModelError
@@ -191,7 +193,7 @@ def test_features_that_nobody_used_for_too_long_go_when_a_worker_starts(tmp_path
 
 def test_progress_tells_patches_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("worker.analysis.Pace", lambda: Pace(lambda: now[0]))
+    monkeypatch.setattr("worker.analysis.Pace", lambda usual: Pace(usual, lambda: now[0]))
     said: list[tuple[str, float | None]] = []
 
     def report(stage: str, fraction: float, detail: str = "", remaining_s: float | None = None) -> None:
@@ -202,6 +204,21 @@ def test_progress_tells_patches_rate_and_time_left(monkeypatch: pytest.MonkeyPat
         progress("encode", done, 1408)
         now[0] += 2.0
     assert said == [("64 of 1,408 patches", None), ("128 of 1,408 patches, 32.0/s, 40 s left", 40.0)]
+
+
+def test_what_a_slide_of_one_batch_will_take_is_known_from_the_slide_before_it(demo: ClamAnalyzer) -> None:
+    analyzer = dataclasses.replace(demo, rates={})
+    (begun, _), (begun_next, _) = (encoding_of(ArraySlide(glass_with_tissue()), analyzer) for _ in range(2))
+    assert encoder_free_in_s(begun) == math.inf
+    assert 0 < encoder_free_in_s(begun_next) < 60
+    assert begun_next.detail == begun.detail, "a person is told what was measured"
+
+
+def encoding_of(slide: Slide, analyzer: ClamAnalyzer) -> list[Position]:
+    """Return what an analysis says while it encodes."""
+    positions: list[Position] = []
+    analyzer.analyze(slide, {}, lambda *said: positions.append(position_in(*said)))
+    return [position for position in positions if position.stage == "encode"]
 
 
 def told(*steps: tuple[str, int]) -> list[Position]:

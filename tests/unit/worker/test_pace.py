@@ -21,15 +21,26 @@ class Clock:
 
 def test_nothing_is_said_before_two_measurements() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = Pace(clock=clock)
     assert pace.per_second is None
     pace.note(64)
     assert pace.seconds_for(10) is None
 
 
+def test_the_rest_is_estimated_by_an_earlier_slide_until_this_one_is_measured() -> None:
+    clock = Clock()
+    pace = Pace(20.0, clock)
+    pace.note(0)
+    assert pace.seconds_for(100) == 5
+    assert pace.per_second is None, "that is no measurement"
+    clock.advance(2)
+    pace.note(20)
+    assert pace.seconds_for(100) == 10
+
+
 def test_rate_and_rest_follow_the_last_half_minute() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = Pace(clock=clock)
     for done in range(0, 1000, 10):
         pace.note(done)
         clock.advance(10)
@@ -42,7 +53,7 @@ def test_rate_and_rest_follow_the_last_half_minute() -> None:
 
 def test_what_was_known_before_is_no_measure_of_what_is_to_be_encoded() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = Pace(clock=clock)
     pace.note(0)
     clock.advance(0.01)
     pace.note(5000)
