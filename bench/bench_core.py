@@ -32,6 +32,7 @@ from clam_core.heatmap import Caption, compose, paint, percentiles, score_map
 from clam_core.models import TorchAggregator
 from clam_core.models.clam import Clam, ClamShape
 from clam_core.patches import PatchGrid, patch_coordinates, plan_by_mpp
+from clam_core.result import PNG_LEVEL
 from clam_core.slides import Slide, open_slide, thumbnail
 from clam_core.tissue import Piece, preset, segment_at_mpp
 from tests.support.core_fakes import ArraySlide, glass_with_tissue
@@ -157,7 +158,7 @@ def ragged_outline() -> np.ndarray:
 
 
 def scored(pieces: list[Piece], coordinates: np.ndarray, attention: np.ndarray) -> object:
-    return score_map(coordinates, attention, GRID.patch, pieces, (WIDE, WIDE), CANVAS)
+    return score_map(coordinates, attention, GRID.patch, pieces, (WIDE, WIDE), CANVAS).values
 
 
 def heatmap(pieces: list[Piece], coordinates: np.ndarray, attention: np.ndarray) -> bytes:
@@ -167,8 +168,8 @@ def heatmap(pieces: list[Piece], coordinates: np.ndarray, attention: np.ndarray)
     overlay = paint(scores)
     page = compose(thumbnail(slide, 1100), overlay, Caption("bench", "bench", "a", 0.5, len(coordinates)))
     buffer = io.BytesIO()
-    page.save(buffer, "PNG")
-    overlay.save(buffer, "PNG")
+    page.save(buffer, "PNG", compress_level=PNG_LEVEL)
+    overlay.save(buffer, "PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
 
 

@@ -55,7 +55,8 @@ def overlay_png() -> bytes:
     downsample = (WIDTH / width, HEIGHT / height)
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     values = 100 * attention(columns * downsample[0], rows * downsample[1])
-    return png(paint(ScoreMap(values.astype(np.float32), covered, downsample)))
+    each = [np.ones(side, dtype=np.int64) for side in covered.shape]
+    return png(paint(ScoreMap(values.astype(np.float32), covered, *each, covered, downsample)))
 
 
 def thumbnail_png() -> bytes:
