@@ -41,17 +41,23 @@ class WsiDicomSlide:
     NoVolumeError
         If the series holds no level of a pyramid.
     SlideError
-        If it holds several optical paths, focal planes or pyramids: which one to analyse is not guessed.
+        If it holds several optical paths, focal planes or pyramids: which one to analyse is not guessed; or
+        if its header cannot be true.
     """
 
     def __init__(self, wsi: WsiDicom, name: str | None = None) -> None:
         self._wsi = wsi
-        self._pyramid = _only_pyramid(wsi)
-        levels = list(self._pyramid)
-        self._images: list[WsiDicomImageData] = [level.default_instance.image_data for level in levels]
-        self._levels = pyramid([(level.size.width, level.size.height) for level in levels])
-        self._mpp = _mpp(self._pyramid)
-        self._identity = _identity(wsi, name)
+        try:
+            self._pyramid = _only_pyramid(wsi)
+            levels = list(self._pyramid)
+            self._images: list[WsiDicomImageData] = [level.default_instance.image_data for level in levels]
+            self._levels = pyramid([(level.size.width, level.size.height) for level in levels])
+            self._mpp = _mpp(self._pyramid)
+            self._identity = _identity(wsi, name)
+        except DAMAGED as error:
+            raise SlideError(
+                f"The slide's header contradicts itself ({error}); export or convert the slide again."
+            ) from error
 
     @classmethod
     def open(cls, path: Path | Sequence[Path]) -> Self:

@@ -72,10 +72,16 @@ class FramePlaces:
         TruncatedSlideError
             If the file does not say.
         """
-        number = self._numbers.of(tile)
-        if number < 0:
-            return None
-        part = self._part(number)
+        try:
+            number = self._numbers.of(tile)
+            if number < 0:
+                return None
+            part = self._known_part(number) or self._new_part(number)
+        except DAMAGED as error:
+            raise TruncatedSlideError(
+                "Where the slide's tiles lie cannot be read: the file is damaged, or its upload was cut "
+                "short; store the slide again."
+            ) from error
         return part.file, part.index[number - part.first]
 
     def ranges_of(self, tiles: Iterable[Tile]) -> dict[RangeFile, list[Range]]:
@@ -86,22 +92,12 @@ class FramePlaces:
                 ranges[place[0]].append(place[1])
         return ranges
 
-    def _part(self, number: int) -> _Part:
-        part = self._known_part(number)
-        if part is not None:
-            return part
-        try:
-            with self._lock:
-                part = self._known_part(number) or self._read_part(number)
-        except DAMAGED as error:
-            raise TruncatedSlideError(
-                "Where the slide's tiles lie cannot be read: the file is damaged, or its upload was cut "
-                "short; store the slide again."
-            ) from error
-        return part
-
     def _known_part(self, number: int) -> _Part | None:
         return next((part for part in self._parts if part.first <= number < part.end), None)
+
+    def _new_part(self, number: int) -> _Part:
+        with self._lock:
+            return self._known_part(number) or self._read_part(number)
 
     def _read_part(self, number: int) -> _Part:
         reader = self._image._get_reader(number)  # noqa: SLF001 - see the module's docstring

@@ -11,6 +11,8 @@ from typing import Any
 import pydicom
 import pytest
 import requests
+from wsidicom.errors import WsiDicomError
+from wsidicom.instance.tile_index.sparse_tile_index import SparseTileIndex
 
 from clam_core.errors import SlideError
 from clam_core.slides import WsiDicomSlide
@@ -146,6 +148,35 @@ def test_focal_planes_that_only_single_frames_name_are_found_as_well(tmp_path: P
     dataset.save_as(path)
     with pytest.raises(SlideError, match="2 focal planes"):
         WsiDicomSlide.open(path)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_tile_that_lies_where_the_slide_has_none_is_the_slides_fault(
+    source: str, server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    (path,) = write_slide(tmp_path / "slide", sparse=True)
+    dataset: Any = pydicom.dcmread(path)
+    third = dataset.PerFrameFunctionalGroupsSequence[2].PlanePositionSlideSequence[0]
+    third.ColumnPositionInTotalImagePixelMatrix = 5000
+    dataset.save_as(path)
+    server.store(path)
+    with pytest.raises(SlideError, match="contradicts itself"):
+        SOURCES[source](server.url, session, tmp_path).open(server.claim())
+
+
+def test_positions_that_cannot_be_read_later_are_the_slides_fault_too(
+    server: RangesServer, session: requests.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in write_slide(tmp_path, sparse=True):
+        server.store(path)
+    with SOURCES["plugin ranges"](server.url, session, tmp_path).open(server.claim()) as slide:
+
+        def contradiction(*_: object) -> int:
+            raise WsiDicomError("It lies nowhere.")
+
+        monkeypatch.setattr(SparseTileIndex, "get_frame_index", contradiction)
+        with pytest.raises(TruncatedSlideError, match="tiles lie"):
+            slide.read_region((0, 0), 0, (50, 50))
 
 
 def test_a_claim_without_parameters_asks_for_nothing(server: RangesServer) -> None:
