@@ -56,7 +56,8 @@ class WsiDicomSlide:
             self._identity = _identity(wsi, name)
         except DAMAGED as error:
             raise SlideError(
-                f"The slide's header contradicts itself ({error}); export or convert the slide again."
+                "The slide's header contradicts itself, in what it says of levels, spacing or the places of "
+                "tiles; export or convert the slide again."
             ) from error
 
     @classmethod
