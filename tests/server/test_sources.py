@@ -235,7 +235,7 @@ def test_an_instance_stored_anew_or_deleted_is_an_error_and_no_picture(server: O
             slide.read_region((1000, 1000), 0, (600, 600))
 
 
-def test_a_line_that_loses_requests_and_answers_costs_repeats_and_no_pixel(
+def test_a_line_that_loses_requests_answers_and_parts_of_them_costs_repeats_and_no_pixel(
     server: OrthancServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(repeating, "PAUSES_S", (0.0,) * 20)
@@ -245,10 +245,11 @@ def test_a_line_that_loses_requests_and_answers_costs_repeats_and_no_pixel(
         make_session(Credentials(*server.worker)) as session,
         open_request_slide(settings_for(proxy.url, server.worker), session, claim) as slide,
     ):
-        proxy.mood = Mood(lose_request=0.2, lose_answer=0.2)
+        proxy.mood = Mood(lose_request=0.2, lose_answer=0.2, cut_answer=0.2)
         assert_same_tiles(slide, real_slide())
     assert proxy.faults["lose_request"] > 5
     assert proxy.faults["lose_answer"] > 5
+    assert proxy.faults["cut_answer"] > 5
     end(server, claim)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A proxy that loses requests, loses answers, delays and repeats."""
+"""A proxy that loses requests, loses answers or their second half, delays and repeats."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Mood:
 
     lose_request: float = 0.0
     lose_answer: float = 0.0
+    cut_answer: float = 0.0
     repeat: float = 0.0
     delay: float = 0.0
     delay_s: float = 1.0
@@ -81,10 +82,14 @@ class FaultyProxy(LoopbackServer):
         if dice() < mood.lose_answer:
             self._cut(handler, "lose_answer")
             return
+        cut = len(content) > 1 and dice() < mood.cut_answer
         try:
-            self.answer(handler, status, headers, content)
+            self.answer(handler, status, headers, content, sent=len(content) // 2 if cut else len(content))
         except OSError:
             self.faults["client_gone"] += 1
+            return
+        if cut:
+            self._cut(handler, "cut_answer")
 
     def received(self, handler: BaseHTTPRequestHandler) -> bytes:
         """Return the body of a request."""
@@ -109,9 +114,13 @@ class FaultyProxy(LoopbackServer):
 
     @staticmethod
     def answer(
-        handler: BaseHTTPRequestHandler, status: int, headers: list[tuple[str, str]], content: bytes
+        handler: BaseHTTPRequestHandler,
+        status: int,
+        headers: list[tuple[str, str]],
+        content: bytes,
+        sent: int,
     ) -> None:
-        """Send an answer."""
+        """Send an answer's head and so many bytes of its content."""
         handler.send_response_only(status)
         for name, value in headers:
             if name.lower() not in HOP_BY_HOP:
@@ -119,4 +128,4 @@ class FaultyProxy(LoopbackServer):
         if status not in {204, 304}:
             handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
-        handler.wfile.write(content)
+        handler.wfile.write(content[:sent])
