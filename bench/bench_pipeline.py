@@ -108,12 +108,14 @@ def tiled_up(folder: Path, side: int) -> Path:
 
 
 def store(server: OrthancServer, slide: Path) -> IngestedSeries:
-    """Store a slide as `worker ingest` does."""
+    """Store a slide as `worker ingest` does, and wait until it may be claimed."""
     with ExitStack() as stack:
         client = OrthancStore(server.url, Credentials(*server.person))
         stack.callback(client.close)
         python = converter_python(None, silent)
         (series,) = Ingest(client, lambda: python, silent).run(slide, SlideOptions())
+    while not server.get(f"/series/{series.series}").json()["IsStable"]:
+        time.sleep(0.1)
     return series
 
 
