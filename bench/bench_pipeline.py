@@ -114,7 +114,9 @@ def store(server: OrthancServer, slide: Path) -> IngestedSeries:
         stack.callback(client.close)
         python = converter_python(None, silent)
         (series,) = Ingest(client, lambda: python, silent).run(slide, SlideOptions())
+    deadline = time.monotonic() + 30
     while not server.get(f"/series/{series.series}").json()["IsStable"]:
+        assert time.monotonic() < deadline, "Orthanc does not call the slide complete"
         time.sleep(0.1)
     return series
 

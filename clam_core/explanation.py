@@ -25,8 +25,8 @@ HIGHLIGHTS = 4
 """So many of the most attended patches are framed on the heatmap and shown beside it."""
 
 PATCH_PX = 64
-"""Pixels of the overlay along a patch, at most. A patch has one colour, and where tissue ends is known to
-some 8 micrometres: smaller pixels show nothing more, and cost time here and memory in the browser."""
+"""Pixels of the overlay along a patch that are enough. A patch has one colour, and where tissue ends is known
+to some 8 micrometres: smaller pixels show nothing more, and cost time here and memory in the browser."""
 
 FLAG_SENTENCES = {
     "mpp_coarser_than_model": "The slide is coarser than the model's training material: read with care.",

@@ -34,8 +34,8 @@ _Value = TypeVar("_Value", bound=np.generic)
 class ScoreMap:
     """Scores of patches as a picture of the whole slide.
 
-    The picture changes only where a patch begins or ends: in between lie cells of one score each, of which
-    there are about as many as patches.
+    The picture changes only where a patch begins or ends: in between lie cells of one score each. Patches of
+    one grid make hardly more cells than patches; the most there can be is one a pixel.
 
     Parameters
     ----------

@@ -194,8 +194,8 @@ def test_overlay_covers_the_whole_slide_and_only_scored_tissue() -> None:
 
 def test_a_score_has_its_colour_and_its_opacity() -> None:
     cells = np.array([[0, 50, 100, 100, 0]], dtype=np.float32)
-    scored, tissue = cells < 101, np.array([[True, True, True, False, True]])
-    scored[0, 4] = False
+    scored = np.array([[True, True, True, True, False]])
+    tissue = np.array([[True, True, True, False, True]])
     each = np.ones(5, dtype=np.int64)
     found = ScoreMap(cells, scored, each[:1], each, tissue, (1.0, 1.0))
     rgba = np.asarray(paint(found).convert("RGBA"))[0]
