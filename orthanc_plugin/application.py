@@ -15,12 +15,12 @@ from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .http import Request, Response, error_response
 from .ranges import RangeServer
-from .roles import Policy, Role, check, is_forged, names_of_numbers, role_of, user_name
+from .roles import Policy, Role, check, is_forged, role_of, user_name
 from .router import Router
 from .routes import Routes
 from .service.core import Core, audit_refusal, build_core, unavailable
 from .service.report import holds_lease_on
-from .settings import Settings
+from .settings import Settings, names_of_numbers
 from .store import LAST_NUMBER
 
 OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/[\s\S]*)?")
@@ -112,9 +112,10 @@ class Application:
 
 
 def _policy(settings: Settings, configuration: Mapping[str, Any]) -> Policy:
+    first = settings.first_attachment
     return Policy(
-        protected_metadata=frozenset({settings.metadata_number, settings.damaged_number}),
-        protected_attachments=_attachment_numbers(settings.archive_number, settings.first_attachment),
+        protected_metadata=_numbers(first, settings.metadata_number, settings.damaged_number),
+        protected_attachments=_numbers(first, settings.archive_number),
         metadata_names=names_of_numbers(configuration.get("UserMetadata")),
         attachment_names=names_of_numbers(configuration.get("UserContentType")),
         allowed_origins=settings.allowed_origins,
@@ -122,6 +123,6 @@ def _policy(settings: Settings, configuration: Mapping[str, Any]) -> Policy:
     )
 
 
-@lru_cache(maxsize=4)
-def _attachment_numbers(archive: int, first: int) -> frozenset[int]:
-    return frozenset({archive, *range(first, LAST_NUMBER + 1)})
+@lru_cache(maxsize=8)
+def _numbers(first: int, *others: int) -> frozenset[int]:
+    return frozenset({*others, *range(first, LAST_NUMBER + 1)})

@@ -84,6 +84,12 @@ class Gateway(Protocol):
     def put_metadata(self, series_id: str, number: int, value: bytes) -> None:
         """Write a metadata value in one transaction."""
 
+    def delete_metadata(self, series_id: str, number: int) -> None:
+        """Delete a metadata value; nothing happens where there is none."""
+
+    def list_metadata(self, series_id: str) -> tuple[int, ...]:
+        """Return the numbers of the metadata of a series that lie in the user's range (1024 and up)."""
+
     def get_attachment(self, series_id: str, number: int) -> bytes | None:
         """Return the bytes of an attachment of a series, or None."""
 

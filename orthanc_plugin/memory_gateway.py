@@ -279,6 +279,19 @@ class MemoryGateway:
             self._held(series_id).metadata[number] = bytes(value)
             self.writes.append(("put_metadata", series_id, number))
 
+    def delete_metadata(self, series_id: str, number: int) -> None:
+        """Delete a metadata value; nothing happens where there is none."""
+        with self._lock, self._failing("delete_metadata"):
+            held = self._series.get(series_id)
+            if held is not None and held.metadata.pop(number, None) is not None:
+                self.writes.append(("delete_metadata", series_id, number))
+
+    def list_metadata(self, series_id: str) -> tuple[int, ...]:
+        """Return the numbers of the metadata of a series."""
+        with self._lock, self._failing("list_metadata"):
+            held = self._series.get(series_id)
+            return () if held is None else tuple(sorted(held.metadata))
+
     def get_attachment(self, series_id: str, number: int) -> bytes | None:
         """Return the bytes of an attachment of a series, or None."""
         with self._lock, self._failing("get_attachment"):

@@ -15,6 +15,7 @@ from .dicom_header import HEAD_BYTES, image_type, split_values
 from .errors import StorageError
 from .gateway import InstanceInfo, SeriesInfo
 from .orthanc_api import get, get_json
+from .settings import names_of_numbers
 from .stored_file import open_stored
 
 _FIRST_USER_NUMBER = 1024
@@ -47,6 +48,9 @@ class OrthancGateway:
         # A study's Orthanc id is a digest of its UID (and its patient's id).
         self._study_uid = lru_cache(_CACHED_FILES)(self._read_study_uid)
         self._storage_directory = _storage_directory()
+        configured = orthanc_api.configuration()
+        self._metadata_names = names_of_numbers(configured.get("UserMetadata"))
+        self._attachment_names = names_of_numbers(configured.get("UserContentType"))
 
     def configuration(self) -> Mapping[str, Any]:
         """Return Orthanc's whole configuration."""
@@ -202,6 +206,14 @@ class OrthancGateway:
         """Write a metadata value in one transaction."""
         orthanc_api.put(f"/series/{series_id}/metadata/{number}", value)
 
+    def delete_metadata(self, series_id: str, number: int) -> None:
+        """Delete a metadata value; nothing happens where there is none."""
+        orthanc_api.delete(f"/series/{series_id}/metadata/{number}")
+
+    def list_metadata(self, series_id: str) -> tuple[int, ...]:
+        """Return the numbers of the metadata of a series that lie in the user's range (1024 and up)."""
+        return _user_numbers(f"/series/{series_id}/metadata", self._metadata_names)
+
     def get_attachment(self, series_id: str, number: int) -> bytes | None:
         """Return the bytes of an attachment of a series, or None."""
         return get(f"/series/{series_id}/attachments/{number}/data")
@@ -222,10 +234,7 @@ class OrthancGateway:
 
     def list_attachments(self, series_id: str) -> tuple[int, ...]:
         """Return the numbers of the attachments of a series that lie in the user's range (1024 and up)."""
-        names = self.configuration().get("UserContentType", {})
-        listed = get_json(f"/series/{series_id}/attachments") or []
-        numbers = (_attachment_number(name, names) for name in listed)
-        return tuple(sorted(number for number in numbers if number >= _FIRST_USER_NUMBER))
+        return _user_numbers(f"/series/{series_id}/attachments", self._attachment_names)
 
     def store_instance(self, content: bytes) -> str:
         """Store a DICOM file and return its Orthanc instance id."""
@@ -258,10 +267,8 @@ def _storage_directory() -> str:
     return os.path.join(orthanc_api.configuration_folder(), configured)  # noqa: PTH118 - plain strings
 
 
-def _attachment_number(name: str, names: Mapping[str, Any]) -> int:
-    """Return the number behind an attachment's name; 0 for Orthanc's own, such as ``dicom``."""
-    if name.isdigit():
-        return int(name)
-    entry = names.get(name, 0)
-    # [number, MIME type] is the second form that UserContentType allows.
-    return int(entry[0] if isinstance(entry, list) else entry)
+def _user_numbers(uri: str, names: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the numbers behind a list of names, of which a site may have given some itself."""
+    # Orthanc's own, such as `dicom` and `LastUpdate`, have numbers below the user's range.
+    numbers = (names.get(name, int(name) if name.isdigit() else 0) for name in get_json(uri) or [])
+    return tuple(sorted(number for number in numbers if number >= _FIRST_USER_NUMBER))

@@ -57,17 +57,6 @@ class Policy:
     authentication_enabled: bool = True
 
 
-def names_of_numbers(section: Any) -> dict[str, int]:
-    """Return name to number out of Orthanc's `UserMetadata` or `UserContentType` section."""
-    if not isinstance(section, Mapping):
-        return {}
-    # [number, MIME type] is the second form of UserContentType.
-    entries = (
-        (name, value[0] if isinstance(value, list) and value else value) for name, value in section.items()
-    )
-    return {name: value for name, value in entries if isinstance(value, int)}
-
-
 def refuse_unsafe_users(configuration: Mapping[str, Any]) -> None:
     """Refuse a list of users that does not protect: Orthanc itself takes an empty password.
 

@@ -28,10 +28,11 @@ from .ranges import RangeServer
 from .router import ROOT, Route
 from .service import artifacts, decide, listing, tokenless
 from .service.claim import Granted, claim
-from .service.complete import complete, read_result
+from .service.complete import complete
 from .service.core import Core, require_open_known
 from .service.estimate import estimated_wait
 from .service.export import export_patches
+from .service.record import read_result
 from .service.report import Orders, confirm_cancel, hand_back, heartbeat
 from .service.submit import (
     Submitted,

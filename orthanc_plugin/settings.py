@@ -49,7 +49,8 @@ class Settings:
     models
         Permitted models, or None where any model may run.
     metadata_number, damaged_number, archive_number, first_attachment
-        Numbers of the series' metadata and attachments that the plugin keeps its state in.
+        Numbers of the series' metadata and attachments that the plugin keeps its state in. From the last one
+        on all numbers, of metadata and of attachments, are for results.
     global_property
         Number of the database's global property that lists the series with open requests.
     rules
@@ -313,8 +314,12 @@ _RULES = (
         "Pathology.Rules names a model that Pathology.Models does not permit.",
     ),
     _Rule(
-        lambda settings: settings.archive_number < settings.first_attachment,
-        "Pathology.ArchiveAttachment must be smaller than Pathology.FirstAttachment.",
+        lambda settings: (
+            max(settings.metadata_number, settings.damaged_number, settings.archive_number)
+            < settings.first_attachment
+        ),
+        "Pathology.MetadataNumber, Pathology.DamagedMetadataNumber and Pathology.ArchiveAttachment must be "
+        "smaller than Pathology.FirstAttachment: all numbers from that one on are for results.",
     ),
 )
 
@@ -349,6 +354,29 @@ def _check_orthanc(configuration: Mapping[str, Any], settings: Settings) -> None
         raise SettingsError(
             "CheckRevisions must be false: this plugin coordinates one database from exactly one Orthanc."
         )
+    _check_numbers_free(configuration, settings.first_attachment)
+
+
+def _check_numbers_free(configuration: Mapping[str, Any], first: int) -> None:
+    for section in ("UserMetadata", "UserContentType"):
+        for name, number in names_of_numbers(configuration.get(section)).items():
+            if number >= first:
+                raise SettingsError(
+                    f"{section} gives {name} the number {number}, but from Pathology.FirstAttachment "
+                    f"({first}) on all numbers are for results. Set FirstAttachment above it, or give {name} "
+                    "a smaller number."
+                )
+
+
+def names_of_numbers(section: Any) -> dict[str, int]:
+    """Return name to number out of Orthanc's `UserMetadata` or `UserContentType` section."""
+    if not isinstance(section, Mapping):
+        return {}
+    # [number, MIME type] is the second form of UserContentType.
+    entries = (
+        (name, value[0] if isinstance(value, list) and value else value) for name, value in section.items()
+    )
+    return {name: value for name, value in entries if isinstance(value, int)}
 
 
 def _has_foreign_index(configuration: Mapping[str, Any]) -> bool:

@@ -54,15 +54,18 @@ def take_number(state: SeriesState) -> tuple[int, SeriesState]:
 
 
 def named_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
-    """Return the attachment numbers that requests name."""
-    numbers = {artifact.number for request in requests for artifact in request.artifacts}
-    return numbers | {request.record.number for request in requests if request.record is not None}
+    """Return the numbers, of metadata or attachments, that requests name."""
+    return artifact_numbers(requests) | {request.record.number for request in requests if request.record}
 
 
-def written_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
-    """Return the attachment numbers that should hold bytes by now; a record does once its size is known."""
-    records = {request.record.number for request in requests if request.record and request.record.size}
-    return {artifact.number for request in requests for artifact in request.artifacts} | records
+def artifact_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
+    """Return the numbers of the attachments that should hold a file of a result by now."""
+    return {artifact.number for request in requests for artifact in request.artifacts}
+
+
+def record_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
+    """Return the numbers that should hold a full result by now: those whose size is known."""
+    return {request.record.number for request in requests if request.record and request.record.size}
 
 
 def fold(state: SeriesState) -> tuple[SeriesState, bytes, tuple[AnalysisRequest, ...]]:
@@ -209,7 +212,7 @@ class Store:
             state = decode_state(series_id, content)
         except DamagedError as error:
             self._set_aside(series_id, content, error)
-            taken = self._gateway.list_attachments(series_id)
+            taken = (*self._gateway.list_attachments(series_id), *self._gateway.list_metadata(series_id))
             return SeriesState(series_id, max((self._settings.first_attachment - 1, *taken)) + 1)
         if state.folded:
             self._index.add_archived(self._archived(series_id))
@@ -250,22 +253,26 @@ class Store:
             return ()
 
     def delete_orphans(self, series_id: str) -> None:
-        """Delete the attachments of a series that no request names.
+        """Delete the results of a series, or parts of them, that no request names.
 
         They are listed before the state is read: a number is reserved before its bytes are written, so what
         is listed and still wanted is named by then. Where a damaged value was set aside nothing is deleted.
         """
-        listed = self._gateway.list_attachments(series_id)
-        orphans = [number for number in listed if number >= self._settings.first_attachment]
-        if not orphans or self._gateway.get_metadata(series_id, self._settings.damaged_number) is not None:
+        gateway, first = self._gateway, self._settings.first_attachment
+        values = [number for number in gateway.list_metadata(series_id) if number >= first]
+        files = [number for number in gateway.list_attachments(series_id) if number >= first]
+        if not (values or files):
+            return
+        if gateway.get_metadata(series_id, self._settings.damaged_number) is not None:
             return
         state = self.load(series_id)
         named = named_numbers(state.requests)
         if state.folded:
             named |= named_numbers(self._archived(series_id))
-        for number in orphans:
-            if number not in named and number < state.next_number:
-                self._gateway.delete_attachment(series_id, number)
+        for numbers, delete in ((values, gateway.delete_metadata), (files, gateway.delete_attachment)):
+            for number in numbers:
+                if number not in named and number < state.next_number:
+                    delete(series_id, number)
 
     def forget(self, series_id: str) -> SeriesState | None:
         """Drop the requests of a deleted series from memory, after a transaction that is still on."""

@@ -76,22 +76,28 @@ def traces(orthanc: Orthanc, numbers: argparse.Namespace) -> Iterator[str]:
             for number in (numbers.state, numbers.damaged)
             if (content := orthanc.call("GET", f"/series/{series}/metadata/{number}")) is not None
         }
-        attachments = _attachments(orthanc, series, numbers)
+        results = _results_of(orthanc, series, numbers)
         archived = orthanc.call("GET", f"/series/{series}/attachments/{numbers.archive}/data")
         for content in (values.get(numbers.state), archived):
-            for output in _results(content or b"", series):
+            for output in _dicom_results(content or b"", series):
                 yield f"/series/{output}"
-        yield from (f"/series/{series}/attachments/{number}" for number in attachments)
+        yield from results
         yield from (f"/series/{series}/metadata/{number}" for number in values)
 
 
-def _attachments(orthanc: Orthanc, series: str, numbers: argparse.Namespace) -> list[str]:
-    listed = json.loads(orthanc.call("GET", f"/series/{series}/attachments") or b"[]")
-    ours = (numbers.archive, *range(numbers.first_attachment, 65536))
-    return [name for name in listed if name.isdigit() and int(name) in ours]
+def _results_of(orthanc: Orthanc, series: str, numbers: argparse.Namespace) -> list[str]:
+    """Return the paths of a series' results: files are attachments, full results mostly metadata."""
+    ours = range(numbers.first_attachment, 65536)
+    kinds = {"attachments": {numbers.archive, *ours}, "metadata": set(ours)}
+    return [
+        f"/series/{series}/{kind}/{name}"
+        for kind, own in kinds.items()
+        for name in json.loads(orthanc.call("GET", f"/series/{series}/{kind}") or b"[]")
+        if name.isdigit() and int(name) in own
+    ]
 
 
-def _results(state: bytes, slide: str) -> set[str]:
+def _dicom_results(state: bytes, slide: str) -> set[str]:
     """Return the Orthanc ids of the series that a state names as its requests' DICOM results."""
     try:
         requests = json.loads(state)["requests"]

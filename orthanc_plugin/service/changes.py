@@ -12,7 +12,7 @@ from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.lifecycle import source_replaced
-from orthanc_plugin.store import written_numbers
+from orthanc_plugin.store import artifact_numbers, record_numbers
 from orthanc_plugin.values import AnalysisRequest, Event
 
 from .core import Core, list_series_open
@@ -105,7 +105,9 @@ def _is_whole(core: Core, known: SeriesState) -> bool:
     held = core.store.load(known.series_id)
     if any(held.find(request.request_id) is None for request in known.requests):
         return False
-    return written_numbers(held.requests) <= set(core.gateway.list_attachments(known.series_id))
+    files = set(core.gateway.list_attachments(known.series_id))
+    values = set(core.gateway.list_metadata(known.series_id))
+    return artifact_numbers(held.requests) <= files and record_numbers(held.requests) <= values | files
 
 
 def note_arrival(core: Core, series: SeriesInfo) -> None:

@@ -12,14 +12,14 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
 from orthanc_plugin.leases import granted, is_prefetched, refused_at_claim
 from orthanc_plugin.lifecycle import accepts
-from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model
+from orthanc_plugin.values import AnalysisRequest, Failure, Grant, Model
 from orthanc_plugin.waiting import ClaimWaiter, Taker
 from orthanc_plugin.workers import Worker, permits
 
 from .changes import note_arrival, series_deleted
 from .core import Core, change_request, change_request_numbered, unavailable
+from .record import reserved
 
-RECORD_TYPE = "application/json"
 _UNSTABLE_HOLD_S = 1.0
 _REFUSED_HOLD_S = 2.0
 _OTHER_WORKER_FIRST_S = 30.0
@@ -212,8 +212,7 @@ def _grant(
             prefetch=ask.prefetch,
             tokenless=ask.is_tokenless,
         )
-        record = Artifact("record", number, 0, "", RECORD_TYPE)
-        return granted(replace(current, study=series.study_id), grant, record, now)
+        return granted(replace(current, study=series.study_id), grant, reserved(number), now)
 
     after = change_request_numbered(core, request.request_id, change)
     if request.grants:

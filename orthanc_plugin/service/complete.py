@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from orthanc_plugin import values
@@ -15,14 +14,14 @@ from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.leases import authorised, find_grant, require_deliverable
 from orthanc_plugin.store import source_deleted
-from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, canonical, sha256_hex
+from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, canonical
 
 from .artifacts import stored_intact
 from .core import Core, change_request, find, unavailable
 from .publish import alone, publish
+from .record import write_record
 from .report import LeaseProof
 
-_MAX_RECORD = 1024 * 1024
 _SUMMARY = ("predicted_class", "probabilities", "quality")
 
 
@@ -114,7 +113,7 @@ def _accept(
         _requeue_changed(core, request.request_id, proof, body_sha256, current)
         raise _series_changed()
     artifacts = _verified(core, request, outcome.artifacts)
-    record = _write_record(core, request, outcome)
+    record = write_record(core, request, outcome.result)
     delivery = Delivery(
         body_sha256=body_sha256,
         artifacts=artifacts,
@@ -180,33 +179,3 @@ def _verified(core: Core, request: AnalysisRequest, named: tuple[Named, ...]) ->
             )
         found.append(artifact)
     return tuple(found)
-
-
-def _write_record(core: Core, request: AnalysisRequest, outcome: Result) -> Artifact:
-    """Write the full result into the attachment that was reserved with the lease."""
-    content = json.dumps({"schema": 1, "result": outcome.result}, separators=(",", ":")).encode("utf-8")
-    if len(content) > _MAX_RECORD:
-        raise ApiError(413, "body_too_large", f"A result may have at most {_MAX_RECORD} bytes.")
-    if request.record is None:
-        raise ApiError(
-            409, "series_changed", "The slide was replaced while it was analysed. Drop the work; claim again."
-        )
-    core.gateway.put_attachment(request.series, request.record.number, content)
-    return replace(request.record, size=len(content), sha256=sha256_hex(content))
-
-
-def read_result(core: Core, request: AnalysisRequest) -> Any:
-    """Return the full result of a request, or None where it has none (any more).
-
-    Raises
-    ------
-    ApiError
-        503 where Orthanc fails.
-    """
-    if request.record is None or request.summary is None or request.status == values.WITHDRAWN:
-        return None
-    try:
-        content = core.gateway.get_attachment(request.series, request.record.number)
-    except StorageError as error:
-        raise unavailable(error) from error
-    return None if content is None else json.loads(content)["result"]

@@ -13,8 +13,8 @@ from orthanc_plugin.errors import ApiError
 from orthanc_plugin.values import AnalysisRequest
 
 from .artifacts import get_artifact
-from .complete import read_result
 from .core import Core, find
+from .record import read_result
 
 PATCHES = "attention.npz"
 H5 = "attention.h5"

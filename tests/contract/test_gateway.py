@@ -25,6 +25,7 @@ LABEL = ("ORIGINAL", "PRIMARY", "LABEL", "NONE")
 UNKNOWN = "00000000-00000000-00000000-00000000-00000000"
 NUMBER = 5000
 ATTACHMENT = 5100
+RESULT = 5101
 
 
 def dicom_file(
@@ -253,6 +254,7 @@ def test_reading_from_a_series_that_is_gone_is_none(archive: Archive) -> None:
     assert archive.gateway.get_metadata(UNKNOWN, NUMBER) is None
     assert archive.gateway.get_attachment(UNKNOWN, ATTACHMENT) is None
     assert archive.gateway.list_attachments(UNKNOWN) == ()
+    assert archive.gateway.list_metadata(UNKNOWN) == ()
 
 
 def test_an_attachment_is_replaced_listed_and_deleted(archive: Archive, slide: str) -> None:
@@ -265,6 +267,18 @@ def test_an_attachment_is_replaced_listed_and_deleted(archive: Archive, slide: s
     archive.gateway.delete_attachment(slide, ATTACHMENT)
     assert archive.gateway.get_attachment(slide, ATTACHMENT) is None
     assert archive.gateway.list_attachments(slide) == (ATTACHMENT + 1,)
+
+
+def test_metadata_is_replaced_listed_and_deleted(archive: Archive, slide: str) -> None:
+    archive.gateway.put_metadata(slide, RESULT, b"first")
+    archive.gateway.put_metadata(slide, RESULT, b"second")
+    archive.gateway.put_metadata(slide, NUMBER, b"a state")
+    assert archive.gateway.get_metadata(slide, RESULT) == b"second"
+    assert archive.gateway.list_metadata(slide) == (NUMBER, RESULT)
+    archive.gateway.delete_metadata(slide, RESULT)
+    archive.gateway.delete_metadata(slide, RESULT)
+    assert archive.gateway.get_metadata(slide, RESULT) is None
+    assert archive.gateway.list_metadata(slide) == (NUMBER,)
 
 
 def test_metadata_and_attachments_go_with_their_series(archive: Archive, slide: str) -> None:

@@ -288,9 +288,11 @@ def _check_storage(
     for series in published.keys() - stored:
         tally.broke("lost", f"series {series} of a completed request is gone")
     for slide in slides:
-        numbers = [name for name in server.get(f"/series/{slide}/attachments").json() if name.isdigit()]
-        found = sum(int(name) >= 5100 for name in numbers)
-        wanted = sum(len(request["artifacts"]) + 1 for request in completed if request["series"] == slide)
-        if found != wanted:
-            kind = "orphans" if found > wanted else "lost"
-            tally.broke(kind, f"slide {slide} has {found} attachments, its results name {wanted}")
+        own = [request for request in completed if request["series"] == slide]
+        files = sum(len(request["artifacts"]) for request in own)
+        for kind, wanted in (("attachments", files), ("metadata", len(own))):
+            numbers = [int(name) for name in server.get(f"/series/{slide}/{kind}").json() if name.isdigit()]
+            found = sum(number >= 5100 for number in numbers)
+            if found != wanted:
+                what = "orphans" if found > wanted else "lost"
+                tally.broke(what, f"slide {slide} has {found} {kind} of results, they name {wanted}")

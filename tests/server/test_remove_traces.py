@@ -64,7 +64,7 @@ class Used:
                 [
                     name
                     for name in self.server.get(f"/series/{series}/metadata").json()
-                    if "Pathology" in name
+                    if "Pathology" in name or name.isdigit()
                 ],
                 self._own_attachments(series),
             )

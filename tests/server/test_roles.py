@@ -51,6 +51,8 @@ def raw_status(
         ("PUT", "/instances/../series/{}/metadata/5000"),
         ("PUT", "/series/{}%2fmetadata%2f5000"),
         ("PUT", "/series/{}/metadata/5002"),
+        ("PUT", "/series/{}/metadata/5100"),
+        ("DELETE", "/series/{}/metadata/5100"),
         ("DELETE", "/series/{}/metadata/5000"),
         ("GET", "/series/{}/metadata/5000?_method=delete"),
         ("GET", "/series/{}/metadata/5000?_method=PUT"),
@@ -80,7 +82,7 @@ def test_a_faked_method_by_header_is_judged_as_what_it_does(
 
 
 def test_a_person_keeps_what_orthanc_offers(orthanc: OrthancServer, slide_series: str) -> None:
-    path = f"/series/{slide_series}/metadata/6000"
+    path = f"/series/{slide_series}/metadata/4000"
     assert raw_status(orthanc, "PUT", path, orthanc.person) == 200
     assert raw_status(orthanc, "DELETE", path, orthanc.person) == 200
     assert raw_status(orthanc, "GET", "/patients", orthanc.person) == 200
@@ -152,7 +154,7 @@ def test_a_person_does_no_workers_work(orthanc: OrthancServer, path: str) -> Non
         ("POST", "/instances"),
         ("POST", "/tools/reset"),
         ("DELETE", "/series/{}"),
-        ("PUT", "/series/{}/metadata/6000"),
+        ("PUT", "/series/{}/metadata/4000"),
     ],
 )
 @pytest.mark.parametrize("origin", ["https://evil.example", "null"])
@@ -177,7 +179,7 @@ def test_a_picture_on_another_site_deletes_no_slide(
 
 def test_orthancs_own_pages_may_write(orthanc: OrthancServer, slide_series: str) -> None:
     headers = {**BROWSER, "Origin": orthanc.url, "Referer": f"{orthanc.url}/app/explorer.html"}
-    path = f"/series/{slide_series}/metadata/6001"
+    path = f"/series/{slide_series}/metadata/4001"
     assert raw_status(orthanc, "PUT", path, orthanc.person, headers) == 200
 
 

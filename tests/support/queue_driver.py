@@ -17,7 +17,8 @@ from typing import Any
 
 from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.memory_gateway import MemoryGateway
-from orthanc_plugin.values import OPEN, AnalysisRequest
+from orthanc_plugin.store import named_numbers
+from orthanc_plugin.values import OPEN, AnalysisRequest, Artifact
 from tests.support.queue_client import PNG, RESULT, named
 from tests.support.sites import LABEL, PERSON, WORKER, Answer, MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result
@@ -32,6 +33,9 @@ READS_AND_WRITES = (
     "put_attachment",
     "get_attachment",
     "delete_attachment",
+    "delete_metadata",
+    "list_attachments",
+    "list_metadata",
     "instances",
     "series",
     "set_global_property",
@@ -124,6 +128,9 @@ class MortalGateway(MemoryGateway):
 
     def delete_attachment(self, series_id: str, number: int) -> None:
         self._write("delete_attachment", series_id, number)
+
+    def delete_metadata(self, series_id: str, number: int) -> None:
+        self._write("delete_metadata", series_id, number)
 
     def delete_series(self, series_id: str) -> None:
         self._write("delete_series", series_id)
@@ -413,9 +420,11 @@ class QueueDriver:
         missing = published - self.site.series_ids()
         require(not missing, "lost", "a DICOM series of a completed request is gone")
         for slide in self.slides:
+            named = named_numbers(tuple(item for item in requests if item.series == slide.series))
             stored = set(self.gateway.list_attachments(slide.series))
-            named_numbers = _named_numbers([item for item in requests if item.series == slide.series])
-            require(stored <= named_numbers, "orphans", "there are left-over attachments")
+            require(stored <= named, "orphans", "there are left-over attachments")
+            values = set(self.gateway.list_metadata(slide.series)) - {self.site.settings.metadata_number}
+            require(values <= named, "orphans", "there are left-over results")
         for item in requests:
             is_cancelled = not item.cancel_requested or item.status in {*OPEN, "cancelled", "failed"}
             require(is_cancelled, "other", "a cancelled request was finished")
@@ -423,19 +432,16 @@ class QueueDriver:
                 self._check_files(item)
 
     def _check_files(self, item: AnalysisRequest) -> None:
-        for artifact in (*item.artifacts, *([item.record] if item.record else [])):
-            content = self.gateway.get_attachment(item.series, artifact.number)
-            is_whole = content is not None and hashlib.sha256(content).hexdigest() == artifact.sha256
-            require(is_whole, "lost", f"{artifact.name} of a completed request is gone or another")
+        for artifact in item.artifacts:
+            self._require_whole(artifact, self.gateway.get_attachment(item.series, artifact.number))
         require(item.record is not None, "lost", "a completed request has no result")
+        assert item.record is not None
+        self._require_whole(item.record, self.gateway.get_metadata(item.series, item.record.number))
 
-
-def _named_numbers(requests: list[AnalysisRequest]) -> set[int]:
-    return {
-        artifact.number
-        for item in requests
-        for artifact in (*item.artifacts, *([item.record] if item.record else []))
-    }
+    @staticmethod
+    def _require_whole(artifact: Artifact, content: bytes | None) -> None:
+        is_whole = content is not None and hashlib.sha256(content).hexdigest() == artifact.sha256
+        require(is_whole, "lost", f"{artifact.name} of a completed request is gone or another")
 
 
 def step(driver: QueueDriver, chance: random.Random) -> None:

@@ -16,11 +16,11 @@ from orthanc_plugin.roles import (
     check,
     is_forged,
     is_loopback,
-    names_of_numbers,
     refuse_unsafe_users,
     role_of,
     user_name,
 )
+from orthanc_plugin.settings import names_of_numbers
 
 POLICY = Policy(
     protected_metadata={5000, 5002},

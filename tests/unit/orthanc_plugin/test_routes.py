@@ -255,7 +255,7 @@ def test_publishing_that_was_interrupted_is_finished_at_start() -> None:
     lease = queue.claim()
     lease.put("heatmap.png", PNG)
     body = lease.body(named("heatmap.png", PNG))
-    site.gateway.fail_next("put_attachment")
+    site.gateway.fail_next("put_metadata")
     assert lease.send(body).status == 503
     assert queue.status(request_id) == "processing"
     assert lease.send(body).status == 200

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Where full results lie, and that none is lost or left over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orthanc_plugin.errors import SettingsError
+from orthanc_plugin.service.record import MOST_IN_METADATA
+from orthanc_plugin.settings import read_settings
+from orthanc_plugin.values import AnalysisRequest
+from tests.support.queue_client import RESULT, Lease, Queue
+from tests.support.sites import MemorySite
+
+LARGE = {**RESULT, "note": "x" * MOST_IN_METADATA}
+
+
+@pytest.fixture(name="site")
+def fixture_site() -> MemorySite:
+    return MemorySite()
+
+
+@pytest.fixture(name="queue")
+def fixture_queue(site: MemorySite) -> Queue:
+    return Queue(site)
+
+
+def stored(site: MemorySite, request_id: str) -> AnalysisRequest:
+    request = site.application.core.index.get(request_id)
+    assert request is not None
+    assert request.record is not None
+    return request
+
+
+def kept(site: MemorySite, request_id: str) -> tuple[bool, bool]:
+    """Tell whether a request's record is a metadata value, and whether it is an attachment."""
+    request = stored(site, request_id)
+    assert request.record is not None
+    number = request.record.number
+    return (
+        site.gateway.get_metadata(request.series, number) is not None,
+        site.gateway.get_attachment(request.series, number) is not None,
+    )
+
+
+def delivered(lease: Lease, result: dict[str, Any]) -> str:
+    assert lease.complete(result=result).status == 200
+    return lease.request_id
+
+
+def test_a_result_is_a_metadata_value_of_its_series(site: MemorySite, queue: Queue) -> None:
+    queue.submitted()
+    request_id = delivered(queue.claim(), RESULT)
+    assert kept(site, request_id) == (True, False)
+    assert queue.get(request_id)["result"] == RESULT
+
+
+def test_a_large_result_is_an_attachment(site: MemorySite, queue: Queue) -> None:
+    queue.submitted()
+    request_id = delivered(queue.claim(), LARGE)
+    assert kept(site, request_id) == (False, True)
+    site.restart(kill=True)
+    assert queue.get(request_id)["result"] == LARGE
+
+
+def test_a_record_that_an_earlier_version_kept_in_an_attachment_is_read(
+    site: MemorySite, queue: Queue
+) -> None:
+    queue.submitted()
+    request_id = delivered(queue.claim(), RESULT)
+    request = stored(site, request_id)
+    assert request.record is not None
+    content = site.gateway.get_metadata(request.series, request.record.number)
+    assert content is not None
+    site.gateway.put_attachment(request.series, request.record.number, content)
+    site.gateway.delete_metadata(request.series, request.record.number)
+
+    site.restart(kill=True)
+
+    assert kept(site, request_id) == (False, True)  # nobody has taken it for a left-over
+    assert queue.get(request_id)["result"] == RESULT
+
+
+@pytest.mark.parametrize("result", [RESULT, LARGE])
+def test_a_record_whose_completion_failed_goes_with_the_next_claim(
+    site: MemorySite, queue: Queue, result: dict[str, Any]
+) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    lease = queue.claim()
+    number = stored(site, lease.request_id).record.number  # type: ignore[union-attr]
+    site.gateway.put_metadata(slide.series, number, b"half a completion")
+    site.gateway.put_attachment(slide.series, number, b"half a completion")
+    site.pass_time(61)
+    again = queue.claim("other")
+    assert site.gateway.get_metadata(slide.series, number) is None
+    assert site.gateway.get_attachment(slide.series, number) is None
+    assert queue.get(delivered(again, result))["result"] == result
+
+
+def test_metadata_that_is_not_the_plugins_stays(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    site.gateway.put_metadata(slide.series, 1024, b"a site's own")
+    queue.submitted(slide)
+    delivered(queue.claim(), RESULT)
+    site.restart()
+    assert site.gateway.get_metadata(slide.series, 1024) == b"a site's own"
+
+
+@pytest.mark.parametrize("section", ["UserMetadata", "UserContentType"])
+def test_a_number_of_the_results_that_a_site_has_named_is_refused(section: str) -> None:
+    with pytest.raises(SettingsError, match=f"{section} gives Stain the number 5200"):
+        read_settings({"AuthenticationEnabled": True, section: {"Stain": 5200}})
+    read_settings({"AuthenticationEnabled": True, section: {"Stain": 5099}})
+
+
+@pytest.mark.parametrize("key", ["MetadataNumber", "DamagedMetadataNumber", "ArchiveAttachment"])
+def test_no_number_of_the_state_may_be_one_of_a_result(key: str) -> None:
+    with pytest.raises(SettingsError, match=r"smaller than Pathology\.FirstAttachment"):
+        read_settings({"AuthenticationEnabled": True, "Pathology": {key: 5100}})
