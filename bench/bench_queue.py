@@ -144,7 +144,7 @@ def _run_bare(port: int, user: tuple[str, str], _number: int, seconds: float) ->
 SCRATCH = 4999
 """Metadata that the plugin does not use: what a state weighs is written there."""
 FRESH = 20_000
-"""Attachments that the plugin does not use: each result is a new one."""
+"""More metadata that the plugin does not use: each result is a new one."""
 
 
 def calls_of_cycle(series: str, state: str, number: int) -> list[list[tuple[str, str | None]]]:
@@ -153,14 +153,9 @@ def calls_of_cycle(series: str, state: str, number: int) -> list[list[tuple[str,
     Counted inside the plugin; a claim of a slide's first request reads each of its files once besides.
     """
     write = (f"/series/{series}/metadata/{SCRATCH}", state)
-    attachment = f"/series/{series}/attachments/{FRESH + number}"
-    record = (attachment, json.dumps({"schema": 1, "result": RESULT}))
+    record = (f"/series/{series}/metadata/{FRESH + number}", json.dumps({"schema": 1, "result": RESULT}))
     slide = (f"/series/{series}/instances", None)
-    return [
-        [(f"/series/{series}", None), slide, write],
-        [write],
-        [slide, record, (f"{attachment}/size", None), write],
-    ]
+    return [[(f"/series/{series}", None), slide, write], [], [slide, record, write]]
 
 
 def _run_calls(

@@ -8,6 +8,7 @@ import logging
 import logging.handlers
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -44,34 +45,44 @@ def line_of(event: Event, request_id: str, series: str) -> str:
 class FileAudit:
     """Appends to a file that only its owner may read; opened for every write, so that it may be rotated.
 
-    What one transition brings is one write: each call of the system gives Python's lock away, and there may
-    be a queue for it.
+    Lines that arrive while another thread opens it are written with that thread's: each call of the system
+    gives Python's lock away, and there may be a queue for it.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self._path = path
         self._warn = warn
         self._lock = threading.Lock()
+        self._waiting: deque[str] = deque()
         self._torn = b""
 
     def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
-        """Append a line for each event; see `Audit`."""
-        lines = "".join(line_of(event, request_id, series) + "\n" for event in events)
-        try:
-            with self._lock:
-                self._append(lines.encode("ascii"))
-        except OSError as error:
-            self._warn(f"The audit could not write {lines.strip()}: {error}.")
+        """Append a line for each event, and return when they are in the file; see `Audit`."""
+        self._waiting.extend(line_of(event, request_id, series) + "\n" for event in events)
+        with self._lock:  # whoever had it before may have written ours
+            if self._waiting:
+                self._write_waiting()
 
-    def _append(self, lines: bytes) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        lines = self._torn + lines
+    def _write_waiting(self) -> None:
+        lines = ""
         try:
-            while lines:
-                lines = lines[os.write(descriptor, lines) :]
-                self._torn = b"\n" if lines else b""  # a full disk takes a part, and refuses the rest
-        finally:
-            os.close(descriptor)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                lines = self._taken()
+                self._append(descriptor, lines.encode("ascii"))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._warn(f"The audit could not write {(lines or self._taken()).strip()}: {error}.")
+
+    def _taken(self) -> str:
+        return "".join(self._waiting.popleft() for _ in range(len(self._waiting)))
+
+    def _append(self, descriptor: int, lines: bytes) -> None:
+        left = self._torn + lines
+        while left:
+            left = left[os.write(descriptor, left) :]
+            self._torn = b"\n" if left else b""  # a full disk takes a part, and refuses the rest
 
 
 class SyslogAudit:

@@ -139,6 +139,11 @@ def is_news(request: AnalysisRequest, *, prefetch: bool) -> bool:
     return request.grants[-1].prefetch and not prefetch
 
 
+def only_confirms(request: AnalysisRequest, *, prefetch: bool) -> bool:
+    """Tell whether a heartbeat changes nothing but that the latest grant has been heard of."""
+    return request.status == values.PROCESSING and (prefetch or not request.grants[-1].prefetch)
+
+
 def heard(request: AnalysisRequest, now: float, *, prefetch: bool = False) -> AnalysisRequest:
     """Note a sign of life of the latest grant: the first one confirms it, one after expiry takes it up again.
 
@@ -163,6 +168,18 @@ def heard(request: AnalysisRequest, now: float, *, prefetch: bool = False) -> An
         not_before=None,
         attempts=attempts_counted(request),
         grants=with_last_grant(request, confirmed=True, outcome=None, prefetch=grant.prefetch and prefetch),
+    )
+
+
+def found_at_start(request: AnalysisRequest) -> AnalysisRequest:
+    """Return a request as it counts after a restart, which has forgotten whether its lease was confirmed.
+
+    It is taken for an attempt: a slide that brings Orthanc down whenever it is worked on fails in the end.
+    """
+    if request.status != values.PROCESSING or request.grants[-1].tokenless:
+        return request
+    return replace(
+        request, attempts=attempts_counted(request), grants=with_last_grant(request, confirmed=True)
     )
 
 

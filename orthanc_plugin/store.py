@@ -20,7 +20,7 @@ from .codec import (
 from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .index import Index, Lease
-from .leases import duration_of
+from .leases import duration_of, found_at_start
 from .settings import Settings
 from .values import WITHDRAWN, AnalysisRequest
 
@@ -152,6 +152,23 @@ class Store:
                 )
             return self._write(replace(after, revision=before.revision + 1), must_fit=must_fit)
 
+    def note(self, series_id: str, change: Change) -> SeriesState:
+        """Apply `change` to the state in memory alone, and return what holds then.
+
+        It is written with the next transaction; a restart before that forgets it (`leases.found_at_start`).
+
+        Raises
+        ------
+        ApiError
+            410 where the series is gone; 503 where Orthanc cannot read.
+        """
+        with self._lock(series_id):
+            before = self._known(series_id)
+            after = change(before)
+            if after is not before:
+                self._index.replace(after, self._fresh_lease)
+            return after
+
     def _write(self, state: SeriesState, *, must_fit: bool) -> SeriesState:
         fitted, content, folded = fold(state)
         if must_fit and len(content) > MAX_BYTES:
@@ -201,6 +218,8 @@ class Store:
             # Its metadata went with the series, which was deleted or stored again: memory is all there is.
             return known
         self._doubtful.discard(series_id)
+        if known is None:
+            state = replace(state, requests=tuple(map(found_at_start, state.requests)))
         self._index.replace(state, self._full_lease)
         return state
 

@@ -15,7 +15,7 @@ from orthanc_plugin.gateway import Gateway
 from orthanc_plugin.index import Index
 from orthanc_plugin.open_series import OpenSeries
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.store import Store, source_deleted, take_number, with_request
+from orthanc_plugin.store import Change, Store, source_deleted, take_number, with_request
 from orthanc_plugin.tallies import Tallies
 from orthanc_plugin.transition import new_events
 from orthanc_plugin.values import AnalysisRequest, Event
@@ -25,6 +25,7 @@ from orthanc_plugin.webhook_client import post
 from orthanc_plugin.workers import Workers
 
 RequestChange = Callable[[AnalysisRequest], AnalysisRequest]
+StateChange = Callable[[SeriesState, AnalysisRequest], SeriesState]
 
 
 @dataclass
@@ -130,7 +131,7 @@ def find(core: Core, request_id: str) -> AnalysisRequest:
 
 def change_request(core: Core, request_id: str, change: RequestChange) -> AnalysisRequest:
     """Apply a transition to a request with one write, tell those who wait, and write the audit line."""
-    return _change(core, request_id, lambda state, before: with_request(state, change(before)))
+    return _change(core, request_id, _of_request(change))
 
 
 def change_request_numbered(
@@ -145,9 +146,28 @@ def change_request_numbered(
     return _change(core, request_id, numbered)
 
 
-def _change(
-    core: Core, request_id: str, change: Callable[[SeriesState, AnalysisRequest], SeriesState]
-) -> AnalysisRequest:
+def note_request(core: Core, request_id: str, change: RequestChange) -> AnalysisRequest:
+    """Apply a change that a restart may forget, and tell those who wait; the next transition writes it."""
+    before, after = _apply(core, core.store.note, request_id, _of_request(change))
+    core.tallies.transition(before, after)
+    return after
+
+
+def _change(core: Core, request_id: str, change: StateChange) -> AnalysisRequest:
+    before, after = _apply(core, core.store.transact, request_id, change)
+    core.claims.assign()
+    audit_change(core, before, after)
+    return after
+
+
+def _of_request(change: RequestChange) -> StateChange:
+    return lambda state, before: with_request(state, change(before))
+
+
+def _apply(
+    core: Core, through: Callable[[str, Change], SeriesState], request_id: str, change: StateChange
+) -> tuple[AnalysisRequest, AnalysisRequest]:
+    """Return what a request was and what it is after a change of its state."""
     series_id = find(core, request_id).series
     seen: list[AnalysisRequest] = []
 
@@ -160,11 +180,8 @@ def _change(
         seen.append(before)
         return change(state, before)
 
-    state = core.store.transact(series_id, on_state)
-    after = state.find(request_id) or find(core, request_id)
-    core.claims.assign()
-    audit_change(core, seen[-1], after)
-    return after
+    state = through(series_id, on_state)
+    return seen[-1], state.find(request_id) or find(core, request_id)
 
 
 def audit_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequest) -> None:

@@ -8,10 +8,18 @@ from dataclasses import dataclass
 from orthanc_plugin import values
 from orthanc_plugin.counters import Counters
 from orthanc_plugin.index import Live
-from orthanc_plugin.leases import authorised, cancel_confirmed, duration_of, handed_back, heard, is_news
+from orthanc_plugin.leases import (
+    authorised,
+    cancel_confirmed,
+    duration_of,
+    handed_back,
+    heard,
+    is_news,
+    only_confirms,
+)
 from orthanc_plugin.values import AnalysisRequest
 
-from .core import Core, change_request, find
+from .core import Core, change_request, find, note_request
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,10 @@ class Orders:
 
 
 def heartbeat(core: Core, request_id: str, proof: LeaseProof, beat: Heartbeat) -> Orders:
-    """Give the lease more time. Only a heartbeat that is news is written: the first one confirms the attempt.
+    """Give the lease more time. The first heartbeat confirms the attempt, which is not written by itself.
+
+    What decides who else may have the request is: that a slide fetched ahead has been begun, or that a lease
+    which had run out is taken up again.
 
     Raises
     ------
@@ -62,16 +73,25 @@ def heartbeat(core: Core, request_id: str, proof: LeaseProof, beat: Heartbeat) -
     request = find(core, request_id)
     grant = authorised(request, proof.fence, proof.token_sha256)
     if is_news(request, prefetch=beat.prefetch):
-        request = change_request(core, request_id, lambda item: _heard(core, item, proof, beat))
+        request = _hear(core, request_id, proof, beat)
     expires_at = core.clock.monotonic() + duration_of(grant, core.settings.lease_s)
     core.index.renew(request_id, proof.fence, expires_at, beat.live)
     core.workers.heard(grant, beat.counters)
     return Orders(request, request.cancel_requested, core.workers.drains(grant.worker_id))
 
 
-def _heard(core: Core, request: AnalysisRequest, proof: LeaseProof, beat: Heartbeat) -> AnalysisRequest:
-    authorised(request, proof.fence, proof.token_sha256)
-    return heard(request, core.clock.now(), prefetch=beat.prefetch)
+def _hear(core: Core, request_id: str, proof: LeaseProof, beat: Heartbeat) -> AnalysisRequest:
+    def change(item: AnalysisRequest) -> AnalysisRequest:
+        authorised(item, proof.fence, proof.token_sha256)
+        return heard(item, core.clock.now(), prefetch=beat.prefetch)
+
+    def confirmation(item: AnalysisRequest) -> AnalysisRequest:
+        return change(item) if only_confirms(item, prefetch=beat.prefetch) else item
+
+    request = note_request(core, request_id, confirmation)
+    if is_news(request, prefetch=beat.prefetch):
+        return change_request(core, request_id, change)
+    return request
 
 
 def hand_back(core: Core, request_id: str, proof: LeaseProof) -> Orders:

@@ -118,6 +118,33 @@ def test_a_confirmed_lease_runs_out_after_its_time_and_counts(queue: Queue, site
     assert request["not_before"] is not None
 
 
+def test_what_heartbeats_said_is_kept_with_the_next_transition(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    lease.heartbeat()
+    lease.complete()
+    site.restart(kill=True)
+    request = queue.get(request_id)
+    assert request["attempts"] == 1
+    assert [event["event"] for event in request["history"]][-3:] == ["confirmed", "delivered", "completed"]
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_a_lease_that_a_restart_finds_is_an_attempt(queue: Queue, site: Site, confirmed: bool) -> None:
+    """Else a slide that brings the server down whenever it is worked on would be tried for ever."""
+    request_id = queue.submitted()
+    lease = queue.claim()
+    if confirmed:
+        lease.heartbeat()
+    site.restart(kill=True)
+    assert queue.get(request_id)["attempts"] == 1
+    assert lease.heartbeat().status == 200
+    assert queue.get(request_id)["attempts"] == 1
+    site.pass_time(2.1)
+    request = queue.get(request_id)
+    assert (request["status"], request["attempts"]) == ("pending", 1)
+
+
 def test_heartbeats_keep_a_lease(queue: Queue, site: Site) -> None:
     request_id = queue.submitted()
     lease = queue.claim()

@@ -47,6 +47,14 @@ def test_the_first_heartbeat_without_it_begins_the_slide_for_good(queue: Queue, 
     assert [event["event"] for event in queue.get(lease.request_id)["history"]][-1] == "begun"
 
 
+def test_nobody_takes_over_what_a_restart_finds_in_work(queue: Queue, busy: Lease, site: Site) -> None:
+    lease = ahead(queue)
+    lease.heartbeat()  # it has begun, which is not written
+    site.restart(kill=True)
+    assert queue.try_claim("idle").status == 204
+    assert lease.heartbeat().status == 200
+
+
 def test_a_worker_has_one_slide_ahead_at_most(queue: Queue, busy: Lease) -> None:
     lease = ahead(queue)
     second = queue.submitted()

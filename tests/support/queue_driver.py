@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from orthanc_plugin.gateway import SeriesInfo
+from orthanc_plugin.leases import found_at_start
 from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.store import named_numbers
 from orthanc_plugin.values import OPEN, AnalysisRequest, Artifact
@@ -404,7 +405,8 @@ class QueueDriver:
         self._check_storage()
 
     def _states(self) -> dict[str, tuple[str, int, int]]:
-        requests = self.site.application.core.index.snapshot()
+        """Return what a restart must find; it takes the attempt under a lease for one, heard of or not."""
+        requests = map(found_at_start, self.site.application.core.index.snapshot())
         return {item.request_id: (item.status, item.fence, item.attempts) for item in requests}
 
     def _check_storage(self) -> None:
