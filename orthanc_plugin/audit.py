@@ -8,6 +8,7 @@ import logging
 import logging.handlers
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -42,47 +43,60 @@ def line_of(event: Event, request_id: str, series: str) -> str:
     return _encode(value)
 
 
-class FileAudit:
-    """Appends to a file that only its owner may read; opened for every write, so that it may be rotated.
+_KEPT_OPEN_S = 1.0
 
-    Lines that arrive while another thread opens it are written with that thread's: each call of the system
-    gives Python's lock away, and there may be a queue for it.
+
+class FileAudit:
+    """Appends to a file that only its owner may read; opened anew every second, so that it may be rotated.
+
+    Lines that arrive while another thread writes are written together after it: each call of the system gives
+    Python's lock away, and there may be a queue for it.
     """
 
-    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, warn: Callable[[str], None], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._path = path
         self._warn = warn
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._waiting: deque[str] = deque()
+        self._file: int | None = None
+        self._opened = 0.0
         self._torn = b""
 
     def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
         """Append a line for each event, and return when they are in the file; see `Audit`."""
         self._waiting.extend(line_of(event, request_id, series) + "\n" for event in events)
-        with self._lock:  # whoever had it before may have written ours
-            if self._waiting:
-                self._write_waiting()
-
-    def _write_waiting(self) -> None:
-        lines = ""
-        try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with self._lock:
+            lines = "".join(self._waiting.popleft() for _ in range(len(self._waiting)))
+            if not lines:  # whoever had the lock before has written ours
+                return
             try:
-                lines = self._taken()
-                self._append(descriptor, lines.encode("ascii"))
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            self._warn(f"The audit could not write {(lines or self._taken()).strip()}: {error}.")
+                self._append(self._current(), lines.encode("ascii"))
+            except OSError as error:
+                self._warn(f"The audit could not write {lines.strip()}: {error}.")
 
-    def _taken(self) -> str:
-        return "".join(self._waiting.popleft() for _ in range(len(self._waiting)))
+    def _current(self) -> int:
+        now = self._monotonic()
+        if self._file is not None and now - self._opened < _KEPT_OPEN_S:
+            return self._file
+        self.close()
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._opened = now
+        return self._file
 
     def _append(self, descriptor: int, lines: bytes) -> None:
         left = self._torn + lines
         while left:
             left = left[os.write(descriptor, left) :]
             self._torn = b"\n" if left else b""  # a full disk takes a part, and refuses the rest
+
+    def close(self) -> None:
+        """Close the file; a later line opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 class SyslogAudit:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import values
 from .leases import require_deliverable
@@ -15,7 +15,7 @@ from .transition import (
     ended_cancelled,
     with_last_grant,
 )
-from .values import AnalysisRequest, Artifact, Failure, Output
+from .values import AnalysisRequest, Artifact, Failure, Output, replaced
 
 
 def failed(
@@ -30,7 +30,7 @@ def failed(
     """Take a worker's error; requeued where another attempt may help, else failed."""
     require_deliverable(request)
     grant = request.grants[-1]
-    counted = replace(
+    counted = replaced(
         request,
         attempts=attempts_counted(request),
         grants=with_last_grant(
@@ -50,7 +50,7 @@ def with_artifact(request: AnalysisRequest, artifact: Artifact, output: Output |
     outputs = request.outputs
     if output is not None:
         outputs = (*(item for item in outputs if item.sop_instance_uid != output.sop_instance_uid), output)
-    return replace(request, artifacts=(*kept, artifact), outputs=outputs)
+    return replaced(request, artifacts=(*kept, artifact), outputs=outputs)
 
 
 def series_changed(
@@ -59,7 +59,7 @@ def series_changed(
     """Give a request again, once and uncounted, whose slide differs from the one that was analysed."""
     require_deliverable(request)
     grant = request.grants[-1]
-    ended = replace(
+    ended = replaced(
         request,
         fingerprint=fingerprint,
         series_changes=request.series_changes + 1,

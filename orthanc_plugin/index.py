@@ -12,13 +12,13 @@ import threading
 import uuid
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Optional
 
 from . import values
 from .codec import SeriesState
 from .leases import is_prefetched
-from .values import AnalysisRequest
+from .values import AnalysisRequest, replaced
 
 _GONE_KEPT = 1000
 
@@ -241,7 +241,7 @@ class Index:
             old = self._states.get(state.series_id)
             before = {} if old is None else {request.request_id: request for request in old.requests}
             for request in state.requests:
-                if before.pop(request.request_id, None) != request:
+                if before.pop(request.request_id, None) is not request:
                     self._put(request, lease_for)
             for request_id in before:
                 self._drop(request_id)
@@ -354,7 +354,7 @@ class Index:
             lease = self._leases.get(request_id)
             if lease is None or lease.fence != fence:
                 return
-            self._leases[request_id] = replace(lease, expires_at=expires_at)
+            self._leases[request_id] = replaced(lease, expires_at=expires_at)
             if live != self._live.get(request_id):
                 self._live[request_id] = live
                 self._touch(request_id)

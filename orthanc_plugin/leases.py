@@ -8,7 +8,6 @@ prefetch: an idle worker may take that one over until its holder has begun.
 from __future__ import annotations
 
 import hmac
-from dataclasses import replace
 
 from . import values
 from .errors import ApiError
@@ -21,7 +20,7 @@ from .transition import (
     with_last_grant,
     wrong_state,
 )
-from .values import AnalysisRequest, Artifact, Failure, Grant
+from .values import AnalysisRequest, Artifact, Failure, Grant, replaced
 
 _GRANTS_KEPT = 8
 TOKENLESS_LEASE_S = 1800.0
@@ -88,7 +87,7 @@ def may_be_taken_over(request: AnalysisRequest, worker_id: str) -> bool:
 
 def _taken_over(request: AnalysisRequest) -> AnalysisRequest:
     """End a lease whose worker had not begun; that was no attempt of it."""
-    return replace(
+    return replaced(
         request,
         attempts=attempts_uncounted(request),
         grants=with_last_grant(request, outcome=values.TAKEN_OVER),
@@ -178,7 +177,7 @@ def found_at_start(request: AnalysisRequest) -> AnalysisRequest:
     """
     if request.status != values.PROCESSING or request.grants[-1].tokenless:
         return request
-    return replace(
+    return replaced(
         request, attempts=attempts_counted(request), grants=with_last_grant(request, confirmed=True)
     )
 
@@ -215,7 +214,7 @@ def expired(request: AnalysisRequest, now: float, *, retry_s: float, jitter: flo
     outcome = values.EXPIRED if grant.confirmed else values.UNCONFIRMED
     if request.cancel_requested:
         return ended_cancelled(request, now, grant.worker_id, outcome)
-    ended = replace(request, grants=with_last_grant(request, outcome=outcome))
+    ended = replaced(request, grants=with_last_grant(request, outcome=outcome))
     if not grant.confirmed:
         return changed(ended, now, outcome, grant.worker_id, status=values.PENDING)
     lost = Failure("lease_expired", f"Worker {grant.worker_id} was not heard of any more.", retryable=True)

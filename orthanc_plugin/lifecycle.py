@@ -12,13 +12,12 @@ reads a clock, a random number or Orthanc.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from . import values
 from .leases import DELIVERABLE
 from .transition import attempts_uncounted, changed, ended_cancelled, with_last_grant, wrong_state
-from .values import AnalysisRequest, Grant, Model, Review
+from .values import AnalysisRequest, Grant, Model, Review, replaced
 
 
 def submitted(request: AnalysisRequest) -> AnalysisRequest:
@@ -96,7 +95,7 @@ def withdrawn(request: AnalysisRequest, by: str, reason: str, now: float) -> Ana
 
 def outputs_deleted(request: AnalysisRequest) -> AnalysisRequest:
     """Forget the DICOM series of a withdrawn result once they are deleted."""
-    return replace(request, outputs=())
+    return replaced(request, outputs=())
 
 
 def reviewed(request: AnalysisRequest, review: Review) -> AnalysisRequest:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 import traceback
@@ -125,6 +126,10 @@ class _Plugin:
                 steps.pop(0)
             else:
                 self._core.ready.stopping.wait(_RETRY_START_S)
+        # What was read stays, and holds no cycles: at 100,000 requests a look at all of it takes 0.6 s, in which
+        # Python does nothing else.
+        gc.collect()
+        gc.freeze()
 
     def _follow_changes(self) -> None:
         while (change := self._changes.get()) is not None:

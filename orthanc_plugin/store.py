@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
 from .clock import Clock
 from .codec import (
@@ -22,7 +21,7 @@ from .gateway import Gateway
 from .index import Index, Lease
 from .leases import duration_of, found_at_start
 from .settings import Settings
-from .values import WITHDRAWN, AnalysisRequest
+from .values import WITHDRAWN, AnalysisRequest, replaced
 
 MAX_OPEN = 20
 MAX_FINISHED = 50
@@ -34,10 +33,12 @@ Change = Callable[[SeriesState], SeriesState]
 
 def with_request(state: SeriesState, request: AnalysisRequest) -> SeriesState:
     """Return the state with a request added, or put in place of its former self."""
-    if state.find(request.request_id) is None:
-        return replace(state, requests=(*state.requests, request))
-    requests = tuple(request if old.request_id == request.request_id else old for old in state.requests)
-    return state if requests == state.requests else replace(state, requests=requests)
+    known = state.find(request.request_id)
+    if known is None:
+        return replaced(state, requests=(*state.requests, request))
+    if known is request:
+        return state
+    return replaced(state, requests=tuple(request if old is known else old for old in state.requests))
 
 
 def take_number(state: SeriesState) -> tuple[int, SeriesState]:
@@ -50,7 +51,7 @@ def take_number(state: SeriesState) -> tuple[int, SeriesState]:
     """
     if state.next_number > LAST_NUMBER:
         raise ApiError(413, "too_many_requests_on_series", "This series has no room for further results.")
-    return state.next_number, replace(state, next_number=state.next_number + 1)
+    return state.next_number, replaced(state, next_number=state.next_number + 1)
 
 
 def named_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
@@ -78,7 +79,7 @@ def fold(state: SeriesState) -> tuple[SeriesState, bytes, tuple[AnalysisRequest,
         oldest = finished[0]
         folded.append(oldest)
         kept = tuple(request for request in state.requests if request is not oldest)
-        state = replace(state, requests=kept, folded=state.folded + 1)
+        state = replaced(state, requests=kept, folded=state.folded + 1)
         content = encode_state(state)
     return state, content, tuple(folded)
 
@@ -150,7 +151,7 @@ class Store:
                 raise _unavailable(
                     "The requests of this series were written by a newer plugin. Upgrade this one."
                 )
-            return self._write(replace(after, revision=before.revision + 1), must_fit=must_fit)
+            return self._write(replaced(after, revision=before.revision + 1), must_fit=must_fit)
 
     def note(self, series_id: str, change: Change) -> SeriesState:
         """Apply `change` to the state in memory alone, and return what holds then.
@@ -219,7 +220,7 @@ class Store:
             return known
         self._doubtful.discard(series_id)
         if known is None:
-            state = replace(state, requests=tuple(map(found_at_start, state.requests)))
+            state = replaced(state, requests=tuple(map(found_at_start, state.requests)))
         self._index.replace(state, self._full_lease)
         return state
 

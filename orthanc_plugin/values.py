@@ -66,11 +66,11 @@ class Stored:
         return "{" + ",".join(texts) + "}"
 
 
-Value = TypeVar("Value", bound=Stored)
+Value = TypeVar("Value")
 
 
 def replaced(value: Value, **members: Any) -> Value:
-    """Return a value with some members changed, as `dataclasses.replace` does in three times the time.
+    """Return a frozen dataclass with some members changed; `dataclasses.replace` takes three times as long.
 
     That one passes each of a request's thirty members through ``__init__`` and its frozen setter.
 

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .clock import Clock
 from .counters import Counters
 from .errors import ApiError
 from .leases import TOKENLESS_LEASE_S
 from .settings import Settings
-from .values import Grant, Model
+from .values import Grant, Model, replaced
 
 _KEPT = 200
 ALIVE_S = 90.0
@@ -66,7 +66,7 @@ class Workers:
         with self._lock:
             known = self._workers.pop(worker.worker_id, None)
             drain = known is not None and known.drain
-            self._put(replace(worker, drain=drain))
+            self._put(replaced(worker, drain=drain))
 
     def heard(self, grant: Grant, counters: Counters) -> None:
         """Note a sign of life under a lease, and what the worker counted if it did.
@@ -76,7 +76,7 @@ class Workers:
         """
         with self._lock:
             known = self._workers.get(grant.worker_id) or self._known_by(grant)
-            self._put(replace(self._seen(known), counters=counters or known.counters))
+            self._put(replaced(self._seen(known), counters=counters or known.counters))
 
     def polled(self, user: str) -> None:
         """Note that an older worker without a name of its own looks for work, where it has done some."""
@@ -91,7 +91,7 @@ class Workers:
             del self._workers[next(iter(self._workers))]
 
     def _seen(self, worker: Worker) -> Worker:
-        return replace(worker, seen=self._clock.now(), seen_monotonic=self._clock.monotonic())
+        return replaced(worker, seen=self._clock.now(), seen_monotonic=self._clock.monotonic())
 
     def _known_by(self, grant: Grant) -> Worker:
         return Worker(
@@ -124,7 +124,7 @@ class Workers:
             known = self._workers.get(worker_id)
             if known is None:
                 raise ApiError(404, "unknown_worker", "No worker of this name was heard of since the start.")
-            self._workers[worker_id] = replace(known, drain=drain)
+            self._workers[worker_id] = replaced(known, drain=drain)
             return self._workers[worker_id]
 
     def all(self) -> list[Worker]:

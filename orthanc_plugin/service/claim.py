@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from orthanc_plugin import values
 from orthanc_plugin.counters import Counters
@@ -12,7 +12,7 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
 from orthanc_plugin.leases import granted, is_prefetched, refused_at_claim
 from orthanc_plugin.lifecycle import accepts
-from orthanc_plugin.values import AnalysisRequest, Failure, Grant, Model
+from orthanc_plugin.values import AnalysisRequest, Failure, Grant, Model, replaced
 from orthanc_plugin.waiting import ClaimWaiter, Taker
 from orthanc_plugin.workers import Worker, permits
 
@@ -212,7 +212,7 @@ def _grant(
             prefetch=ask.prefetch,
             tokenless=ask.is_tokenless,
         )
-        return granted(replace(current, study=series.study_id), grant, reserved(number), now)
+        return granted(replaced(current, study=series.study_id), grant, reserved(number), now)
 
     after = change_request_numbered(core, request.request_id, change)
     if request.grants:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.values import AnalysisRequest, Artifact, sha256_hex
+from orthanc_plugin.values import AnalysisRequest, Artifact, replaced, sha256_hex
 
 from .core import Core, unavailable
 
@@ -50,7 +49,7 @@ def write_record(core: Core, request: AnalysisRequest, result: Mapping[str, Any]
         core.gateway.put_metadata(request.series, request.record.number, content)
     else:
         core.gateway.put_attachment(request.series, request.record.number, content)
-    return replace(request.record, size=len(content), sha256=sha256_hex(content))
+    return replaced(request.record, size=len(content), sha256=sha256_hex(content))
 
 
 def read_result(core: Core, request: AnalysisRequest) -> Any:

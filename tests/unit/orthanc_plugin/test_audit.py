@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,11 +40,30 @@ def test_every_event_is_one_line_of_a_private_file(tmp_path: Path) -> None:
 
 def test_a_file_that_was_rotated_away_is_begun_again(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
-    audit = FileAudit(path, print)
+    rotated = tmp_path / "audit.log.1"
+    times = [0.0, 0.9, 1.0]
+    audit = FileAudit(path, print, lambda: times.pop(0))
     audit.write(EVENT)
-    path.rename(tmp_path / "audit.log.1")
+    path.rename(rotated)
     audit.write(EVENT)
+    audit.write(EVENT)
+    audit.close()
+    assert len(rotated.read_text("ascii").splitlines()) == 2
     assert len(path.read_text("ascii").splitlines()) == 1
+
+
+def test_lines_of_many_threads_are_all_there_when_their_writers_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    audit = FileAudit(path, print)
+
+    def write(number: int) -> bool:
+        audit.write(EVENT, request_id=f"request-{number}")
+        return f'request-{number}"' in path.read_text("ascii")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(write, range(200)))
+    audit.close()
+    assert len(path.read_text("ascii").splitlines()) == 200
 
 
 def test_a_sink_that_fails_says_so_with_the_line(tmp_path: Path) -> None:
