@@ -7,6 +7,7 @@ import hashlib
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,35 +34,35 @@ from worker.transport import make_session
 
 pytestmark = pytest.mark.server
 
-Replace = Callable[[str, Path], None]
+Replace = Callable[[OrthancServer, str, Path], None]
 
 READERS = 4
 ROUNDS = 6
 KINDS: dict[str, dict[str, Any]] = {
-    "deleted and stored anew": {},
-    "the same in compressed storage": {"StorageCompression": True},
-    "overwritten": {"OverwriteInstances": True},
+    "plain": {},
+    "compressed": {"StorageCompression": True},
 }
-"""Ways to replace a slide, and what the configuration of Orthanc has for them."""
+"""Ways to store a slide, and what the configuration of Orthanc has for them."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def server(request: pytest.FixtureRequest) -> Iterator[OrthancServer]:
-    with OrthancServer(overrides={**KINDS[request.param], "Pathology": {"RetrySeconds": 0}}) as running:
+    overrides = {**KINDS[request.param], "OverwriteInstances": True, "Pathology": {"RetrySeconds": 0}}
+    with OrthancServer(overrides=overrides) as running:
         yield running
 
 
-@pytest.fixture
-def replace(server: OrthancServer, request: pytest.FixtureRequest) -> Replace:
-    """Return what stores a file in an instance's place."""
-    overwritten = request.node.callspec.params["server"] == "overwritten"
+def store_over(server: OrthancServer, _instance: str, file: Path) -> None:
+    store_file(server, file)
 
-    def stored(instance: str, file: Path) -> None:
-        if not overwritten:
-            server.request("DELETE", f"/instances/{instance}").raise_for_status()
-        store_file(server, file)
 
-    return stored
+def store_anew(server: OrthancServer, instance: str, file: Path) -> None:
+    delete(server, instance)
+    store_file(server, file)
+
+
+def delete(server: OrthancServer, instance: str) -> None:
+    server.request("DELETE", f"/instances/{instance}").raise_for_status()
 
 
 def two_of_one_name(folder: Path) -> tuple[Path, Path]:
@@ -111,8 +112,9 @@ class Reader(threading.Thread):
                 self.reads.set()
 
 
+@pytest.mark.parametrize("replace", [store_over, store_anew])
 def test_readers_of_a_slide_that_is_replaced_get_its_pixels_or_an_error(
-    server: OrthancServer, replace: Replace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    replace: Replace, server: OrthancServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing is kept, so that every read asks the server.
     monkeypatch.setattr(ranges_slide, "_FRAMES_BOUND", 1)
@@ -130,11 +132,11 @@ def test_readers_of_a_slide_that_is_replaced_get_its_pixels_or_an_error(
                 for reader in now:
                     reader.start()
                     reader.reads.wait(30)
-                replace(claim.instances[0].id, second)
+                replace(server, claim.instances[0].id, second)
                 for reader in now:
                     reader.join(30)
         readers += now
-        server.request("DELETE", f"/instances/{claim.instances[0].id}").raise_for_status()
+        delete(server, claim.instances[0].id)
     assert [reader.wrong for reader in readers] == [0] * len(readers)
     assert all(reader.right > 0 and reader.end is not None for reader in readers)
 
@@ -171,27 +173,58 @@ class DigestAnalyzer:
             self._happen()
 
 
-def test_a_request_whose_slide_is_replaced_in_mid_read_ends_with_the_result_of_the_new_one(
-    server: OrthancServer, replace: Replace, tmp_path: Path
-) -> None:
-    first, second = two_of_one_name(tmp_path)
-    stored = store_file(server, first)
-    submitted = server.post("/pathology/analyze", json={"series": stored["ParentSeries"]})
-    assert submitted.status_code == 201, submitted.text
-    settings = settings_for(server.url, server.worker, SPOOL_DIR=str(tmp_path / "spool"), WORKER_ID="lab-1")
-    analyzer = DigestAnalyzer(lambda: replace(stored["ID"], second))
+@contextmanager
+def working(server: OrthancServer, analyzer: DigestAnalyzer, folder: Path) -> Iterator[None]:
+    """Let a worker's daemon work."""
+    settings = settings_for(server.url, server.worker, SPOOL_DIR=str(folder / "spool"), WORKER_ID="lab-1")
     shutdown = ShutdownRequest()
     daemon = build_daemon(settings, analyzer, shutdown, slide_opener(settings, make_telemetry()), bars=False)
-    work = threading.Thread(target=daemon.run, args=(Mode.FOREVER,))
+    work = threading.Thread(target=daemon.run, args=(Mode.FOREVER,), daemon=True)
     work.start()
     try:
-        ended = wait_until_ended(server.url, server.person, submitted.json()["request_id"], seconds=120)
+        yield
     finally:
         shutdown.ask()
         shutdown.ask()
         work.join(30)
     assert not work.is_alive()
+
+
+def submit(server: OrthancServer, series: str) -> str:
+    answer = server.post("/pathology/analyze", json={"series": series})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["request_id"])
+
+
+def assert_ends_with(server: OrthancServer, request_id: str, file: Path) -> None:
+    """See that a request ends with the pixels of a file."""
+    ended: dict[str, Any] = wait_until_ended(server.url, server.person, request_id, seconds=60)
     assert ended["status"] == "completed", ended["error"]
-    with WsiDicomSlide.open(second) as new:
-        assert ended["result"]["digest"] == digest(new)
+    with WsiDicomSlide.open(file) as local:
+        assert ended["result"]["digest"] == digest(local)
+
+
+def test_a_request_whose_slide_is_overwritten_in_mid_read_ends_with_the_new_one(
+    server: OrthancServer, tmp_path: Path
+) -> None:
+    first, second = two_of_one_name(tmp_path)
+    request_id = submit(server, store_file(server, first)["ParentSeries"])
+    analyzer = DigestAnalyzer(lambda: store_over(server, "", second))
+    with working(server, analyzer, tmp_path):
+        assert_ends_with(server, request_id, second)
+    assert analyzer.slides == 2
+
+
+def test_a_slide_that_is_deleted_in_mid_read_ends_its_request_and_not_the_worker(
+    server: OrthancServer, tmp_path: Path
+) -> None:
+    first, _ = two_of_one_name(tmp_path / "one")
+    other, _ = two_of_one_name(tmp_path / "other")
+    stored = store_file(server, first)
+    request_id = submit(server, stored["ParentSeries"])
+    analyzer = DigestAnalyzer(lambda: delete(server, stored["ID"]))
+    with working(server, analyzer, tmp_path):
+        following = submit(server, store_file(server, other)["ParentSeries"])
+        assert_ends_with(server, following, other)
+    assert server.get(f"/pathology/requests/{request_id}").status_code == 410
     assert analyzer.slides == 2

@@ -2,6 +2,7 @@
 """Slides: levels, spacing, identity and regions, whoever reads them."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.encaps import generate_frames
 from pydicom.uid import generate_uid
 
 from clam_core.errors import ClamCoreError, NoVolumeError, PyramidsError, SlideError
@@ -29,6 +31,7 @@ from clam_core.slides import (
 from clam_core.slides.slide import container_name, pyramid
 from tests.support.core_fakes import ArraySlide, glass_with_tissue
 from tests.support.dicom_files import volume_file
+from tests.support.odd_dicom import ENCODINGS, write_slide
 from tests.support.shared_data import shared_path
 
 REAL = {
@@ -81,6 +84,33 @@ def test_reading_from_several_threads_gives_what_one_thread_gives(real: Any) -> 
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda corner: real.read_region(corner, 0, (256, 256)), corners))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_threads_that_decode_at_once_each_get_their_own_frame(encoding: str, tmp_path: Path) -> None:
+    files = write_slide(tmp_path, encoding=encoding)
+    frames = list(stored_frames(files[0])) * 20
+    interval = sys.getswitchinterval()
+    with WsiDicomSlide.open(files) as slide, ThreadPoolExecutor(8) as pool:
+        decode = slide._images[0].decoder.decode
+        alone = [decode(frame) for frame in frames]
+        sys.setswitchinterval(1e-6)
+        try:
+            together = list(pool.map(decode, frames))
+        finally:
+            sys.setswitchinterval(interval)
+    np.testing.assert_array_equal(together, alone)
+
+
+def stored_frames(file: Path) -> Iterator[bytes]:
+    """Yield the frames of a file, as they are stored."""
+    dataset = pydicom.dcmread(file)
+    count = int(dataset.NumberOfFrames)
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        yield from generate_frames(dataset.PixelData, number_of_frames=count)
+        return
+    size = len(dataset.PixelData) // count
+    yield from (dataset.PixelData[number * size : (number + 1) * size] for number in range(count))
 
 
 def test_both_readers_show_the_same_picture() -> None:
