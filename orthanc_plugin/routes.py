@@ -369,6 +369,7 @@ class Routes:
             request,
             index.live(request.request_id),
             index.version(request.request_id),
+            now=self._core.clock.now(),
             arriving=index.is_arriving(request.series),
         )
 
@@ -379,6 +380,7 @@ class Routes:
             index.live(request.request_id),
             index.version(request.request_id),
             read_result(self._core, request),
+            now=self._core.clock.now(),
             arriving=index.is_arriving(request.series),
         )
 

@@ -104,7 +104,7 @@ SCHEMAS: dict[str, Schema] = {
         {
             "request_id": _ANY_TEXT,
             "status": {"enum": list(STATUSES)},
-            "waits_for": {"enum": ["slide", "worker", None]},
+            "waits_for": {"enum": ["slide", "retry", "worker", None]},
             "series": _ANY_TEXT,
             "study": _ANY_TEXT,
             "series_instance_uid": _ANY_TEXT,

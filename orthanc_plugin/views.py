@@ -11,7 +11,7 @@ from typing import Any
 from . import values
 from .gateway import InstanceInfo
 from .index import Live
-from .leases import duration_of, is_prefetched
+from .leases import duration_of, is_due, is_prefetched
 from .settings import Settings
 from .values import AnalysisRequest, Artifact, Event, Failure, Review
 from .workers import Worker
@@ -66,11 +66,12 @@ def _attempt_members(request: AnalysisRequest) -> list[dict[str, Any]]:
 
 
 def short_request(
-    request: AnalysisRequest, live: Live, version: str, *, arriving: bool = False
+    request: AnalysisRequest, live: Live, version: str, *, now: float, arriving: bool = False
 ) -> dict[str, Any]:
     """Return a request as lists show it: without history and result.
 
-    With `arriving` files of its slide may still come, which is what it waits for while it is pending.
+    With `arriving` files of its slide may still come; that, or the time of its next attempt after `now`, is
+    what it waits for while it is pending.
     """
     model = request.bound_model
     grant = request.grant
@@ -80,7 +81,7 @@ def short_request(
         "schema": 1,
         "request_id": request.request_id,
         "status": request.status,
-        "waits_for": _waits_for(request, arriving=arriving),
+        "waits_for": _waits_for(request, now, arriving=arriving),
         "series": request.series,
         "study": request.study,
         "series_instance_uid": request.series_instance_uid,
@@ -122,18 +123,20 @@ def short_request(
     }
 
 
-def _waits_for(request: AnalysisRequest, *, arriving: bool) -> str | None:
+def _waits_for(request: AnalysisRequest, now: float, *, arriving: bool) -> str | None:
     if request.status != values.PENDING:
         return None
-    return "slide" if arriving else "worker"
+    if arriving:
+        return "slide"
+    return "worker" if is_due(request, now) else "retry"
 
 
 def full_request(
-    request: AnalysisRequest, live: Live, version: str, result: Any, *, arriving: bool = False
+    request: AnalysisRequest, live: Live, version: str, result: Any, *, now: float, arriving: bool = False
 ) -> dict[str, Any]:
-    """Return a request with its history, its attempts and its result; `arriving` as in `short_request`."""
+    """Return a request with its history, its attempts and its result; the rest as in `short_request`."""
     return {
-        **short_request(request, live, version, arriving=arriving),
+        **short_request(request, live, version, now=now, arriving=arriving),
         "result": result,
         "grants": _attempt_members(request),
         "history": [_event_member(event) for event in request.history],

@@ -235,6 +235,8 @@ def waiting_words(request: Mapping[str, Any]) -> str:
     """Return what a pending request waits for."""
     if request.get("waits_for") == "slide":
         return "waiting for the rest of the slide"
+    if request.get("waits_for") == "retry":
+        return "waiting for the next attempt"
     return "waiting for a worker"
 
 

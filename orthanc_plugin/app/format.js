@@ -24,7 +24,8 @@ export function significant(value, digits = 3) {
 
 /** Return the state of a request in words; of a waiting one, what it waits for. */
 export function stateWords({ status, waits_for: awaited }) {
-    return awaited === "slide" ? t("status.arriving") : word("status", status);
+    if (awaited === "slide") return t("status.arriving");
+    return awaited === "retry" ? t("status.retrying") : word("status", status);
 }
 
 /** Return a UTC time stamp as local date and time. */

@@ -154,6 +154,7 @@ export const messages = {
 
     "status.pending": "Waiting for a worker",
     "status.arriving": "Waiting for the rest of the slide",
+    "status.retrying": "Waiting for the next attempt",
     "status.processing": "Running",
     "status.publishing": "Storing the result",
     "status.completed": "Completed",

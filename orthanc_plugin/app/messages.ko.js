@@ -154,6 +154,7 @@ export const messages = {
 
     "status.pending": "분석 대기 중",
     "status.arriving": "슬라이드 수신 완료 대기 중",
+    "status.retrying": "다음 시도 대기 중",
     "status.processing": "분석 중",
     "status.publishing": "결과 저장 중",
     "status.completed": "완료",

@@ -191,6 +191,16 @@ def test_more_of_a_slide_may_come_after_its_request() -> None:
     assert queue.get(request_id)["waits_for"] == "slide"
 
 
+def test_a_request_that_is_tried_again_later_waits_for_that() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    request_id = queue.submitted()
+    queue.claim().fail()
+    assert queue.get(request_id)["waits_for"] == "retry"
+    site.pass_time(60)
+    assert queue.get(request_id)["waits_for"] == "worker"
+
+
 def known_series(site: MemorySite, slide: Slide) -> SeriesInfo:
     series = site.gateway.series(slide.series)
     assert series is not None

@@ -168,6 +168,11 @@ def test_a_request_whose_slide_still_arrives_says_so() -> None:
     assert position_of(request("pending", "v1", waits_for="worker")).stage == "waiting for a worker"
 
 
+def test_a_request_that_is_tried_again_later_says_so() -> None:
+    waiting = request("pending", "v1", waits_for="retry")
+    assert position_of(waiting).stage == "waiting for the next attempt"
+
+
 def test_a_request_that_is_being_published_is_nearly_done() -> None:
     assert position_of(request("publishing", "v1")).progress == pytest.approx(1.0)
 
