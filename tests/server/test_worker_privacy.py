@@ -170,11 +170,39 @@ def test_a_failure_over_the_slides_header_quotes_nothing_of_it(site: Site, tmp_p
     assert_nothing_told(site)
 
 
+def stored_with(site: Site, path: Path, **members: object) -> pydicom.Dataset:
+    """Store a slide's file with other members in its header; return the header."""
+    dataset = pydicom.dcmread(path)
+    for keyword, value in members.items():
+        setattr(dataset, keyword, value)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.save_as(path)
+    store_file(site.orthanc, path)
+    return dataset
+
+
 @pytest.mark.parametrize(
-    "wrong",
-    [{"priority": "high"}, {"series_instance_uid": "1.2"}, {"model": ""}],
+    ("members", "code"),
+    [
+        ({"ImageType": ["DERIVED", "PRIMARY", "LABEL", "CANARY"]}, "no_volume"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "not_a_slide"),
+    ],
 )
-def test_a_refusal_of_the_slide_quotes_nothing_of_it(site: Site, wrong: dict[str, object]) -> None:
-    answer = site.orthanc.post("/pathology/analyze", json={"series": site.series, **wrong})
-    assert answer.status_code in {400, 404, 409, 422}
+def test_the_refusal_of_a_slide_tells_nothing_of_its_header(
+    site: Site, tmp_path: Path, members: dict[str, object], code: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    header = stored_with(site, canary_slide(tmp_path / "other"), **members)
+    asked = {"series_instance_uid": str(header.SeriesInstanceUID)}
+    answer = site.orthanc.post("/pathology/analyze", json=asked)
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert canaries_in(answer.content) == []
+
+
+def test_two_patients_who_share_a_slides_uid_are_not_named(site: Site, tmp_path: Path) -> None:
+    header = stored_with(site, tmp_path / "CANARY-GLASS.dcm", PatientID="CANARY-OTHER")
+    answer = site.orthanc.post(
+        "/pathology/analyze", json={"series_instance_uid": str(header.SeriesInstanceUID)}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous_series")
     assert canaries_in(answer.content) == []
