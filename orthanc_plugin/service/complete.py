@@ -102,16 +102,29 @@ def _series_changed() -> ApiError:
 def _accept(
     core: Core, request: AnalysisRequest, proof: LeaseProof, body_sha256: str, outcome: Result | Failure
 ) -> None:
-    if isinstance(outcome, Failure):
-        _fail(core, request.request_id, proof, body_sha256, outcome)
-        return
     instances = core.gateway.instances(request.series)
     if not instances:
         raise source_deleted()
-    current = fingerprint(instances)
-    if outcome.fingerprint != current:
-        _requeue_changed(core, request.request_id, proof, body_sha256, current)
+    content = fingerprint(instances)
+    if _is_outdated(request, outcome, content):
+        _requeue_changed(core, request.request_id, proof, body_sha256, content)
         raise _series_changed()
+    if isinstance(outcome, Failure):
+        _fail(core, request.request_id, proof, body_sha256, outcome)
+    else:
+        _deliver(core, request, proof, body_sha256, outcome)
+
+
+def _is_outdated(request: AnalysisRequest, outcome: Result | Failure, content: str) -> bool:
+    """Tell whether a worker speaks of a slide that has changed since; one that goes on changing fails."""
+    if isinstance(outcome, Result):
+        return outcome.fingerprint != content
+    return request.series_changes == 0 and request.grants[-1].fingerprint != content
+
+
+def _deliver(
+    core: Core, request: AnalysisRequest, proof: LeaseProof, body_sha256: str, outcome: Result
+) -> None:
     artifacts = _verified(core, request, outcome.artifacts)
     record = write_record(core, request, outcome.result)
     delivery = Delivery(

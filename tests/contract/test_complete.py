@@ -217,6 +217,23 @@ def test_a_result_on_another_content_is_refused_and_queued_again_uncounted(queue
     assert (request["status"], request["attempts"]) == ("pending", 0)
 
 
+def test_a_failure_on_a_slide_that_has_changed_gives_it_again_at_once(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    lease = queue.claim()
+    lease.heartbeat()
+    site.overwrite(slide)
+    answer = lease.fail("changed_in_mid_read")
+    assert (answer.status, answer.json["code"]) == (409, "series_changed")
+    site.pass_time(1.1)  # until the slide is complete
+    again = queue.claim()
+    assert again.request_id == request_id
+    assert again.claimed["request"]["attempts"] == 0
+    again.fail("changed_in_mid_read")
+    request = queue.get(request_id)
+    assert (request["attempts"], request["error"]["code"]) == (1, "changed_in_mid_read")
+
+
 @pytest.mark.parametrize(
     "members",
     [
