@@ -121,6 +121,18 @@ class Store:
         with self._lock(series_id):
             return self._known(series_id)
 
+    def load_stored(self, series_id: str) -> None:
+        """Read the state of a series into memory where it has one; a series without requests takes no room.
+
+        Raises
+        ------
+        ApiError
+            503 where Orthanc cannot read.
+        """
+        with self._lock(series_id):
+            if self._index.state(series_id) is None:
+                self._read_in(series_id, keep_empty=False)
+
     def transact(self, series_id: str, change: Change, *, must_fit: bool = False) -> SeriesState:
         """Apply `change` to the state of a series with one write, and return what holds then.
 
@@ -211,6 +223,10 @@ class Store:
         known = self._index.state(series_id)
         if known is not None and series_id not in self._doubtful:
             return known
+        return self._read_in(series_id, keep_empty=True)
+
+    def _read_in(self, series_id: str, *, keep_empty: bool) -> SeriesState:
+        known = self._index.state(series_id)
         try:
             state = self._read(series_id)
         except StorageError as error:
@@ -221,7 +237,8 @@ class Store:
         self._doubtful.discard(series_id)
         if known is None:
             state = replaced(state, requests=tuple(map(found_at_start, state.requests)))
-        self._index.replace(state, self._full_lease)
+        if keep_empty or state.revision:
+            self._index.replace(state, self._full_lease)
         return state
 
     def _read(self, series_id: str) -> SeriesState:

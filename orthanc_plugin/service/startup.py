@@ -52,16 +52,11 @@ def load_unread(core: Core) -> None:
 
 def _load(core: Core, series_id: str) -> None:
     try:
-        if core.index.state(series_id) is None and _has_state(core, series_id):
-            core.store.load(series_id)
+        core.store.load_stored(series_id)
         core.ready.unread.discard(series_id)
     except (StorageError, ApiError) as error:
         core.ready.unread.add(series_id)
         core.warn(f"The requests of series {series_id} could not be read yet: {error}")
-
-
-def _has_state(core: Core, series_id: str) -> bool:
-    return core.gateway.get_metadata(series_id, core.settings.metadata_number) is not None
 
 
 def _delete_orphans(core: Core, series_id: str) -> None:
