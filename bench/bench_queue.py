@@ -144,7 +144,7 @@ def _run_bare(port: int, user: tuple[str, str], _number: int, seconds: float) ->
 SCRATCH = 4999
 """Metadata that the plugin does not use: what a state weighs is written there."""
 FRESH = 20_000
-"""More metadata that the plugin does not use: each result is a new one."""
+"""Numbers that the plugin does not reach here: each result is a new one."""
 
 
 def calls_of_cycle(series: str, state: str, number: int) -> list[list[tuple[str, str | None]]]:

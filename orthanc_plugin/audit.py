@@ -47,8 +47,9 @@ _KEPT_OPEN_S = 1.0
 
 
 class FileAudit:
-    """Appends to a file that only its owner may read; opened anew every second, so that it may be rotated.
+    """Appends to a file that only its owner may read.
 
+    It is opened anew for a line that comes a second or more after it was opened, so that it may be rotated.
     Lines that arrive while another thread writes are written together after it: each call of the system gives
     Python's lock away, and there may be a queue for it.
     """
@@ -67,7 +68,8 @@ class FileAudit:
 
     def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
         """Append a line for each event, and return when they are in the file; see `Audit`."""
-        self._waiting.extend(line_of(event, request_id, series) + "\n" for event in events)
+        # One item, so that what one transition brings stays together.
+        self._waiting.append("".join(line_of(event, request_id, series) + "\n" for event in events))
         with self._lock:
             lines = "".join(self._waiting.popleft() for _ in range(len(self._waiting)))
             if not lines:  # whoever had the lock before has written ours
@@ -76,6 +78,7 @@ class FileAudit:
                 self._append(self._current(), lines.encode("ascii"))
             except OSError as error:
                 self._warn(f"The audit could not write {lines.strip()}: {error}.")
+                self.close()
 
     def _current(self) -> int:
         now = self._monotonic()
@@ -94,9 +97,13 @@ class FileAudit:
 
     def close(self) -> None:
         """Close the file; a later line opens it again."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._file is None:
+            return
+        descriptor, self._file = self._file, None  # whatever closing says, the number is free by then
+        try:
+            os.close(descriptor)
+        except OSError as error:  # a file system may tell here that earlier lines did not arrive
+            self._warn(f"The audit may have lost lines: {error}.")
 
 
 class SyslogAudit:

@@ -41,7 +41,7 @@ class SeriesState:
     revision
         Grows with every write, so that two values of one series are never equal.
     next_number
-        The next attachment number; numbers are not used twice, so that late bytes hit nothing.
+        The next number of an attachment or record; none is used twice, so that late bytes hit nothing.
     requests
         Open requests and the latest finished ones, oldest first.
     folded
@@ -60,6 +60,15 @@ class SeriesState:
     def find(self, request_id: str) -> AnalysisRequest | None:
         """Return one of the requests, or None."""
         return next((request for request in self.requests if request.request_id == request_id), None)
+
+
+RECORD_HEAD = b'{"schema":'
+"""What the bytes of a full result begin with."""
+
+
+def encode_record(result: Mapping[str, Any]) -> bytes:
+    """Return the bytes that stand for a full result."""
+    return json.dumps({"schema": SCHEMA, "result": result}, separators=(",", ":")).encode("ascii")
 
 
 def encode_archive(requests: tuple[AnalysisRequest, ...]) -> bytes:

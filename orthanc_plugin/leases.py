@@ -46,7 +46,7 @@ def is_due(request: AnalysisRequest, now: float) -> bool:
 def granted(request: AnalysisRequest, grant: Grant, record: Artifact, now: float) -> AnalysisRequest:
     """Give the lease to a worker; what the previous grant left behind is dropped.
 
-    `record` is the attachment reserved for the full result, still without bytes.
+    `record` is the number reserved for the full result, still without bytes.
     """
     detail = grant.model.name
     if may_be_taken_over(request, grant.worker_id):

@@ -319,7 +319,8 @@ _RULES = (
             < settings.first_attachment
         ),
         "Pathology.MetadataNumber, Pathology.DamagedMetadataNumber and Pathology.ArchiveAttachment must be "
-        "smaller than Pathology.FirstAttachment: all numbers from that one on are for results.",
+        "smaller than Pathology.FirstAttachment: all numbers from that one on are for results. Set a larger "
+        "FirstAttachment; where requests lie under the others already, leave those as they are.",
     ),
 )
 
@@ -363,8 +364,8 @@ def _check_numbers_free(configuration: Mapping[str, Any], first: int) -> None:
             if number >= first:
                 raise SettingsError(
                     f"{section} gives {name} the number {number}, but from Pathology.FirstAttachment "
-                    f"({first}) on all numbers are for results. Set FirstAttachment above it, or give {name} "
-                    "a smaller number."
+                    f"({first}) on all numbers are for results. Give {name} a smaller number, or set "
+                    "FirstAttachment above it."
                 )
 
 

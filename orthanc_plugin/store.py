@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from .clock import Clock
 from .codec import (
+    RECORD_HEAD,
     SCHEMA,
     DamagedError,
     SeriesState,
@@ -42,7 +43,7 @@ def with_request(state: SeriesState, request: AnalysisRequest) -> SeriesState:
 
 
 def take_number(state: SeriesState) -> tuple[int, SeriesState]:
-    """Return a fresh attachment number, and the state that has given it away.
+    """Return a fresh number for an attachment or record, and the state that has given it away.
 
     Raises
     ------
@@ -87,6 +88,15 @@ def fold(state: SeriesState) -> tuple[SeriesState, bytes, tuple[AnalysisRequest,
 def _is_settled(request: AnalysisRequest) -> bool:
     """Tell whether nothing will change a request by itself; DICOM series of a withdrawn one are to delete."""
     return not request.is_open and not (request.status == WITHDRAWN and request.outputs)
+
+
+def _with_confirmation(found: AnalysisRequest, known: SeriesState | None) -> AnalysisRequest:
+    """Return a request as it was read, with what is known of its lease and never written by itself."""
+    if known is None:
+        return found_at_start(found)
+    old = known.find(found.request_id)
+    is_heard_of = old is not None and old.grants and old.fence == found.fence and old.grants[-1].confirmed
+    return found_at_start(found) if is_heard_of else found
 
 
 class Store:
@@ -168,7 +178,8 @@ class Store:
     def note(self, series_id: str, change: Change) -> SeriesState:
         """Apply `change` to the state in memory alone, and return what holds then.
 
-        It is written with the next transaction; a restart before that forgets it (`leases.found_at_start`).
+        It is written with the next transaction. Before that a restart forgets it (`leases.found_at_start`);
+        after a write that failed the line in its history may be missing.
 
         Raises
         ------
@@ -235,8 +246,8 @@ class Store:
             # Its metadata went with the series, which was deleted or stored again: memory is all there is.
             return known
         self._doubtful.discard(series_id)
-        if known is None:
-            state = replaced(state, requests=tuple(map(found_at_start, state.requests)))
+        requests = tuple(_with_confirmation(request, known) for request in state.requests)
+        state = replaced(state, requests=requests)
         if keep_empty or state.revision:
             self._index.replace(state, self._full_lease)
         return state
@@ -253,7 +264,8 @@ class Store:
             return SeriesState(series_id, max((self._settings.first_attachment - 1, *taken)) + 1)
         if state.folded:
             self._index.add_archived(self._archived(series_id))
-        return state
+        # A site may have set a larger first number since.
+        return replaced(state, next_number=max(state.next_number, self._settings.first_attachment))
 
     def _set_aside(self, series_id: str, content: bytes, error: DamagedError) -> None:
         """Keep a damaged value where nothing overwrites it, before the plugin's own is begun afresh."""
@@ -306,10 +318,15 @@ class Store:
         named = named_numbers(state.requests)
         if state.folded:
             named |= named_numbers(self._archived(series_id))
-        for numbers, delete in ((values, gateway.delete_metadata), (files, gateway.delete_attachment)):
-            for number in numbers:
-                if number not in named and number < state.next_number:
-                    delete(series_id, number)
+        orphans = {
+            number for number in (*values, *files) if number not in named and number < state.next_number
+        }
+        for number in orphans.intersection(files):
+            gateway.delete_attachment(series_id, number)
+        for number in orphans.intersection(values):
+            # Another value under such a number is a site's, from before these numbers were ours.
+            if (gateway.get_metadata(series_id, number) or b"").startswith(RECORD_HEAD):
+                gateway.delete_metadata(series_id, number)
 
     def forget(self, series_id: str) -> SeriesState | None:
         """Drop the requests of a deleted series from memory, after a transaction that is still on."""

@@ -109,7 +109,7 @@ class Failure(Stored):
 
 @dataclass(frozen=True)
 class Artifact(Stored):
-    """Bytes of a result, in the attachment `number` of the series; `size` in bytes."""
+    """Bytes of a result, kept at the series under a number; `size` in bytes."""
 
     name: str
     number: int
@@ -184,7 +184,7 @@ class AnalysisRequest(Stored):
     fence
         Number of grants so far; the highest one is the only one that may bring a result.
     attempts
-        Number of grants that a heartbeat or a completion confirmed.
+        Number of grants that a heartbeat or a completion confirmed, or that a restart found.
     not_before
         Earliest time of the next grant, or None.
     series_changes
@@ -192,7 +192,7 @@ class AnalysisRequest(Stored):
     artifacts
         Attachments reserved under the current fence; those of the result once completed.
     record
-        The attachment that holds the full result.
+        The number under which the full result lies (see `service.record`).
     summary
         The few members of the result that lists show, as JSON text.
     """

@@ -76,12 +76,12 @@ def traces(orthanc: Orthanc, numbers: argparse.Namespace) -> Iterator[str]:
             for number in (numbers.state, numbers.damaged)
             if (content := orthanc.call("GET", f"/series/{series}/metadata/{number}")) is not None
         }
-        results = _results_of(orthanc, series, numbers)
         archived = orthanc.call("GET", f"/series/{series}/attachments/{numbers.archive}/data")
         for content in (values.get(numbers.state), archived):
             for output in _dicom_results(content or b"", series):
                 yield f"/series/{output}"
-        yield from results
+        if values or archived is not None:
+            yield from _results_of(orthanc, series, numbers)
         yield from (f"/series/{series}/metadata/{number}" for number in values)
 
 
@@ -93,8 +93,15 @@ def _results_of(orthanc: Orthanc, series: str, numbers: argparse.Namespace) -> l
         f"/series/{series}/{kind}/{name}"
         for kind, own in kinds.items()
         for name in json.loads(orthanc.call("GET", f"/series/{series}/{kind}") or b"[]")
-        if name.isdigit() and int(name) in own
+        if name.isdigit()
+        and int(name) in own
+        and (kind == "attachments" or _is_record(orthanc, series, name))
     ]
+
+
+def _is_record(orthanc: Orthanc, series: str, number: str) -> bool:
+    """Tell a full result from a value that a site has written under a number of its own."""
+    return (orthanc.call("GET", f"/series/{series}/metadata/{number}") or b"").startswith(b'{"schema":')
 
 
 def _dicom_results(state: bytes, slide: str) -> set[str]:

@@ -137,7 +137,7 @@ def change_request(core: Core, request_id: str, change: RequestChange) -> Analys
 def change_request_numbered(
     core: Core, request_id: str, change: Callable[[AnalysisRequest, int], AnalysisRequest]
 ) -> AnalysisRequest:
-    """Apply a transition that also reserves an attachment number; see `change_request`."""
+    """Apply a transition that also reserves a number; see `change_request`."""
 
     def numbered(state: SeriesState, before: AnalysisRequest) -> SeriesState:
         number, after = take_number(state)

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from orthanc_plugin import values
+from orthanc_plugin.codec import encode_record
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.values import AnalysisRequest, Artifact, replaced, sha256_hex
 
 from .core import Core, unavailable
 
-MOST_IN_METADATA = 64 * 1024
+MOST_IN_METADATA = 32 * 1024
 """Bytes; a result that names 100 patches has about 10,000."""
 _MOST = 1024 * 1024
 
@@ -38,7 +39,7 @@ def write_record(core: Core, request: AnalysisRequest, result: Mapping[str, Any]
     StorageError
         Where Orthanc fails.
     """
-    content = json.dumps({"schema": 1, "result": result}, separators=(",", ":")).encode("ascii")
+    content = encode_record(result)
     if len(content) > _MOST:
         raise ApiError(413, "body_too_large", f"A result may have at most {_MOST} bytes.")
     if request.record is None:
@@ -70,6 +71,9 @@ def read_result(core: Core, request: AnalysisRequest) -> Any:
 
 
 def _stored(core: Core, series_id: str, record: Artifact) -> bytes | None:
-    # Earlier versions kept every record in an attachment, so its size does not tell where it is.
-    content = core.gateway.get_metadata(series_id, record.number)
-    return core.gateway.get_attachment(series_id, record.number) if content is None else content
+    content = None
+    if record.size <= MOST_IN_METADATA:
+        content = core.gateway.get_metadata(series_id, record.number)
+    if content is None:  # a large one, or one of an earlier version, which kept every record there
+        content = core.gateway.get_attachment(series_id, record.number)
+    return content

@@ -63,4 +63,4 @@ def _delete_orphans(core: Core, series_id: str) -> None:
     try:
         core.store.delete_orphans(series_id)
     except (StorageError, ApiError) as error:
-        core.warn(f"Left-over attachments of series {series_id} could not be deleted: {error}")
+        core.warn(f"What was left over of results at series {series_id} could not be deleted: {error}")

@@ -49,7 +49,7 @@ def test_the_first_heartbeat_without_it_begins_the_slide_for_good(queue: Queue, 
 
 def test_nobody_takes_over_what_a_restart_finds_in_work(queue: Queue, busy: Lease, site: Site) -> None:
     lease = ahead(queue)
-    lease.heartbeat()  # it has begun, which is not written
+    lease.heartbeat()  # it has begun, which is written
     site.restart(kill=True)
     assert queue.try_claim("idle").status == 204
     assert lease.heartbeat().status == 200

@@ -9,6 +9,8 @@ import logging
 import os
 import socket
 import stat
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +52,51 @@ def test_a_file_that_was_rotated_away_is_begun_again(tmp_path: Path) -> None:
     audit.close()
     assert len(rotated.read_text("ascii").splitlines()) == 2
     assert len(path.read_text("ascii").splitlines()) == 1
+
+
+def test_a_file_that_cannot_be_closed_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, warnings = tmp_path / "audit.log", list[str]()
+    times = [0.0, 1.0, 1.5]
+    audit, really_close = FileAudit(path, warnings.append, lambda: times.pop(0)), os.close
+
+    def close(descriptor: int) -> None:
+        really_close(descriptor)
+        monkeypatch.undo()
+        raise OSError(errno.EIO, "Input/output error")
+
+    audit.write(EVENT)
+    monkeypatch.setattr(os, "close", close)
+    audit.write(EVENT)
+    audit.write(EVENT)
+    audit.close()
+    assert "may have lost lines" in warnings[0]
+    assert len(path.read_text("ascii").splitlines()) == 3
+
+
+def test_lines_that_come_while_another_thread_writes_are_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, really_write = FileAudit(tmp_path / "audit.log", print), os.write
+    begun, go_on, writes = threading.Event(), threading.Event(), list[bytes]()
+
+    def write(descriptor: int, data: bytes) -> int:
+        writes.append(data)
+        begun.set()
+        go_on.wait(5)
+        return really_write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(audit.write, EVENT)]
+        begun.wait(5)
+        calls += [pool.submit(audit.write, EVENT, EVENT) for _ in range(3)]
+        while len(audit._waiting) < 3:
+            time.sleep(0.001)
+        go_on.set()
+        for call in calls:
+            call.result(5)
+    audit.close()
+    assert [data.count(b"\n") for data in writes] == [1, 6]
 
 
 def test_lines_of_many_threads_are_all_there_when_their_writers_go_on(tmp_path: Path) -> None:

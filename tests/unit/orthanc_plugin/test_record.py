@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from orthanc_plugin.codec import encode_record
 from orthanc_plugin.errors import SettingsError
 from orthanc_plugin.service.record import MOST_IN_METADATA
 from orthanc_plugin.settings import read_settings
 from orthanc_plugin.values import AnalysisRequest
-from tests.support.queue_client import RESULT, Lease, Queue
-from tests.support.sites import MemorySite
+from tests.support.queue_client import PNG, RESULT, Lease, Queue
+from tests.support.sites import MemorySite, settings_of
 
 LARGE = {**RESULT, "note": "x" * MOST_IN_METADATA}
 
@@ -34,14 +35,18 @@ def stored(site: MemorySite, request_id: str) -> AnalysisRequest:
     return request
 
 
+def number_of(site: MemorySite, request_id: str) -> int:
+    record = stored(site, request_id).record
+    assert record is not None
+    return record.number
+
+
 def kept(site: MemorySite, request_id: str) -> tuple[bool, bool]:
     """Tell whether a request's record is a metadata value, and whether it is an attachment."""
-    request = stored(site, request_id)
-    assert request.record is not None
-    number = request.record.number
+    series, number = stored(site, request_id).series, number_of(site, request_id)
     return (
-        site.gateway.get_metadata(request.series, number) is not None,
-        site.gateway.get_attachment(request.series, number) is not None,
+        site.gateway.get_metadata(series, number) is not None,
+        site.gateway.get_attachment(series, number) is not None,
     )
 
 
@@ -90,8 +95,8 @@ def test_a_record_whose_completion_failed_goes_with_the_next_claim(
     slide = site.new_slide()
     queue.submitted(slide)
     lease = queue.claim()
-    number = stored(site, lease.request_id).record.number  # type: ignore[union-attr]
-    site.gateway.put_metadata(slide.series, number, b"half a completion")
+    number = number_of(site, lease.request_id)
+    site.gateway.put_metadata(slide.series, number, encode_record({"half": "a completion"}))
     site.gateway.put_attachment(slide.series, number, b"half a completion")
     site.pass_time(61)
     again = queue.claim("other")
@@ -100,13 +105,59 @@ def test_a_record_whose_completion_failed_goes_with_the_next_claim(
     assert queue.get(delivered(again, result))["result"] == result
 
 
-def test_metadata_that_is_not_the_plugins_stays(site: MemorySite, queue: Queue) -> None:
+@pytest.mark.parametrize("number", [1024, 5100])
+def test_metadata_that_is_not_the_plugins_stays(site: MemorySite, queue: Queue, number: int) -> None:
     slide = site.new_slide()
-    site.gateway.put_metadata(slide.series, 1024, b"a site's own")
     queue.submitted(slide)
-    delivered(queue.claim(), RESULT)
+    lease = queue.claim()
+    lease.put("heatmap.png", PNG)  # its number is 5101: no request names 5100 in the end
+    lease.fail()
+    site.gateway.put_metadata(slide.series, number, b"a site's own")
+    site.pass_time(61)
+    queue.claim("other")
     site.restart()
-    assert site.gateway.get_metadata(slide.series, 1024) == b"a site's own"
+    assert site.gateway.get_metadata(slide.series, number) == b"a site's own"
+
+
+def test_the_latest_of_two_deliveries_is_shown_whatever_their_sizes(site: MemorySite, queue: Queue) -> None:
+    queue.submitted()
+    lease = queue.claim()
+    number = number_of(site, lease.request_id)
+    site.gateway.put_metadata(stored(site, lease.request_id).series, number, encode_record(RESULT))
+    assert queue.get(delivered(lease, LARGE))["result"] == LARGE
+
+
+def test_a_larger_first_number_holds_for_slides_that_have_results() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    queue.submitted(slide)
+    first = delivered(queue.claim(), RESULT)
+    site.settings = settings_of({"FirstAttachment": 5200})
+    site.restart()
+    site.gateway.put_metadata(slide.series, 5101, b"a site's own")
+    queue.submit(slide, force=True)
+    assert number_of(site, delivered(queue.claim(), RESULT)) == 5200
+    assert site.gateway.get_metadata(slide.series, 5101) == b"a site's own"
+    assert queue.get(first)["result"] == RESULT
+
+
+def test_a_fresh_state_uses_no_number_that_a_damaged_one_may_name(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    site.gateway.put_metadata(slide.series, 5000, b"damaged")
+    site.gateway.put_metadata(slide.series, 5107, encode_record(RESULT))
+    queue.submitted(slide)
+    assert number_of(site, queue.claim().request_id) == 5108
+
+
+def test_a_failed_write_does_not_forget_that_a_lease_was_confirmed(site: MemorySite, queue: Queue) -> None:
+    request_id = queue.submitted()
+    queue.claim().heartbeat()
+    site.gateway.fail_next("put_metadata")
+    site.pass_time(61)
+    site.pass_time(6)
+    request = queue.get(request_id)
+    assert (request["status"], request["attempts"]) == ("pending", 1)
+    assert request["grants"][0]["outcome"] == "expired"
 
 
 @pytest.mark.parametrize("section", ["UserMetadata", "UserContentType"])

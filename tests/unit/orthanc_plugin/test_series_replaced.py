@@ -12,7 +12,7 @@ import pytest
 from orthanc_plugin.errors import PluginError
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.publish import publish
-from tests.support.queue_client import PNG, Queue, named
+from tests.support.queue_client import PNG, RESULT, Queue, named
 from tests.support.sites import MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result
 
@@ -118,6 +118,27 @@ def test_a_transition_before_the_news_does_not_hide_that_the_files_are_gone(
     request = queue.get(lease.request_id)
     assert request["flags"][-1] == "source_replaced"
     assert request["artifacts"] == []
+
+
+def test_late_news_of_an_earlier_deletion_leaves_a_slide_with_its_results_as_it_is(
+    site: MemorySite, queue: Queue
+) -> None:
+    lease = queue.completed(slide := site.new_slide())
+    hear_of_it(site, slide)
+    request = queue.get(lease.request_id)
+    assert (request["flags"], request["result"]) == (["unapproved_model"], RESULT)
+
+
+def test_news_of_a_deletion_that_took_a_result_along_says_so(site: MemorySite, queue: Queue) -> None:
+    lease = queue.completed(slide := site.new_slide())
+    known = site.application.core.index.get(lease.request_id)
+    assert known is not None
+    assert known.record is not None
+    site.gateway.delete_metadata(slide.series, known.record.number)
+    hear_of_it(site, slide)
+    request = queue.get(lease.request_id)
+    assert "source_replaced" in request["flags"]
+    assert request["result"] is None
 
 
 def test_a_slide_stored_again_unchanged_does_not_cost_the_worker_its_work(
