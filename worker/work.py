@@ -79,7 +79,7 @@ class Work:
 
     @property
     def encoder_free_in_s(self) -> float:
-        """Seconds until it needs the encoder no more, by its measured rate; infinite where unknown."""
+        """Seconds until it needs the encoder no more, by its own rate or the last slide's; else infinite."""
         return encoder_free_in_s(self.control.position)
 
     def wait(self, seconds: float) -> None:

@@ -83,7 +83,11 @@ class WsiDicomSlide:
             raise _no_volume(first.name) from error
         except DAMAGED as error:
             raise SlideError(f"{first.name} cannot be opened as a DICOM slide ({error}).") from error
-        return cls(wsi, first.name)
+        try:
+            return cls(wsi, first.name)
+        except BaseException:
+            wsi.close()
+            raise
 
     @property
     def levels(self) -> tuple[Level, ...]:

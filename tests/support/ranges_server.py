@@ -21,6 +21,7 @@ from tests.support.loopback_server import LoopbackServer
 from worker.contract import Claim, InstanceRef, Lease
 
 _RANGES = re.compile(r"/pathology/instances/([\w-]+)/ranges")
+_FRAMES = re.compile(r"/pathology/instances/[\w-]+/frames")
 _NATIVE = re.compile(r"/instances/([\w-]+)/(file|simplified-tags|attachments/dicom/(?:info|data))")
 
 
@@ -47,6 +48,8 @@ class Behaviour:
     """Calls to answer with 503."""
     ranges_route: bool = True
     """Whether the plugin has the route."""
+    frames: list[bytes] = field(default_factory=list)
+    """Answers of the route that says where frames lie, status 200, one after the other."""
     http_range: bool = False
     """Whether it takes HTTP Range on an attachment's data, as Orthanc does from 1.12.5 on."""
     status: int = 0
@@ -128,6 +131,8 @@ class RangesServer(LoopbackServer):
             )
         elif (match := _RANGES.fullmatch(request.path)) and behaviour.ranges_route:
             self.serve_ranges(request, match[1], json.loads(body)["ranges"])
+        elif _FRAMES.fullmatch(request.path) and behaviour.frames:
+            self.send(request, 200, behaviour.frames.pop(0), {})
         elif request.path.startswith("/html"):
             self.send(request, 200, b"<html>Welcome</html>", {"Content-Type": "text/html"})
         elif match := _NATIVE.fullmatch(request.path):

@@ -20,8 +20,8 @@ from wsidicom.file.wsidicom_file_image_data import WsiDicomFileImageData
 
 from clam_core.slides import DAMAGED
 from worker.contract import InstanceRef
-from worker.sources.errors import IncompleteSlideError, TruncatedSlideError
-from worker.sources.prefetching import FrameNumbers, Tile
+from worker.sources.errors import IncompleteSlideError
+from worker.sources.prefetching import FrameNumbers, Tile, places_unknown
 from worker.sources.range_files import Range, RangeFile
 
 AskFrames = Callable[[InstanceRef], list[Range] | None]
@@ -72,16 +72,13 @@ class FramePlaces:
         TruncatedSlideError
             If the file does not say.
         """
+        number = self._numbers.of(tile)
+        if number < 0:
+            return None
         try:
-            number = self._numbers.of(tile)
-            if number < 0:
-                return None
             part = self._known_part(number) or self._new_part(number)
         except DAMAGED as error:
-            raise TruncatedSlideError(
-                "Where the slide's tiles lie cannot be read: the file is damaged, or its upload was cut "
-                "short; store the slide again."
-            ) from error
+            raise places_unknown() from error
         return part.file, part.index[number - part.first]
 
     def ranges_of(self, tiles: Iterable[Tile]) -> dict[RangeFile, list[Range]]:

@@ -11,7 +11,8 @@ from wsidicom.geometry import Point
 from wsidicom.instance import WsiDicomImageData
 from wsidicom.instance.tile_index.full_tile_index import FullTileIndex
 
-from clam_core.slides import Pixels, WsiDicomSlide
+from clam_core.slides import DAMAGED, Pixels, WsiDicomSlide
+from worker.sources.errors import TruncatedSlideError
 
 Tile = tuple[int, int]
 """(column, row) among the tiles of a level."""
@@ -82,8 +83,17 @@ class FrameNumbers:
         self._image = image
 
     def of(self, tile: Tile) -> int:
-        """Return the number of a tile's frame among those of its level, from 0; -1 for none (sparse)."""
-        return self._number(tile)
+        """Return the number of a tile's frame among those of its level, from 0; -1 for none (sparse).
+
+        Raises
+        ------
+        TruncatedSlideError
+            If the headers do not say.
+        """
+        try:
+            return self._number(tile)
+        except DAMAGED as error:
+            raise places_unknown() from error
 
     @cached_property
     def _number(self) -> Callable[[Tile], int]:
@@ -93,3 +103,11 @@ class FrameNumbers:
             first, columns = index.get_frame_index(Point(0, 0), *plane), index.tiled_size.width
             return lambda tile: int(first + tile[0] + columns * tile[1])
         return lambda tile: int(index.get_frame_index(Point(*tile), *plane))
+
+
+def places_unknown() -> TruncatedSlideError:
+    """Say that the slide does not tell where its tiles lie."""
+    return TruncatedSlideError(
+        "Where the slide's tiles lie cannot be read: the file is damaged, or its upload was cut short; "
+        "store the slide again."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import requests
 
@@ -107,8 +107,13 @@ class RangesClient:
         if answer.status_code != 200:
             raise ranges_failure(answer, self._settings.api_url)
         self.traffic.count(len(answer.content))
-        found = answer.json()
-        return list(zip(found["offsets"], found["lengths"], strict=True))
+        try:
+            return places_in(answer.json())
+        except (ValueError, KeyError, TypeError) as error:
+            raise TryAgainError(
+                "Something else than the plugin answered where the slide's frames lie: check the proxy "
+                "between this worker and Orthanc."
+            ) from error
 
     def _post(self, instance: InstanceRef, group: Sequence[Range]) -> bytes:
         body = json.dumps({"ranges": joined(group)}, separators=(",", ":")).encode()
@@ -142,6 +147,18 @@ class RangesClient:
             raise TryAgainError("Orthanc sent fewer bytes of the slide than it was asked for.")
         self.traffic.count(expected)
         return content
+
+
+def places_in(document: Mapping[str, Sequence[int]]) -> list[Range]:
+    """Return the ranges that an answer of the frames route names.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        If it is no answer of that route.
+    """
+    offsets, lengths = map(int, document["offsets"]), map(int, document["lengths"])
+    return list(zip(offsets, lengths, strict=True))
 
 
 def calls(ranges: Sequence[Range]) -> Iterator[list[Range]]:

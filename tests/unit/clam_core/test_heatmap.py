@@ -307,12 +307,21 @@ def test_frames_of_tiny_patches_can_still_be_seen() -> None:
     assert ((heat != 200).any(axis=2)).sum() > 200
 
 
-def test_the_page_shows_the_same_heat_whatever_the_size_of_the_overlay() -> None:
+@pytest.mark.parametrize(
+    ("grid", "repeats"),
+    [
+        pytest.param((2, 3), (30, 60, 120, 240), id="edges of patches on those of pixels"),
+        pytest.param((5, 7), (26, 52, 104, 208), id="edges of patches within pixels"),
+    ],
+)
+def test_the_page_shows_the_same_heat_whatever_the_size_of_the_overlay(
+    grid: tuple[int, int], repeats: tuple[int, ...]
+) -> None:
     thumbnail = np.full((60, 90, 3), 200, dtype=np.uint8)
-    colours = np.zeros((2, 3, 4), dtype=np.uint8)
-    colours[..., 0], colours[..., 3] = 255, [[0, 50, 100], [150, 200, 255]]
+    colours = np.zeros((*grid, 4), dtype=np.uint8)
+    colours[..., 0], colours[..., 3] = 255, np.linspace(0, 255, grid[0] * grid[1]).reshape(grid)
     pages = []
-    for times in (30, 60, 120, 240):
+    for times in repeats:
         overlay = Image.fromarray(np.repeat(np.repeat(colours, times, axis=0), times, axis=1))
         pages.append(compose(thumbnail, overlay, CAPTION).tobytes())
     assert pages == [pages[0]] * 4

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pydicom.encaps import generate_frames
 from pydicom.uid import generate_uid
+from wsidicom import WsiDicom
 
 from clam_core.errors import ClamCoreError, NoVolumeError, PyramidsError, SlideError
 from clam_core.slides import (
@@ -163,6 +164,22 @@ def test_several_focal_planes_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(BaseLevel, "focal_planes", property(lambda _: [0.0, 1.0]), raising=False)
     with pytest.raises(SlideError, match="2 focal planes"):
         WsiDicomSlide.open(path)
+
+
+def test_a_slide_that_is_refused_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wsidicom.group.level import BaseLevel
+
+    close, closed = WsiDicom.close, list[WsiDicom]()
+
+    def noted(wsi: WsiDicom) -> None:
+        closed.append(wsi)
+        close(wsi)
+
+    monkeypatch.setattr(WsiDicom, "close", noted)
+    monkeypatch.setattr(BaseLevel, "focal_planes", property(lambda _: [0.0, 1.0]), raising=False)
+    with pytest.raises(SlideError, match="2 focal planes"):
+        WsiDicomSlide.open(shared_path("slides/dicom-cmu-1-small-region"))
+    assert len(closed) == 1
 
 
 def test_two_pieces_of_glass_in_one_series_are_refused(tmp_path: Path) -> None:

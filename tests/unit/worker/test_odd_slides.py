@@ -11,17 +11,19 @@ from typing import Any
 import pydicom
 import pytest
 import requests
+from wsidicom import WsiDicom
 from wsidicom.errors import WsiDicomError
 from wsidicom.instance.tile_index.sparse_tile_index import SparseTileIndex
 
 from clam_core.errors import SlideError
-from clam_core.slides import WsiDicomSlide
+from clam_core.slides import Slide, WsiDicomSlide
 from tests.support.dicom_pyramid import pyramid_folder
 from tests.support.odd_dicom import ODD_STORAGE, write_slide
 from tests.support.ranges_server import RangesServer
 from tests.support.slide_reading import assert_same_tiles, settings_for
 from worker.settings import Credentials
 from worker.sources import (
+    DicomwebSlide,
     HttpRangeClient,
     HttpRangeSource,
     OrthancDownloadSource,
@@ -29,7 +31,9 @@ from worker.sources import (
     RangesClient,
     SlideSource,
 )
+from worker.sources.dicomweb_client import DicomwebFrames
 from worker.sources.errors import FragmentedFramesError, TruncatedSlideError
+from worker.sources.source import SourceReport
 from worker.transport import make_session
 
 MakeSource = Callable[[str, requests.Session, Path], SlideSource]
@@ -164,12 +168,27 @@ def test_a_tile_that_lies_where_the_slide_has_none_is_the_slides_fault(
         SOURCES[source](server.url, session, tmp_path).open(server.claim())
 
 
-def test_positions_that_cannot_be_read_later_are_the_slides_fault_too(
-    server: RangesServer, session: requests.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for path in write_slide(tmp_path, sparse=True):
+def by_ranges(files: list[Path], server: RangesServer, session: requests.Session) -> Slide:
+    for path in files:
         server.store(path)
-    with SOURCES["plugin ranges"](server.url, session, tmp_path).open(server.claim()) as slide:
+    return OrthancRangesSource(RangesClient(settings_for(server.url), session)).open(server.claim())
+
+
+def by_dicomweb(files: list[Path], server: RangesServer, session: requests.Session) -> Slide:
+    claim = server.claim()
+    frames = DicomwebFrames(settings_for(server.url), session, ("1.2", "1.2.3"), claim.instances)
+    return DicomwebSlide(WsiDicom.open(files), frames, lambda: SourceReport("dicomweb"))
+
+
+@pytest.mark.parametrize("opened", [by_ranges, by_dicomweb])
+def test_positions_that_cannot_be_read_later_are_the_slides_fault_too(
+    opened: Callable[[list[Path], RangesServer, requests.Session], Slide],
+    server: RangesServer,
+    session: requests.Session,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with opened(write_slide(tmp_path, sparse=True), server, session) as slide:
 
         def contradiction(*_: object) -> int:
             raise WsiDicomError("It lies nowhere.")

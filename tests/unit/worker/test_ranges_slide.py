@@ -19,6 +19,7 @@ from tests.support.ranges_server import RangesServer
 from tests.support.slide_reading import assert_same_tiles, settings_for
 from worker.settings import Credentials
 from worker.sources import OrthancRangesSource, RangesClient, RangesSlide, ranges_slide
+from worker.sources.errors import SourceUnreachableError
 from worker.sources.piece_cache import PieceCache
 from worker.sources.prefetching import FrameNumbers
 from worker.sources.ranges_client import joined
@@ -78,6 +79,25 @@ def test_pixels_belong_to_whoever_read_them(
             np.testing.assert_array_equal(
                 slide.read_region(place, 0, (TILE, TILE)), local.read_region(place, 0, (TILE, TILE))
             )
+
+
+def test_pixels_that_a_decoder_lets_nobody_change_are_handed_out_as_a_copy(
+    server: RangesServer, session: requests.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_slide(tmp_path)
+    with opened(server, session, files) as slide, WsiDicomSlide.open(files) as local:
+        decoder = slide._images[0].decoder
+        decode = decoder.decode
+
+        def read_only(frame: bytes) -> np.ndarray:
+            pixels = decode(frame)
+            pixels.flags.writeable = False
+            return pixels
+
+        monkeypatch.setattr(decoder, "decode", read_only)
+        tile = ((0, 0), 0, (TILE, TILE))
+        slide.read_region(*tile)[:] = 0
+        np.testing.assert_array_equal(slide.read_region(*tile), local.read_region(*tile))
 
 
 def test_patches_that_are_tiles_decode_each_tile_once(
@@ -166,6 +186,43 @@ def test_threads_that_want_the_first_frames_at_once_ask_for_their_index_once(
         assert isinstance(slide, Prefetching)
         list(pool.map(lambda place: slide.prefetch(0, [place], (TILE, TILE)), EVERY_TILE))
     assert sum(path.endswith("/frames") for path in server.behaviour.paths) == 1
+
+
+NO_PLACES = {
+    "a page": b"<html>Sign in</html>",
+    "another document": b'{"status": "ok"}',
+    "no document": b"[1, 2]",
+    "no lists": b'{"offsets": 1, "lengths": 2}',
+    "no numbers": b'{"offsets": ["a"], "lengths": [null]}',
+    "fewer lengths than offsets": b'{"offsets": [1, 2], "lengths": [3]}',
+}
+"""What a proxy may answer in the plugin's place."""
+
+
+@pytest.mark.parametrize("answer", NO_PLACES.values(), ids=list(NO_PLACES))
+def test_an_answer_that_is_not_the_plugins_is_asked_for_again(
+    answer: bytes, server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    (path,) = write_slide(tmp_path, offsets="empty")
+    name = server.store(path)
+    server.behaviour.frames = [answer, b'{"offsets": [7], "lengths": [3]}']
+    client = RangesClient(settings_for(server.url), session, lambda _seconds: False)
+    (instance,) = server.claim(name).instances
+    assert client.frames(instance) == [(7, 3)]
+
+
+def test_a_proxy_that_answers_in_the_plugins_place_is_not_the_slides_fault(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    (path,) = write_slide(tmp_path, offsets="empty")
+    server.store(path)
+    server.behaviour.frames = [b"<html>Sign in</html>"] * 20
+    client = RangesClient(settings_for(server.url), session, lambda _seconds: False)
+    with (
+        OrthancRangesSource(client).open(server.claim()) as slide,
+        pytest.raises(SourceUnreachableError, match="check the proxy"),
+    ):
+        slide.read_region((0, 0), 0, (TILE, TILE))
 
 
 def test_frames_and_tiles_that_were_dropped_for_want_of_room_are_had_again(
