@@ -154,7 +154,8 @@ def ragged_outline() -> np.ndarray:
     angles = np.linspace(0, 2 * np.pi, 20_000, endpoint=False)
     ragged = np.convolve(random.random(len(angles)), np.ones(15) / 15, "same")
     radii = WIDE * (0.3 + 0.2 * ragged)
-    return (WIDE / 2 + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)).astype(np.int32)
+    outline: np.ndarray = WIDE / 2 + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return outline.astype(np.int32)
 
 
 def scored(pieces: list[Piece], coordinates: np.ndarray, attention: np.ndarray) -> object:

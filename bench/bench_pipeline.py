@@ -35,6 +35,7 @@ from clam_core.encoders import Precision, load_encoder
 from clam_core.encoders.resnet import TruncatedResNet50
 from clam_core.encoders.transforms import IMAGENET, normalised
 from clam_core.model import LoadedModel
+from clam_core.package import ModelPackage
 from tests.support.orthanc_server import OrthancServer
 from worker.analysis import ClamAnalyzer
 from worker.assembly import build_daemon, make_telemetry, slide_opener
@@ -262,6 +263,7 @@ class Bench:
     ) -> tuple[ClamAnalyzer, BusyEncoder]:
         loaded = ClamAnalyzer.load(settings)
         (demo,) = loaded.models.values()
+        assert isinstance(demo.package, ModelPackage)
         if drawn is None:
             encoder = BusyEncoder(demo.encoder)
             aggregator: Any = demo.aggregator

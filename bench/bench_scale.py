@@ -20,6 +20,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Simulation:
         self._idle: deque[int] = deque()
         self._leftovers_at = 0.0
         for worker in range(workers):
-            self._at(self._random.uniform(0, POLL_S), lambda worker=worker: self._ask(worker))
+            self._at(self._random.uniform(0, POLL_S), partial(self._ask, worker))
 
     def run(self, requests: int) -> Tally:
         """Let so many requests come, until all are completed, or failed when their last worker died."""

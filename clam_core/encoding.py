@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from clam_core.slides import FetchAhead, Pixels, Slide
 
 BATCHES_AHEAD = 3
 """Batches that wait for the encoder, besides those being read: enough to hide a slow read."""
+
+_Batch = TypeVar("_Batch")
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -192,11 +196,11 @@ def _corners(batch: Coordinates) -> list[tuple[int, int]]:
 
 @contextmanager
 def read_ahead(
-    batches: Sequence[Coordinates],
-    start: Callable[[Coordinates], Future[None]],
-    read: Callable[[Coordinates, Future[None]], Pixels],
+    batches: Sequence[_Batch],
+    start: Callable[[_Batch], Future[None]],
+    read: Callable[[_Batch, Future[None]], _Read],
     readers: int,
-) -> Iterator[Iterator[Pixels]]:
+) -> Iterator[Iterator[_Read]]:
     """Read batches in threads, in order, at once, at most `readers` + `BATCHES_AHEAD` before their turn.
 
     Each is begun to be fetched as soon as it may be read, in other threads: the line is not idle while the
@@ -205,12 +209,12 @@ def read_ahead(
     pool = ThreadPoolExecutor(readers, thread_name_prefix="patches")
     ahead = readers + BATCHES_AHEAD
 
-    def submit(batch: Coordinates) -> Future[Pixels]:
+    def submit(batch: _Batch) -> Future[_Read]:
         return pool.submit(read, batch, start(batch))
 
     pending = deque(submit(batch) for batch in batches[:ahead])
 
-    def results() -> Iterator[Pixels]:
+    def results() -> Iterator[_Read]:
         for batch in batches[ahead:]:
             yield pending.popleft().result()
             pending.append(submit(batch))

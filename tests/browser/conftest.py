@@ -51,7 +51,7 @@ def without_workers(server: OrthancServer) -> Iterator[OrthancServer]:
 def visit(server: OrthancServer, chromium: Browser) -> Iterator[Visit]:
     with open_browser(server, chromium) as opened:
         # Whatever the policy refuses is said on the console only.
-        opened.page.on("console", lambda line: line.type == "error" and opened.problems.append(line.text))
+        opened.page.on("console", opened.note_line)
         yield opened
 
 

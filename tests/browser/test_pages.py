@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,8 +161,7 @@ def test_the_slide_is_drawn_from_tiles_and_its_label_never_is(
     server: OrthancServer, faultless: Visit
 ) -> None:
     slide = store_slide(server, slide_folder())
-    tiles: list[str] = []
-    faultless.page.on("request", lambda request: "/wsi/tiles/" in request.url and tiles.append(request.url))
+    tiles = faultless.requests_to("/wsi/tiles/")
     page = open_result(faultless, analysed(server, slide))
     wait_for_pictures(page)
     # The label (387 x 463) is what Orthanc lists as the slide's second resolution.
@@ -188,8 +186,7 @@ def test_pictures_that_are_not_the_slide_are_no_level_of_it(server: OrthancServe
 def test_a_whole_slide_asks_for_its_coarse_tiles_and_a_close_look_for_the_fine_ones_in_view(
     server: OrthancServer, faultless: Visit, tmp_path: Path, screenshot: Callable[[Visit, str], None]
 ) -> None:
-    tiles: list[str] = []
-    faultless.page.on("request", lambda request: "/wsi/tiles/" in request.url and tiles.append(request.url))
+    tiles = faultless.requests_to("/wsi/tiles/")
     series = store_slide(server, pyramid_folder(tmp_path / "levels"))
     faultless.page.set_viewport_size({"width": 1280, "height": 720})
     page = open_result(faultless, analysed(server, series, names=("overlay.png",), top_patches=[]))
@@ -596,8 +593,7 @@ def test_the_worklist_asks_once_in_a_few_seconds_and_not_at_all_while_hidden(
     server: OrthancServer, faultless: Visit, slide: str
 ) -> None:
     submit(server, slide)
-    asked: list[float] = []
-    faultless.page.on("request", lambda one: "/pathology/" in one.url and asked.append(time.monotonic()))
+    asked = faultless.requests_to("/pathology/")
     page = open_worklist(faultless)
     page.wait_for_timeout(1000)
     asked.clear()

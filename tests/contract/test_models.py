@@ -7,14 +7,14 @@ from typing import Any
 
 from tests.contract.test_openapi import problems
 from tests.support.queue_client import Queue
-from tests.support.sites import MONITOR, WORKER, MemorySite, Site
+from tests.support.sites import MONITOR, PERSON, WORKER, MemorySite, Site
 
 SHA256 = "a" * 64
 
 
-def offered(queue: Queue, user: str | None = None) -> list[dict[str, Any]]:
+def offered(queue: Queue, user: str = PERSON) -> list[dict[str, Any]]:
     """Return the models of one test's own name, as the answer has them."""
-    answer = queue.site.call("GET", "/pathology/models", **({} if user is None else {"user": user}))
+    answer = queue.site.call("GET", "/pathology/models", user=user)
     assert answer.status == 200
     assert answer.json["success"] is True
     return [model for model in answer.json["models"] if model["name"] == queue.model]

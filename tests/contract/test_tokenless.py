@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orthanc_plugin.gateway import InstanceInfo
 from tests.support.queue_client import RESULT, Queue
 from tests.support.sites import PERSON, WORKER, Answer, MemorySite, Site
 
@@ -141,10 +142,10 @@ def when_the_slide_is_looked_at(site: MemorySite, action: Callable[[], object]) 
     """Let something happen between an older worker's report and the lease that it would get."""
     read = site.gateway.instances
 
-    def instances(series: str) -> Any:
+    def instances(series_id: str) -> tuple[InstanceInfo, ...]:
         site.gateway.instances = read  # type: ignore[method-assign]
         action()
-        return read(series)
+        return read(series_id)
 
     site.gateway.instances = instances  # type: ignore[method-assign]
 

@@ -71,4 +71,6 @@ def stored_report(server: OrthancServer, request: dict[str, Any]) -> hd.sr.Compr
     (found,) = server.post(
         "/tools/find", json={"Level": "Instance", "Query": {"SeriesInstanceUID": uid}}
     ).json()
-    return hd.sr.srread(BytesIO(server.get(f"/instances/{found}/file").content))
+    report = hd.sr.srread(BytesIO(server.get(f"/instances/{found}/file").content))
+    assert isinstance(report, hd.sr.Comprehensive3DSR)
+    return report

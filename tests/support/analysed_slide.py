@@ -23,6 +23,9 @@ MOST_PATCHES = 30
 CONTAINER = "S26-1042-A1"
 BACKGROUND = 225
 
+Places = np.ndarray | np.float32
+"""Level-0 pixels along one axis: many, or one."""
+
 
 def png(picture: Image.Image) -> bytes:
     """Return a picture as a PNG."""
@@ -31,7 +34,7 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def attention(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def attention(columns: Places, rows: Places) -> np.ndarray:
     """Return the attention, 0 to 1, at level-0 pixels: `SPOTS`, in steps of a patch."""
     x = (columns // PATCH_PX + 0.5) * PATCH_PX / WIDTH
     y = (rows // PATCH_PX + 0.5) * PATCH_PX / HEIGHT
@@ -55,8 +58,8 @@ def overlay_png() -> bytes:
     downsample = (WIDTH / width, HEIGHT / height)
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     values = 100 * attention(columns * downsample[0], rows * downsample[1])
-    each = [np.ones(side, dtype=np.int64) for side in covered.shape]
-    return png(paint(ScoreMap(values.astype(np.float32), covered, *each, covered, downsample)))
+    heights, widths = np.ones(height, dtype=np.int64), np.ones(width, dtype=np.int64)
+    return png(paint(ScoreMap(values.astype(np.float32), covered, heights, widths, covered, downsample)))
 
 
 def thumbnail_png() -> bytes:

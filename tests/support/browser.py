@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, expect, sync_playwright
 
 from tests.support.orthanc_server import OrthancServer
 
@@ -44,6 +44,22 @@ class Visit:
         self.page.goto("about:blank")
         self.page.goto(f"{self.server.url}/app/explorer.html#{level}?uuid={orthanc_id}")
         return self.page
+
+    def requests_to(self, route: str) -> list[str]:
+        """Return a list that gets the address of every request from now on with `route` (a part) in it."""
+        asked: list[str] = []
+
+        def note(request: Request) -> None:
+            if route in request.url:
+                asked.append(request.url)
+
+        self.page.on("request", note)
+        return asked
+
+    def note_line(self, line: ConsoleMessage) -> None:
+        """Note a line of the console that is an error."""
+        if line.type == "error":
+            self.problems.append(line.text)
 
     def note_answer(self, response: Response) -> None:
         """Note an answer that is an error."""

@@ -10,6 +10,7 @@ from typing import Self
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clam_core.encoders import Encoder, Precision
 from clam_core.models import SlidePrediction
@@ -99,12 +100,13 @@ class MeanColourEncoder:
     def frame(self, tile: Pixels) -> Pixels:
         return tile
 
-    def encode(self, tiles: Pixels) -> np.ndarray:
+    def encode(self, tiles: Pixels) -> NDArray[np.float32]:
         return self.encode_framed(tiles)
 
-    def encode_framed(self, tiles: Pixels) -> np.ndarray:
+    def encode_framed(self, tiles: Pixels) -> NDArray[np.float32]:
         self.batches.append(len(tiles))
-        return (tiles.astype(np.float64).mean(axis=(1, 2)) / 255).astype(np.float32)
+        means: NDArray[np.float32] = (tiles.astype(np.float64).mean(axis=(1, 2)) / 255).astype(np.float32)
+        return means
 
 
 class RednessPredictor:

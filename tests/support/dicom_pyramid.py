@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from clam_core.slides import WsiDicomSlide
+from clam_core.slides import Pixels, WsiDicomSlide
 from tests.support.dicom_files import volume_file
 
 TILE = 240
@@ -41,10 +41,11 @@ def headers_of(folder: Path) -> list[pydicom.Dataset]:
     return [header for header in headers if "VOLUME" in header.ImageType]
 
 
-def _shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
+def _shrink(pixels: Pixels, factor: int) -> Pixels:
     height, width = pixels.shape[0] // factor, pixels.shape[1] // factor
     blocks = pixels[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
-    return blocks.mean(axis=(1, 3)).astype(np.uint8)
+    smaller: Pixels = blocks.mean(axis=(1, 3)).astype(np.uint8)
+    return smaller
 
 
 def _write_level(base: Path, path: Path, pixels: np.ndarray, factor: int, side: int) -> None:

@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from clam_core.run import EncoderTurn
+from tests.support.core_fakes import ArraySlide, blank
 from worker import logs
 from worker.assembly import build_daemon
 from worker.contract import ModelOffer
@@ -45,16 +46,6 @@ class HeldAnalyzer:
         return Analysis({"probabilities": {"tumor": 1.0}}, {"heatmap.png": b"\x89PNG"})
 
 
-class NoSlide:
-    """Stands where an open slide would."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to close."""
-
-
 def main() -> int:
     """Run until a signal ends it."""
     settings = load_settings(os.environ)
@@ -62,7 +53,7 @@ def main() -> int:
     analyzer = HeldAnalyzer(Path(os.environ["LET_GO"]), deaf="DEAF" in os.environ)
     shutdown = ShutdownRequest()
     shutdown.install()
-    daemon = build_daemon(settings, analyzer, shutdown, lambda _claim: NoSlide())
+    daemon = build_daemon(settings, analyzer, shutdown, lambda _claim: ArraySlide(blank(1, 1)))
     end = daemon.run(Mode.FOREVER)
     if end.work_abandoned:
         os._exit(0)

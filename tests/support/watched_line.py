@@ -46,7 +46,8 @@ class WatchedLine(FaultyProxy):
             super().pass_on(handler)
             return
         self.received(handler)
-        self.answer(handler, withheld[1], [("Content-Type", "text/plain")], b"The test withholds it.")
+        text = b"The test withholds it."
+        self.answer(handler, withheld[1], [("Content-Type", "text/plain")], text, sent=len(text))
 
     def received(self, handler: BaseHTTPRequestHandler) -> bytes:
         """Read a request's body, and keep the request."""

@@ -43,7 +43,7 @@ def services() -> list[tuple[str, dict[str, Any]]]:
 def test_a_compose_file_is_one_and_names_only_what_it_has(path: Path) -> None:
     compose = compose_spec.PyCompose.from_yaml(interpolated(path))
     compose.validate()
-    assert compose.service_names
+    assert compose.service_names()
 
 
 def test_a_misspelt_key_would_be_found() -> None:

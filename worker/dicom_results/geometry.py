@@ -36,7 +36,7 @@ class Attention:
 
     coordinates: NDArray[np.generic]
     patch_size: tuple[float, float]
-    percentiles: NDArray[np.generic]
+    percentiles: NDArray[np.float64]
 
 
 def rectangle_mm(header: Dataset, patch: TopPatch) -> NDArray[np.float64]:

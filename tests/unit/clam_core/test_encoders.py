@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encoders give the reference's features; wrong weights are told apart from missing and damaged ones."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from clam_core.encoders import ENCODERS, load_encoder, loading, precision, registry
+from clam_core.encoders import ENCODERS, load_encoder, loading, precision
 from clam_core.encoders.efficientnet_lite import SamePaddedConv2d
 from clam_core.encoders.fold import fold_batch_norms
 from clam_core.encoders.precision import Precision, require_supported
@@ -45,6 +47,7 @@ def recipe_weights(kind: str) -> dict[str, torch.Tensor]:
 
 
 def recipe_tensor(key: str, shape: tuple[int, ...], random: np.random.RandomState) -> np.ndarray:
+    values: NDArray[np.float64]
     if len(shape) == 4:
         values = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
     elif len(shape) >= 2:
@@ -70,14 +73,15 @@ def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "numerics"), [({"fold": False}, "torch"), ({}, "torch"), ({"compiled": True}, "openvino")]
+    ("fold", "compiled", "numerics"),
+    [(False, False, "torch"), (True, False, "torch"), (True, True, "openvino")],
 )
 def test_truncated_resnet50_equals_the_reference(
-    way: dict[str, bool], numerics: str, golden: Any, tmp_path: Path
+    fold: bool, compiled: bool, numerics: str, golden: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip(numerics)
     save_file(with_counters(recipe_weights("resnet50_trunc")), tmp_path / "w.safetensors")
-    encoder = load_encoder("resnet50-trunc", weights=tmp_path / "w.safetensors", **way)
+    encoder = load_encoder("resnet50-trunc", weights=tmp_path / "w.safetensors", fold=fold, compiled=compiled)
     assert_close(encoder.encode(golden["patches"]), golden["resnet50_trunc"])
     assert numerics in encoder.numerics.lower()
 
@@ -255,7 +259,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_missing_weights_of_the_demo_encoder_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(EncoderWeightsError, match=r"requirements/demo-encoder\.txt"):
         load_encoder("efficientnet-lite0")
 

@@ -248,6 +248,7 @@ def test_patch_file_is_read_back(tmp_path: Path) -> None:
     path = write_patches(
         tmp_path / "a.h5", coords, patch_size=256, patch_level=1, level=Level(500, 400, (4.0, 4.0))
     )
+    assert path is not None
     found = read_patches(path)
     assert np.array_equal(found.coordinates, coords)
     assert (found.patch_size, found.patch_level) == (256, 1)

@@ -278,6 +278,7 @@ def test_finer_heatmap_encodes_no_patch_twice_and_leaves_the_prediction_alone(an
         options=AnalysisOptions(overlap=0.5),
     )
     assert np.array_equal(found.prediction.probabilities, analysis.prediction.probabilities)
+    assert found.fine is not None
     assert len(found.fine.coordinates) > 3 * len(found.coordinates)
     assert sum(encoder.batches) == len(found.fine.coordinates), "the blocky patches are among the fine ones"
     ranks = {tuple(c): r for c, r in zip(found.fine.coordinates, found.fine.percentiles, strict=True)}

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from clam_core.errors import ParameterError
 from clam_core.models.clam import Clam, ClamShape
+from clam_core.slides import Pixels
 from clam_core.training.baseline import fit_logistic
 from clam_core.training.field_bags import FieldBag, fit_scaler
 from clam_core.training.fields import Field, FieldFeatures, blocks_of, field_features, read_fields
@@ -31,13 +33,14 @@ from clam_core.training.views import CropPlan, unsqueezed
 from tests.support.shared_data import shared_path
 
 
-def tissue(side: int = 96, seed: int = 0) -> np.ndarray:
+def tissue(side: int = 96, seed: int = 0) -> Pixels:
     """Draw pixels of two dyes in varying amounts, with some glass."""
     rng = np.random.default_rng(seed)
     amounts = rng.gamma(1.0, 0.6, size=(side * side, 2))
     amounts[: side * side // 10] = 0.0
     density = amounts @ np.stack([HAEMATOXYLIN, EOSIN])
-    return np.clip(250 * np.exp(-density), 0, 255).astype(np.uint8).reshape(side, side, 3)
+    light: NDArray[np.float64] = np.clip(250 * np.exp(-density), 0, 255)
+    return light.astype(np.uint8).reshape(side, side, 3)
 
 
 def test_the_two_dyes_are_found_again() -> None:
@@ -74,9 +77,10 @@ class MeanColour:
     def __init__(self) -> None:
         self.calls = 0
 
-    def encode(self, tiles: np.ndarray) -> np.ndarray:
+    def encode(self, tiles: Pixels) -> NDArray[np.float32]:
         self.calls += 1
-        return tiles.mean(axis=(1, 2)).astype(np.float32)
+        means: NDArray[np.float32] = tiles.mean(axis=(1, 2)).astype(np.float32)
+        return means
 
 
 @pytest.fixture

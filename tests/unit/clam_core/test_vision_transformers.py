@@ -108,7 +108,8 @@ def test_an_encoder_encodes_with_weights_from_a_file(
     encoder = load_encoder("virchow2", weights=tmp_path / "w.safetensors")
     tiles = np.random.default_rng(0).integers(0, 256, (5, 256, 256, 3), dtype=np.uint8)
     features = encoder.encode(tiles)
-    assert (features.shape, features.dtype) == ((5, 64), np.float32)
+    assert features.shape == (5, 64)
+    assert features.dtype == np.float32
     assert np.isfinite(features).all()
 
 

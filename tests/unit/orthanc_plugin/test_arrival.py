@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ STAINED: dict[str, Any] = {
 }
 
 
-def met(match: dict[str, tuple[str, ...]], tags: dict[str, Any], remote_aet: str = "") -> bool:
+def met(match: Mapping[str, tuple[str, ...]], tags: dict[str, Any], remote_aet: str = "") -> bool:
     return matches(ArrivalRule("r", tuple(match.items()), "m"), Arrival(tags, remote_aet))
 
 

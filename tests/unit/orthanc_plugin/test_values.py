@@ -16,7 +16,7 @@ from orthanc_plugin.values import AnalysisRequest, Event, Failure, Grant, Model,
 from tests.unit.orthanc_plugin.test_lifecycle import a_request
 
 # Surrogates have no UTF-8 and are refused at the door.
-TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBER = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.just(-0.0))
 ANY = st.one_of(TEXT, NUMBER, st.booleans(), st.none(), st.tuples(TEXT, NUMBER))
 MODELS = st.builds(Model, TEXT, st.none() | TEXT, st.none() | TEXT)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -49,8 +49,18 @@ def http() -> Iterator[responses.RequestsMock]:
         yield mock
 
 
+def noting(waits: list[float]) -> Callable[[float], bool]:
+    """Return a wait that notes its seconds, takes no time and is cut short by nothing."""
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return False
+
+    return wait
+
+
 def answer_health(http: responses.RequestsMock, status: int, **options: object) -> None:
-    http.get(f"{URL}/pathology/health", status=status, **options)  # type: ignore[arg-type]
+    http.get(f"{URL}/pathology/health", status=status, **options)
 
 
 @pytest.mark.parametrize(
@@ -140,9 +150,7 @@ def test_a_refusal_is_not_repeated(client: PluginClient, http: responses.Request
 
 def test_the_servers_retry_after_is_waited_for(settings: Settings, http: responses.RequestsMock) -> None:
     waits: list[float] = []
-    client = PluginClient(
-        settings, settings.worker, retry=QUICK, wait=lambda seconds: waits.append(seconds) is not None
-    )
+    client = PluginClient(settings, settings.worker, retry=QUICK, wait=noting(waits))
     answer_health(http, 503, json={"code": "starting", "error": "Wait."}, headers={"Retry-After": "7"})
     with pytest.raises(BusyError):
         client.health()
@@ -165,9 +173,7 @@ def test_a_post_on_a_connection_that_was_closed_meanwhile_is_sent_again_at_once(
     server.add_request()
     server.misbehave("/update-status/", Fault.DROP_BEFORE)
     waits: list[float] = []
-    client = PluginClient(
-        rig.settings, rig.settings.worker, wait=lambda seconds: waits.append(seconds) is not None
-    )
+    client = PluginClient(rig.settings, rig.settings.worker, wait=noting(waits))
     claim, _ = client.claim("0" * 32, rig.analyzer.offers, None, device="cpu", wait_s=0)
     assert claim is not None
     client.heartbeat(claim.request_id, claim.lease, stage="open", progress=0.0, detail="")

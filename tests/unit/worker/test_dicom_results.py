@@ -63,15 +63,20 @@ def reread(results: DicomResults, kind: ResultKind) -> Dataset:
     return pydicom.dcmread(BytesIO(content_of(results, kind)))
 
 
+def measurements(results: DicomResults, kind: ResultKind) -> hd.sr.MeasurementReport:
+    """Return what a report says, by the template that it follows."""
+    content = srread(BytesIO(content_of(results, kind))).content
+    assert isinstance(content, hd.sr.MeasurementReport)
+    return content
+
+
 def slide_group(results: DicomResults) -> Any:
-    report = srread(BytesIO(content_of(results, ResultKind.SLIDE_REPORT)))
-    (group,) = report.content.get_image_measurement_groups()
+    (group,) = measurements(results, ResultKind.SLIDE_REPORT).get_image_measurement_groups()
     return group
 
 
 def roi_groups(results: DicomResults) -> list[Any]:
-    report = srread(BytesIO(content_of(results, ResultKind.ROI_REPORT)))
-    return list(report.content.get_planar_roi_measurement_groups())
+    return list(measurements(results, ResultKind.ROI_REPORT).get_planar_roi_measurement_groups())
 
 
 def evaluations(group: Any) -> dict[str, list[str]]:
@@ -244,8 +249,8 @@ class TestSlideReport:
         assert "no class is likely enough" in meanings
 
     def test_it_holds_no_regions(self, header: Dataset) -> None:
-        report = srread(BytesIO(content_of(build(SourceSlide.of([header])), ResultKind.SLIDE_REPORT)))
-        assert not report.content.get_planar_roi_measurement_groups()
+        report = measurements(build(SourceSlide.of([header])), ResultKind.SLIDE_REPORT)
+        assert not report.get_planar_roi_measurement_groups()
 
     def test_its_private_codes_are_declared(self, header: Dataset) -> None:
         report = reread(build(SourceSlide.of([header])), ResultKind.SLIDE_REPORT)
@@ -272,8 +277,8 @@ class TestRoiReport:
         assert len(roi_groups(build(source, patch=128, top=100))) == 100
 
     def test_it_says_nothing_about_the_whole_slide(self, header: Dataset) -> None:
-        report = srread(BytesIO(content_of(build(SourceSlide.of([header])), ResultKind.ROI_REPORT)))
-        assert not report.content.get_image_measurement_groups()
+        report = measurements(build(SourceSlide.of([header])), ResultKind.ROI_REPORT)
+        assert not report.get_image_measurement_groups()
 
     def test_a_polygon_leads_back_to_its_patch(self, header: Dataset) -> None:
         source = SourceSlide.of([header])

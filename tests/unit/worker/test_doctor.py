@@ -236,7 +236,7 @@ def test_a_proxy_that_makes_orthancs_own_pages_foreign(patient: Patient) -> None
 
 def test_the_origin_is_asked_about_as_a_page_would(patient: Patient) -> None:
     assert patient.findings()["origin"].verdict is Verdict.OK
-    asked = [call.request for call in patient.http.calls if call.request.url.endswith("/analyze")]
+    asked = [call.request for call in patient.http.calls if (call.request.url or "").endswith("/analyze")]
     assert asked[0].headers["Origin"] == URL
 
 

@@ -61,7 +61,7 @@ def test_a_secret_never_reaches_the_log(log_format: LogFormat) -> None:
 def test_a_foreign_exception_is_logged_by_type_and_place_without_its_text() -> None:
     stream = logged(LogFormat.TEXT)
     try:
-        {}["PatientName SMITH^JOHN"]
+        dict[str, str]()["PatientName SMITH^JOHN"]
     except KeyError:
         LOG.exception("It failed.")
     assert "SMITH" not in stream.getvalue()

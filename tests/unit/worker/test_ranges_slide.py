@@ -56,7 +56,8 @@ def decodings(slide: RangesSlide, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counted(frame: bytes) -> np.ndarray:
         found.append(len(frame))
-        return decode(frame)
+        pixels: np.ndarray = decode(frame)
+        return pixels
 
     monkeypatch.setattr(decoder, "decode", counted)
     return found
@@ -90,7 +91,7 @@ def test_pixels_that_a_decoder_lets_nobody_change_are_handed_out_as_a_copy(
         decode = decoder.decode
 
         def read_only(frame: bytes) -> np.ndarray:
-            pixels = decode(frame)
+            pixels: np.ndarray = decode(frame)
             pixels.flags.writeable = False
             return pixels
 

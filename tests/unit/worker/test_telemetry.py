@@ -8,7 +8,10 @@ import sys
 import numpy as np
 import pytest
 import requests
+from numpy.typing import NDArray
 
+from clam_core.encoders import Precision
+from clam_core.slides import Pixels
 from tests.support.scripted_server import ScriptedServer
 from tests.unit.worker.conftest import Rig, ScriptedAnalyzer, good_analysis
 from worker.assembly import build_daemon, make_telemetry
@@ -30,11 +33,18 @@ class SlowEncoder:
     """Takes two seconds for whatever it is given."""
 
     name, dim, input_px, sha256 = "slow", 3, 8, "0" * 64
+    numerics, precision = "none", Precision.FLOAT32
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def encode(self, tiles: np.ndarray) -> np.ndarray:
+    def frame(self, tile: Pixels) -> Pixels:
+        return tile
+
+    def encode(self, tiles: Pixels) -> NDArray[np.float32]:
+        return self.encode_framed(tiles)
+
+    def encode_framed(self, tiles: Pixels) -> NDArray[np.float32]:
         self._clock.now += 2.0
         return np.zeros((len(tiles), self.dim), np.float32)
 
