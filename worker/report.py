@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,8 +118,19 @@ def _facts(result: Mapping[str, Any]) -> str:
     if patches.get("count"):
         area = patches.get("tissue_mm2")
         tissue = f", {area:.1f} mm2 of tissue" if isinstance(area, int | float) else ""
-        lines.append(f"Patches  {patches['count']} of {patches.get('size_px', '?')} pixels{tissue}")
+        lines.append(
+            f"Patches  {patches['count']} of {_side(patches, result.get('top_patches') or [])}{tissue}"
+        )
     return "\n".join(lines)
+
+
+def _side(patches: Mapping[str, Any], top: Sequence[Mapping[str, Any]]) -> str:
+    """Return a patch's side as the encoder saw it and, where that is another number, on the slide."""
+    size, mpp = patches.get("size_px", "?"), patches.get("level_mpp")
+    scale = f" at {mpp:.3g} um a pixel" if mpp else ""
+    on_slide = top[0]["width"] if top else size
+    level_0 = f" ({on_slide} px of the slide's level 0)" if on_slide != size else ""
+    return f"{size} px{scale}{level_0}"
 
 
 def _top_patches(result: Mapping[str, Any]) -> str:

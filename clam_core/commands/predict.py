@@ -16,7 +16,7 @@ from clam_core.features import FeatureFolder, FeatureStore, FolderLimits, NoFeat
 from clam_core.model import load_model
 from clam_core.options import AnalysisOptions, Reference
 from clam_core.package import BareCheckpoint, load_package, package_path
-from clam_core.patches import read_patches, write_patches
+from clam_core.patches import PatchPlan, read_patches, write_patches
 from clam_core.pipeline import Content, analyze_slide
 from clam_core.progress import shown_progress
 from clam_core.result import Analysis
@@ -144,11 +144,19 @@ def _print_summary(analysis: Analysis, before: Mapping[str, float], written: lis
         print(line)  # noqa: T201 - this is the command's answer
 
 
+def _side(plan: PatchPlan) -> str:
+    """Return a patch's side as the encoder saw it and, where that is another number, on the slide."""
+    scale = "" if plan.mpp is None else f" at {plan.mpp:.3g} um a pixel"
+    on_slide = plan.footprint[0]
+    level_0 = f" ({on_slide} px of the slide's level 0)" if on_slide != plan.patch_px else ""
+    return f"{plan.patch_px} px{scale}{level_0}"
+
+
 def _summary_lines(analysis: Analysis, before: Mapping[str, float], written: list[Path]) -> Iterator[str]:
     tissue = "" if analysis.tissue_mm2 is None else f", {analysis.tissue_mm2:.2f} mm2 of tissue"
     yield f"slide      {analysis.slide.identity.label}"
     yield f"model      {analysis.model.name} {analysis.model.version} ({analysis.model.use})"
-    yield f"patches    {len(analysis.coordinates)} of {analysis.plan.patch_px} px{tissue}"
+    yield f"patches    {len(analysis.coordinates)} of {_side(analysis.plan)}{tissue}"
     if analysis.quality.status == "abstained":
         yield f"prediction none: the model abstains (it leans to {analysis.predicted_class})"
     else:

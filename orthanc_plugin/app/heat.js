@@ -2,13 +2,24 @@
 // The attention overlay as pixels. overlay.png holds colour and, in its opacity, how much a place is attended:
 // the opacity grows linearly with the percentile, from the least to the most attended; 0 was not looked at.
 
+// Up to the middle of the slider faint colours stay nearly as faint beside strong ones as the worker drew them;
+// from there on they catch up, and at the end all are opaque.
+const CATCHING_UP = 3;
+
+/** Return the opacity of every pixel. */
+function opacitiesOf(data) {
+    const drawn = new Uint8Array(data.length / 4);
+    for (let at = 0; at < drawn.length; at += 1) drawn[at] = data[4 * at + 3];
+    return drawn;
+}
+
 /** Return the least and the greatest opacity of what was looked at. */
-export function opacityRange(data) {
+function range(drawn) {
     let [least, most] = [255, 0];
-    for (let at = 3; at < data.length; at += 4) {
-        if (data[at] === 0) continue;
-        if (data[at] < least) least = data[at];
-        if (data[at] > most) most = data[at];
+    for (const alpha of drawn) {
+        if (alpha === 0) continue;
+        if (alpha < least) least = alpha;
+        if (alpha > most) most = alpha;
     }
     return [least, most];
 }
@@ -21,8 +32,9 @@ export class Heat {
         this.canvas.height = bitmap.height;
         this.context = this.canvas.getContext("2d", { willReadFrequently: true });
         this.context.drawImage(bitmap, 0, 0);
-        this.source = this.context.getImageData(0, 0, bitmap.width, bitmap.height);
-        [this.least, this.most] = opacityRange(this.source.data);
+        this.picture = this.context.getImageData(0, 0, bitmap.width, bitmap.height);
+        this.drawn = opacitiesOf(this.picture.data);
+        [this.least, this.most] = range(this.drawn);
     }
 
     /** Load an overlay. */
@@ -34,19 +46,25 @@ export class Heat {
         return new Heat(await createImageBitmap(await response.blob(), options));
     }
 
-    /** Show only what lies at or above a percentile; opacities are stretched to the whole range. */
-    showAbove(percentile) {
-        const { data, width, height } = this.source;
-        const shown = this.context.createImageData(width, height);
+    /**
+     * Paint what lies at or above a percentile.
+     * @param {number} percentile 0 to 100
+     * @param {number} opacity of the most attended places, 0 to 1; at 1 all colours are opaque
+     */
+    paint(percentile, opacity) {
+        const shown = this.#opacities(percentile, opacity);
+        const { drawn, picture } = this;
+        for (let at = 0; at < drawn.length; at += 1) picture.data[4 * at + 3] = shown[drawn[at]];
+        this.context.putImageData(picture, 0, 0);
+    }
+
+    /** Return with which opacity each of the worker's 256 opacities is shown. */
+    #opacities(percentile, opacity) {
         const cut = this.least + (percentile / 100) * (this.most - this.least);
-        for (let at = 3; at < data.length; at += 4) {
-            const alpha = data[at];
-            if (alpha === 0 || alpha < cut) continue;
-            shown.data[at - 3] = data[at - 3];
-            shown.data[at - 2] = data[at - 2];
-            shown.data[at - 1] = data[at - 1];
-            shown.data[at] = (alpha * 255) / this.most;
-        }
-        this.context.putImageData(shown, 0, 0);
+        return Uint8ClampedArray.from({ length: 256 }, (_, alpha) => {
+            if (alpha === 0 || alpha < cut) return 0;
+            const share = alpha / this.most;
+            return 255 * opacity * (share + (1 - share) * opacity ** CATCHING_UP);
+        });
     }
 }

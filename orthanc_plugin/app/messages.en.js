@@ -46,6 +46,9 @@ export const messages = {
     "legend.low": "least attended",
     "legend.high": "most attended",
     "legend.meaning": "Colours rank the patches of this slide by attention (percentiles). They are no probability of disease.",
+    "legend.bare": "Areas without colour were not used.",
+    "legend.bare_or_cut": "Areas without colour were not used, or rank below “Show from”.",
+    "legend.faint": "Faint colour means little attention.",
 
     "verdict.title": "Result",
     "verdict.none": "No class",
@@ -101,6 +104,7 @@ export const messages = {
     "patches.explained": "Below each: its rank, and the percentile of its attention among all patches of this slide.",
     "patches.label": "Patch {rank}, percentile {percentile}: show it on the slide",
     "patches.more": "Show {count} more",
+    "patches.no_picture": "{count} more are not shown: without the slide's tiles there is only a small picture of it, too coarse to cut them out of. The result's files have the places of all.",
 
     "provenance.title": "Model",
     "provenance.run": "Analysis",

@@ -46,6 +46,9 @@ export const messages = {
     "legend.low": "어텐션 낮음",
     "legend.high": "어텐션 높음",
     "legend.meaning": "색은 이 슬라이드 안에서 패치의 어텐션 순위(백분위)를 나타내며, 질병의 확률이 아닙니다.",
+    "legend.bare": "색이 없는 영역은 분석에 쓰이지 않았습니다.",
+    "legend.bare_or_cut": "색이 없는 영역은 분석에 쓰이지 않았거나 순위가 임계값보다 낮습니다.",
+    "legend.faint": "색이 옅으면 어텐션이 낮다는 뜻입니다.",
 
     "verdict.title": "결과",
     "verdict.none": "분류 없음",
@@ -101,6 +104,7 @@ export const messages = {
     "patches.explained": "각 패치 아래의 숫자는 순위와, 이 슬라이드의 전체 패치 가운데 어텐션 백분위입니다.",
     "patches.label": "패치 {rank}, 백분위 {percentile}: 슬라이드에서 위치 보기",
     "patches.more": "{count}개 더 보기",
+    "patches.no_picture": "{count}개는 표시하지 않습니다. 슬라이드의 타일이 없어 작은 이미지밖에 쓸 수 없는데, 패치를 잘라 내기에는 너무 거칩니다. 모든 패치의 위치는 결과 파일에 있습니다.",
 
     "provenance.title": "모델",
     "provenance.run": "분석",

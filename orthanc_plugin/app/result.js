@@ -118,7 +118,7 @@ async function showPictures() {
         view?.jumpTo(index);
         byId("slide").scrollIntoView({ block: "nearest", behavior: "smooth" });
     };
-    showPatches(byId("strip"), request, levels, jump);
+    await showPatches(byId("strip"), request, levels, jump);
     document.body.dataset.pictures = "shown";
 }
 

@@ -86,10 +86,26 @@ export function probabilities(result) {
     ];
 }
 
-/** Return the quality and every flag in words. */
+function sentencesOf(flags) {
+    return [...new Set(flags)].map((flag) => word("flag", flag));
+}
+
+/**
+ * Return the quality and every flag in words. What the server notes beside the result (no approval, a slide that
+ * was replaced) is a reason to read with care, but none why the worker limits its answer or gives none.
+ */
 export function quality(request) {
     const { status = "ok", flags = [], reason } = request.result?.quality ?? {};
-    const sentences = [...new Set([...flags, ...(request.flags ?? [])])].map((flag) => word("flag", flag));
+    const noted = request.flags ?? [];
+    if (status === "ok") return reservations(status, sentencesOf([...flags, ...noted]), reason);
+    const notes = sentencesOf(noted).map((sentence) => element("p", {}, sentence));
+    return [
+        reservations(status, sentencesOf(flags), reason),
+        notes.length ? element("div.quality.careful", { id: "notes" }, notes) : null,
+    ];
+}
+
+function reservations(status, sentences, reason) {
     const fine = status === "ok" && !sentences.length && !reason;
     return element(
         `div.quality.${fine ? "fine" : "careful"}`,

@@ -6,6 +6,7 @@ import { byId, element, fill } from "./dom.js";
 import { percent } from "./format.js";
 import { Heat } from "./heat.js";
 import { t } from "./i18n.js";
+import { legend } from "./legend.js";
 import "./slide_view.js";
 
 function has(request, name) {
@@ -37,25 +38,25 @@ function bindHeat(view, heat) {
     for (const control of [shown, opacity, threshold]) control.disabled = heat === null;
     byId("legend").hidden = heat === null;
     if (heat === null) return;
-    const show = () => {
-        byId("opacity-value").textContent = percent(opacity.value / 100);
-        view.opacity = opacity.value / 100;
+    fill(byId("legend"), legend({ cut: true }));
+    const paint = () => {
+        heat.paint(Number(threshold.value), opacity.value / 100);
         view.heat = shown.checked ? heat : null;
     };
-    const cut = onceAFrame(() => {
-        heat.showAbove(Number(threshold.value));
-        view.refresh();
-    });
-    const showThreshold = () => (byId("threshold-value").textContent = percent(threshold.value / 100));
-    threshold.oninput = () => {
-        showThreshold();
-        cut();
+    const paintSoon = onceAFrame(paint);
+    const follow = (slider) => {
+        const value = byId(`${slider.id}-value`);
+        const tell = () => (value.textContent = percent(slider.value / 100));
+        slider.oninput = () => {
+            tell();
+            paintSoon();
+        };
+        tell();
     };
-    opacity.oninput = show;
-    shown.onchange = show;
-    heat.showAbove(Number(threshold.value));
-    showThreshold();
-    show();
+    follow(opacity);
+    follow(threshold);
+    shown.onchange = paint;
+    paint();
 }
 
 /** The whole slide as plain pictures, for paper. */

@@ -26,7 +26,6 @@ function forestallStyle() {
 /** `<slide-view>`: give it a slide with `show`, then overlays and patches. */
 export class SlideView extends HTMLElement {
     #heat = null;
-    #opacity = 0.65;
     #patches = [];
     #chosen = -1;
     #showPatches = true;
@@ -101,15 +100,9 @@ export class SlideView extends HTMLElement {
         tiles.setOpacity(share * tilesOfWhole(this.slide.levels) <= MOST_TILES_IN_VIEW ? 1 : 0);
     }
 
-    /** Lay an overlay over the slide; null takes it away. */
+    /** Lay an overlay over the slide, also again after its pixels changed; null takes it away. */
     set heat(heat) {
         this.#heat = heat;
-        this.#draw();
-    }
-
-    /** Opacity of the most attended places, 0 to 1. */
-    set opacity(share) {
-        this.#opacity = share;
         this.#draw();
     }
 
@@ -121,11 +114,6 @@ export class SlideView extends HTMLElement {
 
     set outlines(shown) {
         this.#showPatches = shown;
-        this.#draw();
-    }
-
-    /** Draw again after the overlay's own pixels changed. */
-    refresh() {
         this.#draw();
     }
 
@@ -180,9 +168,7 @@ export class SlideView extends HTMLElement {
         if (!this.#heat) return;
         const start = this.positionOf(0, 0);
         const end = this.positionOf(this.slide.width, this.slide.height);
-        context.globalAlpha = this.#opacity;
         context.drawImage(this.#heat.canvas, start.x, start.y, end.x - start.x, end.y - start.y);
-        context.globalAlpha = 1;
     }
 
     #drawPatches(context) {

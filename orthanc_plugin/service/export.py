@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,16 +56,23 @@ def export_patches(core: Core, request_id: str, form: str) -> Export:
         core.exporting.release()
 
 
+def file_name(request: AnalysisRequest, form: str) -> str:
+    """Return under which name a browser saves a file: of which slide, model and analysis, never whose."""
+    slide = re.sub(r"\D", "", request.series_instance_uid)[-8:]
+    model = re.sub(r"[^A-Za-z0-9._]+", "-", request.bound_model.name).strip("-.") or "model"
+    return f"slide-{slide}-{model}-{request.request_id[:8]}.{form}"
+
+
 def _h5(core: Core, request: AnalysisRequest) -> Export:
     """Hand out the worker's file: HDF5 is nothing to write without a library."""
     artifact, content = get_artifact(core, request.request_id, H5)
-    return Export(f"{request.request_id}.h5", artifact.content_type, content)
+    return Export(file_name(request, "h5"), artifact.content_type, content)
 
 
 def _csv(core: Core, request: AnalysisRequest) -> Export:
     patches, result = _patches(core, request)
     content = export.csv(patches, export.size_of(result.get("slide")))
-    return Export(f"{request.request_id}.csv", "text/csv; charset=utf-8; header=present", content)
+    return Export(file_name(request, "csv"), "text/csv; charset=utf-8; header=present", content)
 
 
 def _geojson(core: Core, request: AnalysisRequest) -> Export:
@@ -77,7 +85,7 @@ def _geojson(core: Core, request: AnalysisRequest) -> Export:
     }
     size = export.size_of(result.get("slide"))
     content = export.geojson(patches, size, result.get("top_patches") or (), marks)
-    return Export(f"{request.request_id}.geojson", "application/geo+json", content)
+    return Export(file_name(request, "geojson"), "application/geo+json", content)
 
 
 FORMS = {"geojson": _geojson, "csv": _csv, "h5": _h5}

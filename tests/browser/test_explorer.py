@@ -75,11 +75,14 @@ def test_the_dialog_shows_the_slide_under_its_attention_and_leads_to_all_the_res
     expect(pictures).to_have_count(2)
     for picture in pictures.all():
         picture.evaluate("one => one.decode()")
+    expect(panel.locator(".legend")).to_contain_text(
+        "Areas without colour were not used. Faint colour means little"
+    )
     boxes = [picture.bounding_box() for picture in pictures.all()]
     assert boxes[0] == boxes[1]
     with faultless.page.expect_download() as saved:
         panel.locator("#export-csv").click()
-    assert saved.value.suggested_filename == f"{request_id}.csv"
+    assert saved.value.suggested_filename.endswith(f"-{request_id[:8]}.csv")
     with faultless.page.context.expect_page() as opened:
         panel.locator("a.page").click()
     opened.value.wait_for_selector("body[data-pictures=shown]")

@@ -60,6 +60,12 @@ view => {
   return data.filter((value, at) => at % 4 === 3 && value > 0).length;
 }
 """
+OPAQUE_PIXELS = """
+canvas => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.filter((value, at) => at % 4 === 3 && value === 255).length;
+}
+"""
 CENTRE = "view => { const c = view.viewer.viewport.getCenter(true); return [c.x, c.y]; }"
 AT_REST = """
 () => {
@@ -243,10 +249,32 @@ def test_threshold_and_opacity_and_the_switch_change_what_is_painted(
     assert 0 < attended < everything / 2
     assert page.inner_text("#threshold-value") == "80%"
     page.locator("#opacity").fill("0")
+    page.wait_for_timeout(200)
     assert view.evaluate(PAINTED_PIXELS) == 0
     page.locator("#opacity").fill("50")
+    page.wait_for_timeout(200)
+    assert view.evaluate(PAINTED_PIXELS) == pytest.approx(attended, rel=0.01)
     page.uncheck("#heat")
     assert view.evaluate(PAINTED_PIXELS) == 0
+
+
+def test_half_opacity_shows_how_much_a_place_is_attended_and_full_opacity_hides_the_slide(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    range_of = """async ([opacity, url]) => {
+      const { Heat } = await import("./heat.js");
+      const heat = await Heat.load(url);
+      heat.paint(0, opacity);
+      const { data } = heat.context.getImageData(0, 0, heat.canvas.width, heat.canvas.height);
+      const shown = data.filter((value, at) => at % 4 === 3 && value > 0);
+      return [Math.min(...new Set(shown)), Math.max(...new Set(shown))];
+    }"""
+    overlay = page.locator("#whole-slide img").nth(1).get_attribute("src")
+    faint, strong = page.evaluate(range_of, [0.5, overlay])
+    assert faint < strong / 2 < 255 / 3
+    assert page.evaluate(range_of, [1, overlay]) == [255, 255]
 
 
 def test_a_patch_of_the_strip_brings_its_place_into_view_by_keyboard(
@@ -298,13 +326,9 @@ def test_patches_are_cut_out_of_the_slides_tiles(server: OrthancServer, faultles
     page = open_result(faultless, analysed(server, slide))
     wait_for_pictures(page)
     page.locator("#strip").scroll_into_view_if_needed()
-    drawn = """canvas => {
-      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-      return data.filter((value, at) => at % 4 === 3 && value === 255).length;
-    }"""
     first = page.locator(".patch canvas").first
     page.wait_for_timeout(1000)
-    assert first.evaluate(drawn) == 160 * 160
+    assert first.evaluate(OPAQUE_PIXELS) == 160 * 160
 
 
 def test_the_patches_can_be_saved_for_other_programs(
@@ -375,6 +399,9 @@ def test_a_model_that_abstains_gives_no_class(
     assert page.inner_text("#predicted-class") == "The model abstains"
     assert "There is little tissue on the slide." in page.inner_text("#quality")
     assert "0.4 mm2 of tissue." in page.inner_text("#quality")
+    # That nobody has approved the model is no reason for giving no answer.
+    assert "approved" not in page.inner_text("#quality")
+    assert page.inner_text("#notes") == "This site has not approved the model."
     assert page.locator("#probabilities .chosen").count() == 0
     screenshot(faultless, "result-abstained")
 
@@ -492,6 +519,36 @@ def test_the_page_of_a_jpeg_2000_slide_says_why_it_has_no_more_detail(
     expect(page.locator("#no-detail")).to_contain_text("the slide is JPEG 2000")
     assert page.locator("slide-view").evaluate("view => view.viewer.world.getItemCount()") == 1
     screenshot(faultless, "result-jpeg-2000")
+
+
+def test_patches_of_a_slide_without_tiles_are_cut_out_of_its_small_picture(
+    server: OrthancServer, faultless: Visit, tmp_path: Path
+) -> None:
+    path = named_slide(tmp_path, PhotometricInterpretation="YBR_ICT")
+    series = store_file(server, path)["ParentSeries"]
+    page = open_result(faultless, analysed(server, series, patch_pictures=8))
+    wait_for_pictures(page)
+    assert page.locator(".patch img").count() == 8
+    cut_out = page.locator(".patch canvas")
+    assert cut_out.count() == min(24, len(top_patches())) - 8
+    for one in cut_out.all():
+        # Not only those in view: paper has them all.
+        assert one.evaluate(OPAQUE_PIXELS) == 160 * 160
+    expect(page.locator(".missing")).to_have_count(0)
+
+
+def test_a_patch_that_there_is_no_picture_of_is_left_out_of_the_strip_and_counted(
+    server: OrthancServer, faultless: Visit, tmp_path: Path, screenshot: Callable[[Visit, str], None]
+) -> None:
+    path = named_slide(tmp_path, PhotometricInterpretation="YBR_ICT")
+    series = store_file(server, path)["ParentSeries"]
+    # Of 64 pixels of this slide its small picture has 17.
+    small = [{**one, "width": 64, "height": 64} for one in top_patches()[:20]]
+    page = open_result(faultless, analysed(server, series, patch_pictures=8, top_patches=small))
+    wait_for_pictures(page)
+    assert page.locator(".patch").count() == page.locator(".patch img").count() == 8
+    expect(page.locator(".missing")).to_contain_text("12 more are not shown")
+    screenshot(faultless, "result-jpeg-2000-coarse")
 
 
 def test_the_page_of_a_deleted_slide_says_so(server: OrthancServer, visit: Visit, slide: str) -> None:

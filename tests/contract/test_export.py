@@ -54,8 +54,16 @@ def test_geojson_and_csv_are_made_of_what_the_worker_brought(queue: Queue, deliv
 def test_an_export_is_saved_and_never_shown_by_a_browser(queue: Queue, delivered: str) -> None:
     for form in ("geojson", "csv", "h5"):
         answer = queue.site.call("GET", f"/pathology/requests/{delivered}/export/{form}")
-        assert answer.headers["content-disposition"] == f'attachment; filename="{delivered}.{form}"'
+        assert answer.headers["content-disposition"].startswith("attachment; ")
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_saved_file_is_named_by_slide_model_and_analysis(queue: Queue, delivered: str) -> None:
+    digits = queue.get(delivered)["series_instance_uid"].replace(".", "")
+    for form in ("geojson", "csv", "h5"):
+        answer = queue.site.call("GET", f"/pathology/requests/{delivered}/export/{form}")
+        name = f"slide-{digits[-8:]}-{queue.model}-{delivered[:8]}.{form}"
+        assert f'filename="{name}"' in answer.headers["content-disposition"]
 
 
 def test_h5_is_the_workers_own_file_in_the_layout_of_clam(queue: Queue, delivered: str) -> None:

@@ -34,6 +34,13 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def jpeg() -> bytes:
+    """Return the picture of a patch."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (PATCH_PX, PATCH_PX), (200, 120, 170)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
 def attention(columns: Places, rows: Places) -> np.ndarray:
     """Return the attention, 0 to 1, at level-0 pixels: `SPOTS`, in steps of a patch."""
     x = (columns // PATCH_PX + 0.5) * PATCH_PX / WIDTH
@@ -165,10 +172,13 @@ def deliver(
     worker: FakeWorker,
     container_id: str,
     names: tuple[str, ...] = tuple(FILES),
+    patch_pictures: int = 0,
     **changes: Any,
 ) -> None:
-    """Bring the files and the result of a claimed request."""
+    """Bring the files and the result of a claimed request, and pictures of its first patches."""
     sent = [worker.put(name, make(), kind) for name, (make, kind) in FILES.items() if name in names]
+    pictures = [f"patch-{number:03}.jpg" for number in range(1, patch_pictures + 1)]
+    sent += [worker.put(name, jpeg(), "image/jpeg") for name in pictures]
     worker.complete(result_for(worker.claimed["request"], container_id, **changes), sent)
 
 

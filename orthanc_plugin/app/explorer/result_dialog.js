@@ -5,6 +5,7 @@ import { artifactUrl, exportUrl, getRequest } from "../api.js";
 import { element, fill } from "../dom.js";
 import { moment } from "../format.js";
 import { t, word } from "../i18n.js";
+import { legend } from "../legend.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
 
@@ -127,13 +128,6 @@ function picture(request) {
         "figure.heatmap",
         {},
         whole ? element("a", link, shown) : shown,
-        element(
-            "figcaption.legend",
-            {},
-            t("legend.low"),
-            element("span.ramp", { "aria-hidden": "true" }),
-            t("legend.high"),
-            element("p.muted", {}, t("legend.meaning")),
-        ),
+        element("figcaption.legend", {}, legend({ cut: false })),
     );
 }

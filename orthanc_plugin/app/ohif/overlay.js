@@ -61,11 +61,6 @@ export class SlideOverlay {
         this.#place();
     }
 
-    /** Opacity of the most attended places, 0 to 1. */
-    set opacity(share) {
-        if (this.#heat) this.#heat.style.opacity = String(share);
-    }
-
     set shown(shown) {
         this.layer.hidden = !shown;
         this.layer.style.display = shown ? "" : "none";

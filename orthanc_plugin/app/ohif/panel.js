@@ -8,6 +8,7 @@ import { follow } from "../follow.js";
 import { percent } from "../format.js";
 import { Heat } from "../heat.js";
 import { t, word } from "../i18n.js";
+import { legend } from "../legend.js";
 import { stateButtons } from "../opinions.js";
 import { showPatches } from "../patches.js";
 import { loadLevels } from "../pyramid.js";
@@ -197,7 +198,7 @@ class SlidePanel {
         await this.#showOverlay(request, controls);
         const levels = await loadLevels(this.orthancId, this.facts?.tags ?? []);
         const strip = this.patches.querySelector(".strip");
-        showPatches(strip, request, levels, (index) => this.overlay?.jumpTo(index));
+        await showPatches(strip, request, levels, (index) => this.overlay?.jumpTo(index));
     }
 
     #resultPage(request) {
@@ -214,9 +215,7 @@ class SlidePanel {
         if (!request.artifacts.some(({ name }) => name === "overlay.png")) return;
         const heat = await Heat.load(artifactUrl(request.request_id, "overlay.png"));
         if (this.overlay !== overlay) return;
-        heat.showAbove(0);
         overlay.heat = heat.canvas;
-        overlay.opacity = FIRST_OPACITY;
         fill(controls, overlayControls(overlay, heat), this.#mapSwitch(request));
     }
 
@@ -301,25 +300,25 @@ function modelChoice(models) {
 }
 
 function overlayControls(overlay, heat) {
-    const value = element("output", {}, percent(FIRST_OPACITY));
-    const slider = (id, label, start, changed) => {
-        const input = element("input", { type: "range", id, min: 0, max: 100, value: 100 * start, "aria-label": label });
-        input.oninput = () => changed(input.value / 100);
-        return input;
+    const value = element("output");
+    const slider = (id, label, start) => {
+        const range = { min: 0, max: 100, value: 100 * start };
+        return element("input", { type: "range", id, ...range, "aria-label": label, oninput: () => paint() });
     };
     const shown = element("input", { type: "checkbox", id: "heat", checked: true });
     shown.onchange = () => (overlay.shown = shown.checked);
-    const opacity = slider("opacity", t("slide.opacity"), FIRST_OPACITY, (share) => {
-        overlay.opacity = share;
-        value.textContent = percent(share);
-    });
-    const threshold = slider("threshold", t("slide.threshold"), 0, (share) => heat.showAbove(100 * share));
+    const opacity = slider("opacity", t("slide.opacity"), FIRST_OPACITY);
+    const threshold = slider("threshold", t("slide.threshold"), 0);
+    const paint = () => {
+        heat.paint(Number(threshold.value), opacity.value / 100);
+        value.textContent = percent(opacity.value / 100);
+    };
+    paint();
     return [
         element("label", {}, shown, t("slide.heat")),
         element("label", {}, t("slide.opacity"), opacity, value),
         element("label", {}, t("slide.threshold"), threshold),
-        element("div.legend", {}, t("legend.low"), element("span.ramp", { "aria-hidden": "true" }), t("legend.high")),
-        element("p.muted", {}, t("legend.meaning")),
+        element("div.legend", {}, legend({ cut: true })),
     ];
 }
 

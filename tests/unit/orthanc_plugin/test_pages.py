@@ -9,8 +9,10 @@ import re
 from pathlib import Path
 from urllib.parse import urljoin
 
+import numpy as np
 import pytest
 
+from clam_core.heatmap import ScoreMap, paint
 from orthanc_plugin.errors import ApiError
 from orthanc_plugin.pages import APP, POLICY, explorer_script, first_page, serve_page
 from orthanc_plugin.settings import Settings
@@ -130,6 +132,19 @@ def test_every_message_that_is_asked_for_exists() -> None:
         text = path.read_text("utf-8")
         asked = re.findall(r'\bt\("([^"]+)"', text) + re.findall(r'data-t(?:-[a-z-]+)?="([^"]+)"', text)
         assert set(asked) <= known, path
+
+
+def test_the_legend_has_the_colours_that_the_worker_paints() -> None:
+    shown = re.findall(r'"#(\w{6})"', (APP / "legend.js").read_text("utf-8"))
+    steps = np.linspace(0, 100, 1001, dtype=np.float32)[None]
+    heights, widths = np.ones(1, dtype=np.int64), np.ones(1001, dtype=np.int64)
+    everywhere = np.ones(steps.shape, dtype=np.bool_)
+    scores = ScoreMap(steps, everywhere, heights, widths, everywhere, (1.0, 1.0))
+    overlay = np.asarray(paint(scores).convert("RGB"))[0]
+    stops = np.array([list(bytes.fromhex(colour)) for colour in shown])
+    places = np.linspace(0, 1, len(stops))
+    ramp = np.stack([np.interp(steps[0] / 100, places, channel) for channel in stops.T], axis=1)
+    assert np.abs(ramp - overlay).max() < 10
 
 
 def codes_in(page: str) -> set[str]:

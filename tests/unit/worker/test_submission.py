@@ -199,6 +199,14 @@ def test_a_result_shows_what_its_model_may_not_be_used_for() -> None:
     assert "Demonstration, not for clinical use." in described(result=RESULT)
 
 
+def test_a_patch_has_its_side_as_the_encoder_saw_it_and_on_the_slide() -> None:
+    assert "Patches  5321 of 256 px at 0.5 um a pixel (512 px of the slide's level 0)" in described(
+        result=RESULT
+    )
+    patches = {"count": 7, "size_px": 512}
+    assert "Patches  7 of 512 px\n" in described(result={**RESULT, "patches": patches})
+
+
 def test_a_result_that_the_model_does_not_stand_for_says_why() -> None:
     text = described(result=RESULT)
     assert "Result   none: the model abstains (it leans to oscc)" in text
