@@ -116,10 +116,14 @@ def _accept(
 
 
 def _is_outdated(request: AnalysisRequest, outcome: Result | Failure, content: str) -> bool:
-    """Tell whether a worker speaks of a slide that has changed since; one that goes on changing fails."""
+    """Tell whether a worker speaks of a slide that has changed since, and another look may help.
+
+    A slide that goes on changing fails, and so does one that was changed into what cannot be analysed.
+    """
     if isinstance(outcome, Result):
         return outcome.fingerprint != content
-    return request.series_changes == 0 and request.grants[-1].fingerprint != content
+    may_help = outcome.retryable and request.series_changes == 0
+    return may_help and request.grants[-1].fingerprint != content
 
 
 def _deliver(

@@ -225,8 +225,8 @@ def test_a_failure_on_a_slide_that_has_changed_gives_it_again_at_once(queue: Que
     site.overwrite(slide)
     answer = lease.fail("changed_in_mid_read")
     assert (answer.status, answer.json["code"]) == (409, "series_changed")
-    site.pass_time(1.1)  # until the slide is complete
-    again = queue.claim()
+    site.pass_time(1.1)
+    again = queue.claim(wait=10)  # until the slide is complete
     assert again.request_id == request_id
     assert again.claimed["request"]["attempts"] == 0
     again.fail("changed_in_mid_read")
