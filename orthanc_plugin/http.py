@@ -58,22 +58,32 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_encode_characters = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _check_storable(value: Any, depth: int = 0) -> None:
+def _check_storable(value: dict[str, Any], body: bytes) -> None:
     """Raise `ValueError` for what Python reads as JSON and cannot write as UTF-8 JSON again."""
-    if depth == _DEEPEST:
+    _check_depth(value)
+    if b"\\u" in body:  # only an escape can stand for half of a surrogate pair, which has no encoding
+        _encode_characters(value).encode("utf-8")
+
+
+def _check_depth(value: dict[str, Any]) -> None:
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        inner = [item.values() if type(item) is dict else item for item in level]
+        level = [item for items in inner for item in items if type(item) is dict or type(item) is list]
+    if level:
         raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
-    for item in (*value.keys(), *value.values()) if isinstance(value, dict) else value:
-        if isinstance(item, str):
-            item.encode("utf-8")  # half of a surrogate pair has no encoding
-        elif isinstance(item, float):
-            if not math.isfinite(item):
-                raise ValueError("a number is too large")
-        elif isinstance(item, (dict, list)):
-            _check_storable(item, depth + 1)
 
 
 def parse_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
@@ -94,7 +104,7 @@ def parse_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
         value = _decode(request.body.decode("utf-8"))
         if not isinstance(value, dict):
             raise ApiError(400, "bad_json", "The body must be a JSON object.")
-        _check_storable(value)
+        _check_storable(value, request.body)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "bad_json", f"The body is not valid JSON: {error}.") from error
     return value
