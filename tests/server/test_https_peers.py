@@ -26,6 +26,9 @@ class Peer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.send_response(200)
+        self.send_header(
+            "Content-Length", "2"
+        )  # newer libcurls do not take a connection's end for the body's
         self.end_headers()
         self.wfile.write(b"{}")
 
