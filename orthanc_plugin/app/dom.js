@@ -35,6 +35,13 @@ export function fill(target, ...children) {
     append(target, children);
 }
 
+/** Return a bar that is filled to a share, 0 to 1; unless told otherwise it only repeats what a text says. */
+export function bar(share, properties = { "aria-hidden": "true" }) {
+    const filled = element("span.filled");
+    filled.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
+    return element("span.bar", properties, filled);
+}
+
 /** Return the element with this id. */
 export function byId(id) {
     return document.getElementById(id);

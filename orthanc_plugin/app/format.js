@@ -28,6 +28,11 @@ export function stateWords({ status, waits_for: awaited }) {
     return awaited === "retry" ? t("status.retrying") : word("status", status);
 }
 
+/** Return how much of the work on a running request is done, 0 to 1. */
+export function shareDone({ status, progress }) {
+    return status === "publishing" ? 1 : (progress ?? 0);
+}
+
 /** Return a UTC time stamp as local date and time. */
 export function moment(stamp) {
     const date = new Date(stamp);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parts of a result as elements: values in, elements out.
 
-import { definitions, element } from "./dom.js";
-import { bytes, dicomDate, duration, moment, number, percent, personName, significant, stateWords } from "./format.js";
+import { bar, definitions, element } from "./dom.js";
+import { bytes, dicomDate, duration, moment, number, percent, personName, shareDone, significant, stateWords } from "./format.js";
 import { t, word } from "./i18n.js";
 import { named } from "./slide_facts.js";
 
@@ -58,15 +58,13 @@ export function verdict(result) {
     return [element("h2", {}, t("verdict.title")), headline(result, { id: "predicted-class" })];
 }
 
-function bar(name, share, chosen) {
-    const line = element("span.filled");
-    line.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
+function probability(name, share, chosen) {
     return element(
         `li${chosen ? ".chosen" : ""}`,
         {},
         element("span.name", {}, name),
         element("span.value", {}, percent(share, 1)),
-        element("span.bar", { "aria-hidden": "true" }, line),
+        bar(share),
     );
 }
 
@@ -81,7 +79,7 @@ export function probabilities(result) {
         element(
             "ul.bars",
             { id: "probabilities" },
-            entries.map(([name, share]) => bar(name, share, name === chosen)),
+            entries.map(([name, share]) => probability(name, share, name === chosen)),
         ),
     ];
 }
@@ -176,17 +174,15 @@ export function timings(result) {
         element(
             "ul.bars.thin",
             {},
-            entries.map(([stage, seconds]) => {
-                const filled = element("span.filled");
-                filled.style.width = `${(100 * seconds) / longest}%`;
-                return element(
+            entries.map(([stage, seconds]) =>
+                element(
                     "li",
                     {},
                     element("span.name", {}, word("stage", stage)),
                     element("span.value", {}, duration(seconds)),
-                    element("span.bar", { "aria-hidden": "true" }, filled),
-                );
-            }),
+                    bar(seconds / longest),
+                ),
+            ),
         ),
     ];
 }
@@ -252,9 +248,7 @@ function earlierFailure(request) {
 
 /** Return how far a running request is. */
 export function progress(request) {
-    const share = request.status === "publishing" ? 1 : (request.progress ?? 0);
-    const filled = element("span.filled");
-    filled.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
+    const share = shareDone(request);
     const running = request.status === "processing" || request.status === "publishing";
     return element(
         "div.progress",
@@ -265,7 +259,7 @@ export function progress(request) {
             running && request.stage ? word("stage", request.stage) : stateWords(request),
             running ? element("strong", {}, ` ${percent(share)}`) : null,
         ),
-        running ? element("span.bar", {}, filled) : null,
+        running ? bar(share, {}) : null,
         request.waits_for === "slide" ? element("p.muted", {}, t("progress.arriving")) : null,
         request.detail && running ? element("p.muted", {}, request.detail) : null,
         request.worker_id && running ? element("p.muted", {}, t("progress.worker", { worker: request.worker_id })) : null,

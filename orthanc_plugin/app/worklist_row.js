@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // One line of the worklist.
 
-import { element, fill } from "./dom.js";
-import { age, dicomDate, moment, percent, personName, stateWords } from "./format.js";
+import { bar, element, fill } from "./dom.js";
+import { age, dicomDate, moment, percent, personName, shareDone, stateWords } from "./format.js";
 import { t, word } from "./i18n.js";
 import { stateButtons } from "./opinions.js";
 
@@ -11,9 +11,7 @@ function chip(text, kind = "") {
 }
 
 function running(request) {
-    const share = request.status === "publishing" ? 1 : (request.progress ?? 0);
-    const filled = element("span.filled");
-    filled.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
+    const share = shareDone(request);
     return [
         element(
             "p.small",
@@ -22,7 +20,7 @@ function running(request) {
             element("strong", {}, ` ${percent(share)}`),
             request.detail ? ` · ${request.detail}` : "",
         ),
-        element("span.bar", { "aria-hidden": "true" }, filled),
+        bar(share),
     ];
 }
 
