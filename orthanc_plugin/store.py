@@ -141,7 +141,7 @@ class Store:
         """
         with self._lock(series_id):
             if self._index.state(series_id) is None:
-                self._read_in(series_id, keep_empty=False)
+                self._read_in(series_id, None, keep_empty=False)
 
     def transact(self, series_id: str, change: Change, *, must_fit: bool = False) -> SeriesState:
         """Apply `change` to the state of a series with one write, and return what holds then.
@@ -234,10 +234,9 @@ class Store:
         known = self._index.state(series_id)
         if known is not None and series_id not in self._doubtful:
             return known
-        return self._read_in(series_id, keep_empty=True)
+        return self._read_in(series_id, known, keep_empty=True)
 
-    def _read_in(self, series_id: str, *, keep_empty: bool) -> SeriesState:
-        known = self._index.state(series_id)
+    def _read_in(self, series_id: str, known: SeriesState | None, *, keep_empty: bool) -> SeriesState:
         try:
             state = self._read(series_id)
         except StorageError as error:
@@ -308,11 +307,12 @@ class Store:
         is listed and still wanted is named by then. Where a damaged value was set aside nothing is deleted.
         """
         gateway, first = self._gateway, self._settings.first_attachment
-        values = [number for number in gateway.list_metadata(series_id) if number >= first]
+        listed = gateway.list_metadata(series_id)
+        if self._settings.damaged_number in listed:
+            return
+        values = [number for number in listed if number >= first]
         files = [number for number in gateway.list_attachments(series_id) if number >= first]
         if not (values or files):
-            return
-        if gateway.get_metadata(series_id, self._settings.damaged_number) is not None:
             return
         state = self.load(series_id)
         named = named_numbers(state.requests)
