@@ -44,6 +44,8 @@ PROCESSES = 4
 POOL = 10
 SLIDES = 2000
 """Three requests each: a slide with many requests takes longer to write than most are."""
+STABLE_S = 2.5
+"""After so long slides are complete for Orthanc, as the tests configure it."""
 MODEL = "bench"
 RESULT: dict[str, Any] = {"predicted_class": "a", "probabilities": {"a": 1.0}}
 _PATCH = {"x": 10240, "y": 20992, "width": 512, "height": 512, "attention": 0.00412345, "percentile": 99.98}
@@ -404,6 +406,71 @@ def quantile(values: list[float], share: float) -> float:
     return values[min(len(values) - 1, int(share * len(values)))]
 
 
+def throughput(server: OrthancServer, some: list[str], seconds: float) -> dict[str, float]:
+    """Measure cycles, beside the bare route and the calls that a cycle makes."""
+    bare = rate(_run_bare, server, server.person, seconds / 2)
+    submit_cohorts(server, some, 3)
+    before = processor_seconds(server.pid)
+    cycles = rate(partial(_run_cycles, RESULT), server, server.worker, seconds)
+    spent = 1000 * (processor_seconds(server.pid) - before) / (cycles * seconds)
+    bare = (bare + rate(_run_bare, server, server.person, seconds / 2)) / 2
+    calls = calls_rate(server, some, seconds / 2)
+    large = rate(partial(_run_cycles, LARGE_RESULT), server, server.worker, seconds / 2)
+    print(f"bare route        {bare:8.0f} requests/s with {PROCESSES} clients")
+    print(
+        f"cycles            {cycles:8.0f} a second (claim, heartbeat, complete), "
+        f"{spent:.1f} ms of Orthanc's processor time each"
+    )
+    print(
+        f"its calls alone   {calls:8.0f} a second: all that a cycle asks of Orthanc, "
+        "by a route that does nothing else"
+    )
+    print(f"the same          {large:8.0f} with results of 100 patches")
+    return {
+        "cycles_per_s": cycles,
+        "processor_ms_per_cycle": spent,
+        "share_of_ceiling": 3 * cycles / bare,
+        "calls_per_s": calls,
+        "share_of_calls": cycles / calls,
+        "large_cycles_per_s": large,
+    }
+
+
+def full_pools(server: OrthancServer, samples: int) -> dict[str, float]:
+    """Measure what everybody else notices of long polls."""
+    others = quantile(others_meanwhile(server, samples), 0.99)
+    later = stop_later(server)
+    print(f"pools full        others p99 {others * 1000:6.1f} ms, Orthanc stops {later:+.2f} s later")
+    return {"others_p99_s": others, "stop_later_s": later}
+
+
+def clicks(server: OrthancServer, some: list[str], samples: int) -> dict[str, float]:
+    """Measure click to claim with ever more workers waiting, on fresh slides."""
+    fresh = sorted(set(store_slides(server, SLIDES + 300)) - set(some))
+    time.sleep(STABLE_S)
+    p99s = {}
+    for waiters in (10, 50, 100):
+        taken = click_to_claim(server, fresh, waiters, samples)
+        p50, p99s[waiters] = statistics.median(taken), quantile(taken, 0.99)
+        milliseconds = f"p50 {p50 * 1000:6.1f} ms, p99 {p99s[waiters] * 1000:7.1f} ms"
+        print(f"click to claim    {milliseconds}, {waiters} workers")
+    return {"claim_p99_s": p99s[10]}
+
+
+def starts(server: OrthancServer, number: int) -> dict[str, float]:
+    """Measure starts of an Orthanc that holds nothing but so many series, 1,000 of them with a request."""
+    series = store_slides(server, number)
+    submit_cohorts(server, series[-1000:], 1, "nobody")
+    ready, complete = (
+        statistics.median(taken) for taken in zip(*(start_up(server) for _ in range(3)), strict=True)
+    )
+    print(
+        f"start-up          open requests {ready:.2f} s, all {complete:.2f} s after the first answer, "
+        f"{number} series, 1,000 open"
+    )
+    return {"open_requests_ready_s": ready, "index_ready_s": complete}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--series", type=int, default=10_000, help="series in Orthanc at the start-up")
@@ -416,52 +483,12 @@ def main() -> int:
     script.write_text(SITE_SCRIPT.format(root=str(ROOT)))
     with OrthancServer(script=script) as server:
         some = store_slides(server, SLIDES)
-        time.sleep(2.5)  # until they are stable
-        bare = rate(_run_bare, server, server.person, options.seconds / 2)
-        submit_cohorts(server, some, 3)
-        before = processor_seconds(server.pid)
-        figures["cycles_per_s"] = rate(partial(_run_cycles, RESULT), server, server.worker, options.seconds)
-        spent = processor_seconds(server.pid) - before
-        figures["processor_ms_per_cycle"] = 1000 * spent / (figures["cycles_per_s"] * options.seconds)
-        bare = (bare + rate(_run_bare, server, server.person, options.seconds / 2)) / 2
-        figures["share_of_ceiling"] = 3 * figures["cycles_per_s"] / bare
-        figures["calls_per_s"] = calls_rate(server, some, options.seconds / 2)
-        figures["share_of_calls"] = figures["cycles_per_s"] / figures["calls_per_s"]
-        print(f"bare route        {bare:8.0f} requests/s with {PROCESSES} clients")
-        print(
-            f"cycles            {figures['cycles_per_s']:8.0f} a second (claim, heartbeat, complete), "
-            f"{figures['processor_ms_per_cycle']:.1f} ms of Orthanc's processor time each"
-        )
-        print(
-            f"its calls alone   {figures['calls_per_s']:8.0f} a second: all that a cycle asks of Orthanc, "
-            "by a route that does nothing else"
-        )
-        large = partial(_run_cycles, LARGE_RESULT)
-        figures["large_cycles_per_s"] = rate(large, server, server.worker, options.seconds / 2)
-        print(f"the same          {figures['large_cycles_per_s']:8.0f} with results of 100 patches")
-        others = others_meanwhile(server, options.samples)
-        figures["others_p99_s"] = quantile(others, 0.99)
-        figures["stop_later_s"] = stop_later(server)
-        print(f"pools full        others p99 {figures['others_p99_s'] * 1000:6.1f} ms, ", end="")
-        print(f"Orthanc stops {figures['stop_later_s']:+.2f} s later")
-        fresh = sorted(set(store_slides(server, SLIDES + 300)) - set(some))
-        time.sleep(2.5)
-        for waiters in (10, 50, 100):
-            taken = click_to_claim(server, fresh, waiters, options.samples)
-            p50, p99 = statistics.median(taken), quantile(taken, 0.99)
-            print(f"click to claim    p50 {p50 * 1000:6.1f} ms, p99 {p99 * 1000:7.1f} ms, {waiters} workers")
-            if waiters == 10:
-                figures["claim_p99_s"] = p99
+        time.sleep(STABLE_S)
+        figures |= throughput(server, some, options.seconds)
+        figures |= full_pools(server, options.samples)
+        figures |= clicks(server, some, options.samples)
     with OrthancServer(script=script) as server:  # what the cycles left behind is no part of this
-        series = store_slides(server, options.series)
-        submit_cohorts(server, series[-1000:], 1, "nobody")
-        starts = [start_up(server) for _ in range(3)]
-        figures["open_requests_ready_s"] = statistics.median(ready for ready, _ in starts)
-        figures["index_ready_s"] = statistics.median(complete for _, complete in starts)
-        print(
-            f"start-up          open requests {figures['open_requests_ready_s']:.2f} s, all "
-            f"{figures['index_ready_s']:.2f} s after the first answer, {len(series)} series, 1,000 open"
-        )
+        figures |= starts(server, options.series)
     figures["memory_mb"] = memory_mb()
     print(f"memory            {figures['memory_mb']:8.0f} MB for {REMEMBERED} requests")
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
