@@ -54,9 +54,7 @@ def main() -> int:
         server = stack.enter_context(OrthancServer())
         url = stack.enter_context(one_origin(temporary / "nginx", ohif_dist(), server.port, free_port()))
         visit = stack.enter_context(open_browser(Origin(url, server.person)))  # type: ignore[arg-type]
-        worker = WorkerProcess(
-            server.url, worker=server.worker, person=server.person, folder=temporary / "w", worker_id="lab-1"
-        )
+        worker = WorkerProcess.at(server, temporary / "w", worker_id="lab-1")
         studio = Studio(visit.page, url, server, folder)
         levels = named(pyramid_folder(temporary / "levels"), CONTAINER, "Kim^Min-jun", "P-00417")
         series = store_slide(server, levels)

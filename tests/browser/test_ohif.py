@@ -318,7 +318,7 @@ def test_what_a_real_worker_stored_is_drawn_as_a_dicom_map(
     unanalysed: Site, visit: Visit, tmp_path: Path
 ) -> None:
     server = unanalysed.orthanc
-    with WorkerProcess(server.url, worker=server.worker, person=server.person, folder=tmp_path / "worker"):
+    with WorkerProcess.at(server, tmp_path / "worker"):
         panel = open_slide(visit, unanalysed)
         panel.locator("#analyse").click()
         expect(panel.locator("#predicted-class")).to_be_visible(timeout=5 * SELECTOR_MS)

@@ -32,13 +32,7 @@ def analyze(server: OrthancServer, **body: Any) -> tuple[int, dict[str, Any]]:
 
 
 def worker_for(server: OrthancServer, folder: Path, **environment: str) -> WorkerProcess:
-    return WorkerProcess(
-        server.url,
-        worker=server.worker,
-        person=server.person,
-        folder=folder / "worker",
-        environment=environment,
-    )
+    return WorkerProcess.at(server, folder / "worker", environment=environment)
 
 
 def assert_is_a_sentence(text: str) -> None:

@@ -59,11 +59,9 @@ def wait_for(condition: Callable[[], bool], worker: WorkerProcess, seconds: floa
 
 def test_two_processes_share_the_work_one_that_dies_comes_back_and_a_signal_ends_both(tmp_path: Path) -> None:
     with OrthancServer() as orthanc:
-        worker = WorkerProcess(
-            orthanc.url,
-            worker=orthanc.worker,
-            person=orthanc.person,
-            folder=tmp_path / "worker",
+        worker = WorkerProcess.at(
+            orthanc,
+            tmp_path / "worker",
             worker_id="lab",
             options=("--devices", "cpu,cpu"),
         )
@@ -96,11 +94,9 @@ def test_two_processes_share_the_work_one_that_dies_comes_back_and_a_signal_ends
 
 def test_the_doctors_round_trip_and_workers_that_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     with OrthancServer() as orthanc:
-        worker = WorkerProcess(
-            orthanc.url,
-            worker=orthanc.worker,
-            person=orthanc.person,
-            folder=tmp_path / "worker",
+        worker = WorkerProcess.at(
+            orthanc,
+            tmp_path / "worker",
             worker_id="lab",
             options=("--devices", "cpu"),
         )

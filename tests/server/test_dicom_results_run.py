@@ -28,7 +28,7 @@ def server() -> Iterator[OrthancServer]:
 
 def test_results_are_in_the_study_until_they_are_withdrawn(server: OrthancServer, tmp_path: Path) -> None:
     slide = store_slide(server, slide_folder())
-    with WorkerProcess(server.url, worker=server.worker, person=server.person, folder=tmp_path) as worker:
+    with WorkerProcess.at(server, tmp_path) as worker:
         first = analysed(server, {"series": slide}, worker)
         assert series_of(server, slide) == expected(first)
         second = analysed(server, {"series": slide, "force": True}, worker)

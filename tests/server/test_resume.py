@@ -38,11 +38,9 @@ def series(orthanc: OrthancServer, tmp_path: Path) -> str:
 
 
 def worker_for(server: OrthancServer, folder: Path, name: str, cache: Path, *options: str) -> WorkerProcess:
-    return WorkerProcess(
-        server.url,
-        worker=server.worker,
-        person=server.person,
-        folder=folder / name,
+    return WorkerProcess.at(
+        server,
+        folder / name,
         worker_id=name,
         environment={"FEATURE_CACHE_DIR": str(cache), "DICOM_RESULTS": "none"},
         options=options,

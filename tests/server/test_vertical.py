@@ -30,14 +30,7 @@ def orthanc() -> Iterator[OrthancServer]:
 
 
 def worker_for(server: OrthancServer, folder: Path, name: str = "lab-1", **environment: str) -> WorkerProcess:
-    return WorkerProcess(
-        server.url,
-        worker=server.worker,
-        person=server.person,
-        folder=folder / name,
-        worker_id=name,
-        environment=environment,
-    )
+    return WorkerProcess.at(server, folder / name, worker_id=name, environment=environment)
 
 
 def submit(server: OrthancServer, series: str) -> str:

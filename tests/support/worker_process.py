@@ -15,6 +15,8 @@ from typing import Self
 
 import requests
 
+from tests.support.orthanc_server import OrthancServer
+
 STOP_SECONDS = 60.0
 
 
@@ -69,6 +71,27 @@ class WorkerProcess:
             **(environment or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def at(
+        cls,
+        server: OrthancServer,
+        folder: Path,
+        *,
+        worker_id: str = "test-worker",
+        environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+    ) -> Self:
+        """Return a worker of a server, which it reaches without anything in between."""
+        return cls(
+            server.url,
+            worker=server.worker,
+            person=server.person,
+            folder=folder,
+            worker_id=worker_id,
+            environment=environment,
+            options=options,
+        )
 
     def __enter__(self) -> Self:
         self.start()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import requests
 
 from clam_core.run import EncoderTurn
 from tests.support.scripted_server import ScriptedServer
@@ -23,10 +24,11 @@ from worker.job import Analysis, Job, StageReport
 from worker.outbox import Outbox
 from worker.progress import LineView
 from worker.result_kinds import ALL_KINDS
-from worker.settings import Settings
+from worker.settings import Credentials, Settings
 from worker.settings_reading import load_settings
 from worker.shutdown import ShutdownRequest
 from worker.spool import Spool, SpoolLimits
+from worker.transport import make_session
 
 QUICK = Retry(attempts=4, backoff=Backoff(base_s=0.01, cap_s=0.05))
 PASSWORD = "worker-password-canary"
@@ -125,6 +127,13 @@ class Rig:
 def server() -> Iterator[ScriptedServer]:
     with ScriptedServer() as scripted:
         yield scripted
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    """Return what speaks to a server of slides as the worker does."""
+    with make_session(Credentials("worker", "secret")) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -18,11 +18,9 @@ from hypothesis import strategies as st
 from tests.support.odd_dicom import write_slide
 from tests.support.ranges_server import RangesServer
 from tests.support.slide_reading import assert_same_tiles, settings_for
-from worker.settings import Credentials
 from worker.sources import HttpRangeClient, HttpRangeSource, Reporting, open_request_slide
 from worker.sources.errors import ChangedInMidReadError, SourceDeletedError, WayMissingError
 from worker.sources.http_range import LONGEST_RUN, WIDEST_GAP, runs_of
-from worker.transport import make_session
 
 
 @pytest.fixture
@@ -31,12 +29,6 @@ def server() -> Iterator[RangesServer]:
         running.behaviour.http_range = True
         running.behaviour.ranges_route = False
         yield running
-
-
-@pytest.fixture
-def session() -> Iterator[requests.Session]:
-    with make_session(Credentials("worker", "secret")) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from tests.support.dicom_pyramid import pyramid_folder
 from tests.support.odd_dicom import ODD_STORAGE, write_slide
 from tests.support.ranges_server import RangesServer
 from tests.support.slide_reading import assert_same_tiles, settings_for
-from worker.settings import Credentials
 from worker.sources import (
     DicomwebSlide,
     HttpRangeClient,
@@ -34,7 +33,6 @@ from worker.sources import (
 from worker.sources.dicomweb_client import DicomwebFrames
 from worker.sources.errors import FragmentedFramesError, TruncatedSlideError
 from worker.sources.source import SourceReport
-from worker.transport import make_session
 
 MakeSource = Callable[[str, requests.Session, Path], SlideSource]
 SOURCES: dict[str, MakeSource] = {
@@ -49,12 +47,6 @@ def server() -> Iterator[RangesServer]:
     with RangesServer() as running:
         running.behaviour.http_range = True
         yield running
-
-
-@pytest.fixture
-def session() -> Iterator[requests.Session]:
-    with make_session(Credentials("worker", "secret")) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -17,13 +17,11 @@ from clam_core.slides import OPENING, Prefetching, WsiDicomSlide
 from tests.support.odd_dicom import COLUMNS, HEIGHT, ODD_STORAGE, ROWS, SPARSE_ORDER, TILE, WIDTH, write_slide
 from tests.support.ranges_server import RangesServer
 from tests.support.slide_reading import assert_same_tiles, settings_for
-from worker.settings import Credentials
 from worker.sources import OrthancRangesSource, RangesClient, RangesSlide, ranges_slide
 from worker.sources.errors import SourceUnreachableError
 from worker.sources.piece_cache import PieceCache
 from worker.sources.prefetching import FrameNumbers
 from worker.sources.ranges_client import joined
-from worker.transport import make_session
 
 EVERY_TILE = [(column * TILE, row * TILE) for row in range(ROWS) for column in range(COLUMNS)]
 
@@ -32,12 +30,6 @@ EVERY_TILE = [(column * TILE, row * TILE) for row in range(ROWS) for column in r
 def server() -> Iterator[RangesServer]:
     with RangesServer() as running:
         yield running
-
-
-@pytest.fixture
-def session() -> Iterator[requests.Session]:
-    with make_session(Credentials("worker", "secret")) as opened:
-        yield opened
 
 
 def opened(server: RangesServer, session: requests.Session, files: list[Path]) -> RangesSlide:

@@ -21,7 +21,6 @@ from clam_core.slides import OpenSlideSlide, Prefetching, WsiDicomSlide
 from tests.support.ranges_server import RangesServer
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import ODD_SLIDES, assert_same_tiles, real_slide, settings_for
-from worker.settings import Credentials
 from worker.sources import (
     OrthancDownloadSource,
     OrthancRangesSource,
@@ -38,19 +37,12 @@ from worker.sources.errors import (
     SourceRefusedError,
     SourceUnreachableError,
 )
-from worker.transport import make_session
 
 
 @pytest.fixture
 def server() -> Iterator[RangesServer]:
     with RangesServer() as running:
         yield running
-
-
-@pytest.fixture
-def session() -> Iterator[requests.Session]:
-    with make_session(Credentials("worker", "secret")) as opened:
-        yield opened
 
 
 @pytest.fixture
