@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib.pyplot as plt
 
 from orthanc_plugin.application import Application
-from orthanc_plugin.index import Live
+from orthanc_plugin.held_leases import Live
 from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.metrics import queue_metrics, render
 from orthanc_plugin.service import listing

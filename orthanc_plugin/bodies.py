@@ -10,8 +10,8 @@ from typing import Any
 from . import API_VERSION, fields
 from .counters import counters_of
 from .errors import ApiError
+from .held_leases import Live
 from .http import Request
-from .index import Live
 from .service.claim import Claim
 from .service.complete import Named, Result
 from .service.report import Heartbeat, LeaseProof

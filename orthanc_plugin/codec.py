@@ -59,7 +59,10 @@ class SeriesState:
 
     def find(self, request_id: str) -> AnalysisRequest | None:
         """Return one of the requests, or None."""
-        return next((request for request in self.requests if request.request_id == request_id), None)
+        for request in self.requests:
+            if request.request_id == request_id:
+                return request
+        return None
 
 
 RECORD_HEAD = b'{"schema":'

@@ -72,7 +72,8 @@ _encode_characters = json.JSONEncoder(ensure_ascii=False).encode
 
 def _check_storable(value: dict[str, Any], body: bytes) -> None:
     """Raise `ValueError` for what Python reads as JSON and cannot write as UTF-8 JSON again."""
-    _check_depth(value)
+    if body.count(b"{") + body.count(b"[") > _DEEPEST:  # fewer cannot be nested any deeper
+        _check_depth(value)
     if b"\\u" in body:  # only an escape can stand for half of a surrogate pair, which has no encoding
         _encode_characters(value).encode("utf-8")
 
@@ -80,6 +81,8 @@ def _check_storable(value: dict[str, Any], body: bytes) -> None:
 def _check_depth(value: dict[str, Any]) -> None:
     level: list[Any] = [value]
     for _ in range(_DEEPEST):
+        if not level:
+            return
         inner = [item.values() if type(item) is dict else item for item in level]
         level = [item for items in inner for item in items if type(item) is dict or type(item) is list]
     if level:

@@ -12,35 +12,15 @@ import threading
 import uuid
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Optional
 
 from . import values
 from .codec import SeriesState
+from .held_leases import HeldLeases, Lease, Live
 from .leases import is_prefetched
-from .values import AnalysisRequest, replaced
+from .values import AnalysisRequest
 
 _GONE_KEPT = 1000
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Time that a worker has for its next sign of life, on the monotonic clock."""
-
-    fence: int
-    expires_at: float
-
-
-@dataclass(frozen=True)
-class Live:
-    """How far the work on a request is, as the last heartbeat said; `progress` in 0 to 1.
-
-    A member more here is one more thing that wakes everybody who waits for a change of the request.
-    """
-
-    stage: str | None = None
-    progress: float | None = None
-    detail: str | None = None
 
 
 Kind = tuple[str, str]
@@ -104,9 +84,7 @@ class Index:
         self._versions: dict[str, int] = {}
         self._pending: dict[Wanted, _Sorted] = {}
         self._prefetched: dict[str, AnalysisRequest] = {}
-        self._leases: dict[str, Lease] = {}
-        self._live: dict[str, Live] = {}
-        self._tokens: dict[str, str] = {}
+        self._held = HeldLeases()
         self._outputs: dict[str, str] = {}
         self._arriving: set[str] = set()
         self._gone: dict[str, str] = {}
@@ -197,7 +175,7 @@ class Index:
     def live(self, request_id: str) -> Live:
         """Return what the last heartbeat of a request said."""
         with self.lock:
-            return self._live.get(request_id, Live())
+            return self._held.live(request_id)
 
     def set_arriving(self, series_id: str, *, arriving: bool) -> None:
         """Note whether files of a series may still come, which its pending requests wait for."""
@@ -218,7 +196,7 @@ class Index:
     def request_of_token(self, token_sha256: str) -> AnalysisRequest | None:
         """Return the request that is being worked on under a token."""
         with self.lock:
-            request_id = self._tokens.get(token_sha256)
+            request_id = self._held.request_of_token(token_sha256)
             return None if request_id is None else self._requests[request_id]
 
     def is_output(self, series_instance_uid: str) -> bool:
@@ -276,9 +254,12 @@ class Index:
             self._of_study.setdefault(request.study, set()).add(request.series)
         else:
             self._leave_turn(known)
-            self._leave_kind(known)
+        kind = kind_of(request)
+        if known is None or kind_of(known) != kind:
+            if known is not None:
+                self._leave_kind(known)
+            self._kinds.setdefault(kind, _Sorted()).add(place_of(request))
         self._requests[request_id] = request
-        self._kinds.setdefault(kind_of(request), _Sorted()).add(place_of(request))
         self._gone.pop(request_id, None)
         for output in request.outputs:
             self._outputs[output.series_instance_uid] = request_id
@@ -291,14 +272,7 @@ class Index:
             self._pending.setdefault(_wanted(request), _Sorted()).add(_pending_key(request))
         if is_prefetched(request):
             self._prefetched[request_id] = request
-        if request.status != values.PROCESSING:
-            self._end_lease(request_id)
-            return
-        lease = self._leases.get(request_id)
-        if lease is None or lease.fence != request.fence:
-            self._end_lease(request_id)
-            self._leases[request_id] = lease_for(request)
-            self._tokens[request.grants[-1].token_sha256] = request_id
+        self._held.follow(request, lease_for)
 
     def _leave_turn(self, request: AnalysisRequest) -> None:
         self._prefetched.pop(request.request_id, None)
@@ -325,18 +299,12 @@ class Index:
         if not of_study:
             self._of_study.pop(request.study, None)
 
-    def _end_lease(self, request_id: str) -> None:
-        self._leases.pop(request_id, None)
-        self._live.pop(request_id, None)
-        for token in [token for token, owner in self._tokens.items() if owner == request_id]:
-            del self._tokens[token]
-
     def _drop(self, request_id: str) -> None:
         request = self._requests.pop(request_id)
         self._leave_series(request)
         self._leave_kind(request)
         self._leave_turn(request)
-        self._end_lease(request_id)
+        self._held.end(request_id)
         self._versions.pop(request_id, None)
 
     def _touch(self, request_id: str) -> None:
@@ -346,25 +314,19 @@ class Index:
     def lease(self, request_id: str) -> Lease | None:
         """Return the lease of a request that is being worked on."""
         with self.lock:
-            return self._leases.get(request_id)
+            return self._held.get(request_id)
 
     def renew(self, request_id: str, fence: int, expires_at: float, live: Live) -> None:
         """Give a lease more time, and keep what its heartbeat said."""
         with self.lock:
-            lease = self._leases.get(request_id)
-            if lease is None or lease.fence != fence:
-                return
-            self._leases[request_id] = replaced(lease, expires_at=expires_at)
-            if live != self._live.get(request_id):
-                self._live[request_id] = live
+            if self._held.renew(request_id, fence, expires_at, live):
                 self._touch(request_id)
                 self.changed.notify_all()
 
     def overdue(self, monotonic: float) -> list[AnalysisRequest]:
         """Return the requests whose lease has run out."""
         with self.lock:
-            late = [request_id for request_id, lease in self._leases.items() if lease.expires_at <= monotonic]
-            return [self._requests[request_id] for request_id in late]
+            return [self._requests[request_id] for request_id in self._held.overdue(monotonic)]
 
     def with_status(self, status: str) -> list[AnalysisRequest]:
         """Return all requests in a state."""

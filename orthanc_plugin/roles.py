@@ -155,6 +155,7 @@ _WORKERS_TOO = (
     _rule("GET", f"{_ROOT}/requests/{_ID}/artifacts/{_ID}"),
     _rule("GET", f"{_ROOT}/(?:models|workers|openapi\\.json)"),
 )
+_WORKERS = (*_WORKERS_ONLY, *_WORKERS_TOO, *_WATCHED)
 _UNDER_LEASE = (
     _rule("POST", f"{_ROOT}/instances/({_ORTHANC_ID})/ranges"),
     _rule("GET", f"{_ROOT}/instances/({_ORTHANC_ID})/frames"),
@@ -257,7 +258,7 @@ def _check_nobody(path: str, policy: Policy) -> ApiError | None:
 def _check_worker(
     method: str, path: str, holds_lease_on: Callable[[str], bool], is_volume: Callable[[str], bool]
 ) -> ApiError | None:
-    if _first((*_WATCHED, *_WORKERS_ONLY, *_WORKERS_TOO), method, path):
+    if _first(_WORKERS, method, path):
         return None
     pixels = _first(_PIXELS_UNDER_LEASE, method, path)
     leased = pixels or _first(_UNDER_LEASE, method, path)
@@ -310,7 +311,7 @@ def _is_own(origin: str, host: str) -> bool:
 
 
 def _writes_own_number(path: str, policy: Policy) -> bool:
-    for text in (path, unquote(path)):
+    for text in {path, unquote(path)}:
         match = _OWN_NUMBERS.fullmatch(text)
         if match is not None and _is_own_number(match["kind"], match["name"], policy):
             return True

@@ -38,12 +38,19 @@ def _expression(part: str) -> str:
     return f"(?P<{name}>.+)" if part.endswith("*}") else f"(?P<{name}>[^/]+)"
 
 
+def _head(path: str) -> str:
+    """Return a path's first part, which is a plain word in every route."""
+    return path.split("/", 2)[1]
+
+
 class Router:
     """The table of routes."""
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self.routes = routes
-        self._patterns = tuple((route.pattern, route) for route in routes)
+        self._by_head: dict[str, list[tuple[re.Pattern[str], Route]]] = {}
+        for route in routes:
+            self._by_head.setdefault(_head(route.path), []).append((route.pattern, route))
 
     def dispatch(self, request: Request) -> Response:
         """Answer a request.
@@ -55,7 +62,7 @@ class Router:
         """
         path = _ROOT.sub("", re.sub(r"/{2,}", "/", request.path), count=1).rstrip("/") or "/"
         allowed = set()
-        for pattern, route in self._patterns:
+        for pattern, route in self._by_head.get(_head(path), ()):
             match = pattern.fullmatch(path)
             if match is None:
                 continue

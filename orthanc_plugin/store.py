@@ -19,7 +19,8 @@ from .codec import (
 )
 from .errors import ApiError, StorageError
 from .gateway import Gateway
-from .index import Index, Lease
+from .held_leases import Lease
+from .index import Index
 from .leases import duration_of, found_at_start
 from .settings import Settings
 from .values import WITHDRAWN, AnalysisRequest, replaced

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import values
-from .transition import new_events
-from .values import AnalysisRequest
+from .values import AnalysisRequest, Event
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,29}")
 _MOST_STAGES = 30
@@ -40,14 +39,16 @@ class Tallies:
         self._stages: dict[str, Seconds] = {}
         self._durations: dict[str, deque[float]] = {}
 
-    def transition(self, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
-        """Count what became of a request with one write."""
-        events = new_events(before, after)
+    def transition(
+        self, before: AnalysisRequest | None, after: AnalysisRequest, events: tuple[Event, ...]
+    ) -> None:
+        """Count what became of a request with one write, which added `events` to its history."""
         if not events:
             return
         latest = events[-1]
         with self._lock:
-            self._transitions.update(event.event for event in events)
+            for event in events:
+                self._transitions[event.event] += 1
             outcome = None if after.grant is None else after.grant.outcome
             if after.status == values.COMPLETED and latest.event == values.COMPLETED and after.grants:
                 known = self._durations.setdefault(after.grants[-1].model.name, deque(maxlen=_DURATIONS_KEPT))

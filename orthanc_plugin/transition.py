@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
 from typing import Any
 
 from . import values
@@ -30,8 +29,10 @@ def new_events(before: AnalysisRequest | None, after: AnalysisRequest) -> tuple[
     if before is None:
         return after.history
     known = before.history[-1]
-    added = takewhile(lambda event: event is not known, reversed(after.history))
-    return tuple(added)[::-1]
+    first = len(after.history)
+    while first and after.history[first - 1] is not known:
+        first -= 1
+    return after.history[first:]
 
 
 def with_last_grant(request: AnalysisRequest, **members: Any) -> tuple[Grant, ...]:

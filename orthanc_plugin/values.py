@@ -51,19 +51,16 @@ class Stored:
 
         Kept by hand: `functools.cached_property` takes a lock until Python 3.12.
         """
-        kept: str | None = self.__dict__.get(_TEXT)
-        if kept is None:
-            kept = self.__dict__[_TEXT] = self._encoded()
-        return kept
-
-    def _encoded(self) -> str:
         members = self.__dict__
-        texts = []
-        for name, key, default in _MEMBERS[type(self)]:
-            member = members[name]
-            if member != default:
-                texts.append(key + _json_text(member))
-        return "{" + ",".join(texts) + "}"
+        kept: str | None = members.get(_TEXT)
+        if kept is None:
+            texts = []
+            for name, key, default in _MEMBERS[type(self)]:
+                member = members[name]
+                if member != default:
+                    texts.append(key + _TEXT_OF.get(type(member), _encode)(member))
+            kept = members[_TEXT] = "{" + ",".join(texts) + "}"
+        return kept
 
 
 Value = TypeVar("Value")
@@ -259,13 +256,8 @@ _encode_sorted = json.JSONEncoder(
 ).encode
 
 
-def _json_text(value: Any) -> str:
-    """Return what `_encode` returns, faster for what a request is made of: every transition writes it."""
-    return _TEXT_OF.get(type(value), _encode)(value)
-
-
 def _texts(items: tuple[Any, ...]) -> str:
-    return "[" + ",".join(map(_json_text, items)) + "]"
+    return "[" + ",".join([_TEXT_OF.get(type(item), _encode)(item) for item in items]) + "]"
 
 
 def _finite(number: float) -> str:
@@ -278,12 +270,14 @@ def _stored(value: Stored) -> str:
 
 _TEXT_OF: Mapping[type, Callable[[Any], str]] = {
     str: encode_basestring,
+    bool: lambda value: "true" if value else "false",
     int: repr,
     float: _finite,
     tuple: _texts,
     type(None): lambda _: "null",
     **dict.fromkeys(_MEMBERS, _stored),
 }
+"""What `_encode` returns, faster for what a request is made of: every transition writes it."""
 
 
 def canonical(value: Any) -> str:

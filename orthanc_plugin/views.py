@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 from . import values
 from .gateway import InstanceInfo
-from .index import Live
+from .held_leases import Live
 from .leases import duration_of, is_due, is_prefetched
 from .settings import Settings
 from .values import AnalysisRequest, Artifact, Event, Failure, Review
@@ -21,8 +22,15 @@ def iso(at: float | None) -> str | None:
     """Return a time as UTC, ISO 8601 with milliseconds and ``Z``."""
     if at is None:
         return None
-    moment = datetime.fromtimestamp(at, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second = int(at)
+    # A microsecond more, since 0.123 may be 0.12299... in binary.
+    milliseconds = min(999, int((at - second + 1e-6) * 1000))
+    return f"{_iso_second(second)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _iso_second(second: int) -> str:
+    return datetime.fromtimestamp(second, timezone.utc).isoformat()[: len("2026-11-26T12:00:00")]
 
 
 def artifact_member(artifact: Artifact) -> dict[str, Any]:

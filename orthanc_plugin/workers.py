@@ -76,22 +76,23 @@ class Workers:
         """
         with self._lock:
             known = self._workers.get(grant.worker_id) or self._known_by(grant)
-            self._put(replaced(self._seen(known), counters=counters or known.counters))
+            self._put(self._seen(known, counters or known.counters))
 
     def polled(self, user: str) -> None:
         """Note that an older worker without a name of its own looks for work, where it has done some."""
         with self._lock:
             known = self._workers.get(user)
             if known is not None:
-                self._put(self._seen(known))
+                self._put(self._seen(known, known.counters))
 
     def _put(self, worker: Worker) -> None:
         self._workers[worker.worker_id] = worker
         while len(self._workers) > _KEPT:
             del self._workers[next(iter(self._workers))]
 
-    def _seen(self, worker: Worker) -> Worker:
-        return replaced(worker, seen=self._clock.now(), seen_monotonic=self._clock.monotonic())
+    def _seen(self, worker: Worker, counters: Counters) -> Worker:
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        return replaced(worker, seen=now, seen_monotonic=monotonic, counters=counters)
 
     def _known_by(self, grant: Grant) -> Worker:
         return Worker(

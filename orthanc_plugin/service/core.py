@@ -149,7 +149,7 @@ def change_request_numbered(
 def note_request(core: Core, request_id: str, change: RequestChange) -> AnalysisRequest:
     """Apply a change that a restart may forget, and tell those who wait; the next transition writes it."""
     before, after = _apply(core, core.store.note, request_id, _of_request(change))
-    core.tallies.transition(before, after)
+    core.tallies.transition(before, after, new_events(before, after))
     return after
 
 
@@ -186,10 +186,10 @@ def _apply(
 
 def audit_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
     """Count what became of a request with one write, write its audit lines and tell the webhook."""
-    core.tallies.transition(before, after)
+    events = new_events(before, after)
+    core.tallies.transition(before, after, events)
     if core.webhook is not None:
         core.webhook.tell(before, after)
-    events = new_events(before, after)
     if events:
         core.audit.write(*events, request_id=after.request_id, series=after.series)
 

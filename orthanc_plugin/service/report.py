@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orthanc_plugin import values
 from orthanc_plugin.counters import Counters
-from orthanc_plugin.index import Live
+from orthanc_plugin.held_leases import Live
 from orthanc_plugin.leases import (
     authorised,
     cancel_confirmed,

@@ -13,7 +13,7 @@ from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.index import Live
+from orthanc_plugin.held_leases import Live
 from orthanc_plugin.leases import is_due, lease_lost
 from orthanc_plugin.values import AnalysisRequest, Failure, sha256_hex
 from orthanc_plugin.workers import permits

@@ -11,7 +11,8 @@ import pytest
 
 from orthanc_plugin import values
 from orthanc_plugin.codec import SeriesState
-from orthanc_plugin.index import START, Index, Kind, Lease, place_of
+from orthanc_plugin.held_leases import Lease
+from orthanc_plugin.index import START, Index, Kind, place_of
 from orthanc_plugin.values import AnalysisRequest, Grant, Model
 
 SERIES = ("s1", "s2", "s3", "s4")

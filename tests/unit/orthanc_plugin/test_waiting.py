@@ -12,7 +12,8 @@ import pytest
 
 from orthanc_plugin.clock import SystemClock
 from orthanc_plugin.codec import SeriesState
-from orthanc_plugin.index import Index, Lease
+from orthanc_plugin.held_leases import Lease
+from orthanc_plugin.index import Index
 from orthanc_plugin.waiting import ClaimPool, ClaimWaiter, PagePool, Taker
 from tests.unit.orthanc_plugin.test_lifecycle import a_request
 
