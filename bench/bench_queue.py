@@ -2,8 +2,8 @@
 """How fast the queue of a real Orthanc is: cycles, click to claim, start-up, memory.
 
 ``python bench/bench_queue.py [--series 10000] [--seconds 10]``: prints a table and one line of JSON. The
-clients are processes that speak through `http.client` over kept connections. They share the machine with the
-server, so the share of the bare route's rate, measured in the same run, says more than the rate itself.
+clients share the machine with the server, so the share of the bare route's rate, measured in the same run,
+says more than the rate itself.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import http.client
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -29,6 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.load import Answer, Ask, Exchange, drive
 from orthanc_plugin.application import Application
 from orthanc_plugin.audit import FileAudit
 from orthanc_plugin.clock import SystemClock
@@ -40,7 +42,7 @@ from orthanc_plugin.values import COMPLETED, AnalysisRequest, Event, Grant, Mode
 from tests.support.orthanc_server import ROOT, OrthancServer
 from tests.support.tiny_dicom import tiny_slide
 
-PROCESSES = 4
+CONNECTIONS = 4
 POOL = 10
 SLIDES = 2000
 """Three requests each: a slide with many requests takes longer to write than most are."""
@@ -108,44 +110,41 @@ def claim_body(worker_id: str, wait: float, model: str = MODEL) -> dict[str, Any
     return {"worker_id": worker_id, "token": token, "api": 1, "wait": wait, "models": [{"name": model}]}
 
 
-def cycle(client: Client, worker_id: str, result: dict[str, Any]) -> bool:
+def cycle(worker_id: str, result: dict[str, Any]) -> Generator[Ask, Answer, bool]:
     """Claim, report once, complete; False where there is nothing left."""
     body = claim_body(worker_id, 0)
-    status, claimed = client.ask("POST", "/pathology/claim", body)
-    if status != 200:
+    claimed = yield posted("/pathology/claim", body)
+    if claimed.status != 200:
         return False
-    request = claimed["request"]
-    fence = claimed["lease"]["fence"]
-    proof = {"worker_id": worker_id, "token": body["token"], "fence": fence}
+    value = json.loads(claimed.body)
+    request = value["request"]
+    proof = {"worker_id": worker_id, "token": body["token"], "fence": value["lease"]["fence"]}
     path = request["request_id"]
-    client.must("POST", f"/pathology/update-status/{path}/", {**proof, "status": "processing"})
-    client.must(
-        "POST",
-        f"/pathology/complete-request/{path}/",
-        {**proof, "fingerprint": request["fingerprint"], "artifacts": [], "result": result},
-    )
+    yield from must(posted(f"/pathology/update-status/{path}/", {**proof, "status": "processing"}))
+    outcome = {"fingerprint": request["fingerprint"], "artifacts": [], "result": result}
+    yield from must(posted(f"/pathology/complete-request/{path}/", {**proof, **outcome}))
     return True
 
 
-def _run_cycles(
-    result: dict[str, Any], port: int, user: tuple[str, str], number: int, seconds: float
-) -> tuple[int, float]:
-    client = Client(port, user)
-    started = time.monotonic()
-    done = 0
-    while time.monotonic() < started + seconds and cycle(client, f"bench-{number}", result):
-        done += 1
-    return done, time.monotonic() - started
+def posted(path: str, body: Any) -> Ask:
+    return Ask("POST", path, json.dumps(body).encode())
 
 
-def _run_bare(port: int, user: tuple[str, str], _number: int, seconds: float) -> tuple[int, float]:
-    client = Client(port, user)
-    started = time.monotonic()
-    done = 0
-    while time.monotonic() < started + seconds:
-        client.must("GET", "/bare")
-        done += 1
-    return done, time.monotonic() - started
+def must(ask: Ask) -> Exchange:
+    """Ask for what has to be a success."""
+    answer = yield ask
+    assert answer.status < 300, (ask, answer)
+
+
+def cycles(result: dict[str, Any], number: int, done: list[int], until: float) -> Exchange:
+    while time.monotonic() < until and (yield from cycle(f"bench-{number}", result)):
+        done.append(number)
+
+
+def bare_requests(number: int, done: list[int], until: float) -> Exchange:
+    while time.monotonic() < until:
+        yield from must(Ask("GET", "/bare"))
+        done.append(number)
 
 
 SCRATCH = 4999
@@ -165,34 +164,37 @@ def calls_of_cycle(series: str, state: str, number: int) -> list[list[tuple[str,
     return [[(f"/series/{series}", None), slide, write], [], [slide, record, write]]
 
 
-def _run_calls(
-    series: list[str], state: str, port: int, user: tuple[str, str], number: int, seconds: float
-) -> tuple[int, float]:
-    client = Client(port, user)
-    own = series[number::PROCESSES]
-    started = time.monotonic()
-    done = 0
-    while time.monotonic() < started + seconds:
-        for calls in calls_of_cycle(own[done % len(own)], state, done):
-            client.must("POST", "/calls", calls)
-        done += 1
-    return done, time.monotonic() - started
+def calls_of_cycles(series: list[str], state: str, number: int, done: list[int], until: float) -> Exchange:
+    own = series[number::CONNECTIONS]
+    for count in itertools.count():
+        for calls in calls_of_cycle(own[count % len(own)], state, count):
+            yield from must(posted("/calls", calls))
+        done.append(number)
+        if time.monotonic() >= until:
+            return
 
 
-def rate(
-    work: Callable[..., tuple[int, float]], server: OrthancServer, user: tuple[str, str], seconds: float
-) -> float:
-    """Return how often several processes together get something done in a second."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
-        runs = [pool.submit(work, server.port, user, number, seconds) for number in range(PROCESSES)]
-        return sum(done / elapsed for done, elapsed in (run.result() for run in runs))
+Work = Callable[[int, list[int], float], Exchange]
+"""What one of several connections does until a time: its number, and a list that grows by what is done."""
+
+
+def _run(work: Work, port: int, user: tuple[str, str], seconds: float) -> float:
+    done: list[int] = []
+    until = time.monotonic() + seconds
+    elapsed = drive(port, user, [work(number, done, until) for number in range(CONNECTIONS)])
+    return len(done) / elapsed
+
+
+def rate(work: Work, server: OrthancServer, user: tuple[str, str], seconds: float) -> float:
+    """Return how often several connections together get something done in a second."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_run, work, server.port, user, seconds).result()
 
 
 def calls_rate(server: OrthancServer, series: list[str], seconds: float) -> float:
     """Return how often a second Orthanc does what a cycle asks of it, the plugin's own work left out."""
     answer = server.get(f"/series/{series[0]}/metadata/5000")
-    return rate(partial(_run_calls, series, answer.text), server, server.person, seconds)
+    return rate(partial(calls_of_cycles, series, answer.text), server, server.person, seconds)
 
 
 def store_slides(server: OrthancServer, number: int) -> list[str]:
@@ -408,17 +410,17 @@ def quantile(values: list[float], share: float) -> float:
 
 def throughput(server: OrthancServer, some: list[str], seconds: float) -> dict[str, float]:
     """Measure cycles, beside the bare route and the calls that a cycle makes."""
-    bare = rate(_run_bare, server, server.person, seconds / 2)
+    bare = rate(bare_requests, server, server.person, seconds / 2)
     submit_cohorts(server, some, 3)
     before = processor_seconds(server.pid)
-    cycles = rate(partial(_run_cycles, RESULT), server, server.worker, seconds)
-    spent = 1000 * (processor_seconds(server.pid) - before) / (cycles * seconds)
-    bare = (bare + rate(_run_bare, server, server.person, seconds / 2)) / 2
+    done = rate(partial(cycles, RESULT), server, server.worker, seconds)
+    spent = 1000 * (processor_seconds(server.pid) - before) / (done * seconds)
+    bare = (bare + rate(bare_requests, server, server.person, seconds / 2)) / 2
     calls = calls_rate(server, some, seconds / 2)
-    large = rate(partial(_run_cycles, LARGE_RESULT), server, server.worker, seconds / 2)
-    print(f"bare route        {bare:8.0f} requests/s with {PROCESSES} clients")
+    large = rate(partial(cycles, LARGE_RESULT), server, server.worker, seconds / 2)
+    print(f"bare route        {bare:8.0f} requests/s over {CONNECTIONS} connections")
     print(
-        f"cycles            {cycles:8.0f} a second (claim, heartbeat, complete), "
+        f"cycles            {done:8.0f} a second (claim, heartbeat, complete), "
         f"{spent:.1f} ms of Orthanc's processor time each"
     )
     print(
@@ -427,11 +429,11 @@ def throughput(server: OrthancServer, some: list[str], seconds: float) -> dict[s
     )
     print(f"the same          {large:8.0f} with results of 100 patches")
     return {
-        "cycles_per_s": cycles,
+        "cycles_per_s": done,
         "processor_ms_per_cycle": spent,
-        "share_of_ceiling": 3 * cycles / bare,
+        "share_of_ceiling": 3 * done / bare,
         "calls_per_s": calls,
-        "share_of_calls": cycles / calls,
+        "share_of_calls": done / calls,
         "large_cycles_per_s": large,
     }
 
