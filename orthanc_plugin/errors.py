@@ -4,6 +4,7 @@
 PluginError
 ├── SettingsError          the configuration is wrong: the plugin does not start
 ├── StorageError           Orthanc's database or disk refused a read or a write
+│   └── FileRefusedError   Orthanc refuses a file for what it is; it will refuse it again
 └── ApiError               an answer to a client: status, code, sentence
 """
 
@@ -23,6 +24,10 @@ class SettingsError(PluginError):
 
 class StorageError(PluginError):
     """Orthanc could not read or write; nothing was changed as far as is known."""
+
+
+class FileRefusedError(StorageError):
+    """Orthanc takes no such DICOM file, however often it is sent."""
 
 
 class ApiError(PluginError):

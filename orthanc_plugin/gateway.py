@@ -103,7 +103,13 @@ class Gateway(Protocol):
         """Return the numbers of the attachments of a series that lie in the user's range (1024 and up)."""
 
     def store_instance(self, content: bytes) -> str:
-        """Store a DICOM file and return its Orthanc instance id."""
+        """Store a DICOM file and return its Orthanc instance id.
+
+        Raises
+        ------
+        FileRefusedError
+            Where the file is such that Orthanc never takes it.
+        """
 
     def delete_series(self, series_id: str) -> None:
         """Delete a series with all it holds; nothing happens where there is none."""

@@ -16,7 +16,8 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
-from .errors import StorageError
+from .dicom_identity import UnreadableDicomError, read_identity
+from .errors import FileRefusedError, StorageError
 from .gateway import InstanceInfo, SeriesInfo
 
 WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -318,22 +319,27 @@ class MemoryGateway:
             return () if held is None else tuple(sorted(held.attachments))
 
     def store_instance(self, content: bytes) -> str:
-        """Store a DICOM file as the only instance of a series of its own; return its Orthanc instance id.
+        """Store a DICOM file by its UIDs, where there is none yet, and return its Orthanc instance id.
 
-        The file is not parsed: equal bytes are one instance, as equal UIDs are in Orthanc.
+        Raises
+        ------
+        FileRefusedError
+            Where its UIDs cannot be read.
         """
         with self._lock, self._failing("store_instance"):
-            if content[128:132] != b"DICM":
-                raise StorageError("Orthanc could not take POST /instances: Bad file format.")
-            digest = hashlib.sha256(content).hexdigest()
-            uid = f"2.25.{int(digest[:32], 16)}"
-            series_id = orthanc_id("patient", "1.2.3", uid)
-            instance_id = orthanc_id(series_id, f"{uid}.1")
+            try:
+                identity = read_identity(content)
+            except UnreadableDicomError as error:
+                raise FileRefusedError("Orthanc could not take POST /instances: Bad file format.") from error
+            series_uid, study_uid = identity.series_instance_uid, identity.study_instance_uid
+            series_id = orthanc_id("patient", study_uid, series_uid)
+            instance_id = orthanc_id(series_id, identity.sop_instance_uid)
             if instance_id not in self._files:
-                self.add_slide(uid, modality="OT", image_types=())
+                if series_id not in self._series:
+                    self.add_slide(series_uid, study_uid, modality=identity.modality, image_types=())
                 self.add_instance(
                     series_id,
-                    f"{uid}.1",
+                    identity.sop_instance_uid,
                     image_type=(),
                     sop_class_uid="1.2.840.10008.5.1.4.1.1.7",
                     content=content,

@@ -10,11 +10,14 @@ from typing import Any
 
 import orthanc
 
-from .errors import StorageError
+from .errors import FileRefusedError, StorageError
 
 UNKNOWN_RESOURCE = "Unknown resource"
 _UNKNOWN_CODES = frozenset({7, 17})
 """`OrthancPluginErrorCode_InexistentItem` and `_UnknownResource` (OrthancCPlugin.h): versions differ."""
+
+_BAD_FILE = 15
+"""`OrthancPluginErrorCode_BadFileFormat`: the file cannot be read as DICOM, or lacks what identifies it."""
 
 _ABSENT = "orthanc-pathology: no such property"
 
@@ -55,7 +58,8 @@ def _failure(doing: str, error: orthanc.OrthancException) -> StorageError:
     reason = error.args[1] if len(error.args) > 1 else str(error)
     if _is_unknown(error):
         reason = UNKNOWN_RESOURCE
-    return StorageError(f"Orthanc could not {doing}: {reason}.")
+    kind = FileRefusedError if error.args and error.args[0] == _BAD_FILE else StorageError
+    return kind(f"Orthanc could not {doing}: {reason}.")
 
 
 def get(uri: str) -> bytes | None:
@@ -83,7 +87,15 @@ def put(uri: str, value: bytes) -> None:
 
 
 def post(uri: str, value: bytes) -> Any:
-    """POST bytes; return the JSON of the answer."""
+    """POST bytes; return the JSON of the answer.
+
+    Raises
+    ------
+    FileRefusedError
+        Where they are a file that Orthanc cannot read.
+    StorageError
+        Where it fails otherwise.
+    """
     try:
         return json.loads(orthanc.RestApiPost(uri, value))
     except orthanc.OrthancException as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import orthanc_api
 from .dicom_header import HEAD_BYTES, image_type, split_values
-from .errors import StorageError
+from .errors import FileRefusedError, StorageError
 from .gateway import InstanceInfo, SeriesInfo
 from .orthanc_api import get, get_json
 from .settings import names_of_numbers
@@ -237,8 +237,19 @@ class OrthancGateway:
         return _user_numbers(f"/series/{series_id}/attachments", self._attachment_names)
 
     def store_instance(self, content: bytes) -> str:
-        """Store a DICOM file and return its Orthanc instance id."""
-        return str(orthanc_api.post("/instances", content)["ID"])
+        """Store a DICOM file and return its Orthanc instance id.
+
+        Raises
+        ------
+        FileRefusedError
+            Where Orthanc cannot read it, or a filter of the site's does not let it in.
+        """
+        answer = orthanc_api.post("/instances", content)
+        if answer["Status"] == "FilteredOut":
+            raise FileRefusedError(
+                "A filter of this Orthanc (ReceivedInstanceFilter) does not let the file in."
+            )
+        return str(answer["ID"])
 
     def delete_series(self, series_id: str) -> None:
         """Delete a series with all it holds; nothing happens where there is none."""

@@ -15,7 +15,7 @@ import requests
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from orthanc_plugin.errors import StorageError
+from orthanc_plugin.errors import FileRefusedError, StorageError
 from orthanc_plugin.gateway import Gateway, InstanceInfo, SeriesInfo
 from orthanc_plugin.memory_gateway import VOLUME, WSI_STORAGE, MemoryGateway
 from tests.support.orthanc_server import OrthancServer
@@ -23,6 +23,7 @@ from tests.support.orthanc_server import OrthancServer
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "gateway_script.py"
 LABEL = ("ORIGINAL", "PRIMARY", "LABEL", "NONE")
 UNKNOWN = "00000000-00000000-00000000-00000000-00000000"
+UNWELCOME = "a patient whom a filter keeps out"
 NUMBER = 5000
 ATTACHMENT = 5100
 RESULT = 5101
@@ -95,7 +96,8 @@ class RemoteGateway:
             ]
             answer = self._server.post("/gateway", json={"method": method, "arguments": encoded})
             if answer.status_code == 409:
-                raise StorageError(answer.json()["storage_error"])
+                kind = FileRefusedError if answer.json()["kind"] == "FileRefusedError" else StorageError
+                raise kind(answer.json()["storage_error"])
             assert answer.status_code == 200, answer.text
             return self._decode(answer.json()["result"])
 
@@ -137,8 +139,12 @@ class OrthancArchive:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[OrthancServer]:
-    with OrthancServer(script=SCRIPT) as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancServer]:
+    lua = tmp_path_factory.mktemp("lua") / "filter.lua"
+    lua.write_text(
+        f"function ReceivedInstanceFilter(dicom, origin) return dicom.PatientID ~= '{UNWELCOME}' end\n"
+    )
+    with OrthancServer(script=SCRIPT, overrides={"LuaScripts": [str(lua)]}) as running:
         yield running
 
 
@@ -299,9 +305,23 @@ def test_storing_the_same_file_twice_gives_the_same_instance(archive: Archive) -
     assert archive.gateway.dicom_file(first) == content
 
 
-def test_storing_what_is_no_dicom_is_a_storage_error(archive: Archive) -> None:
-    with pytest.raises(StorageError, match="Bad file format"):
+def test_a_stored_file_lies_in_the_series_that_it_names(archive: Archive, slide: str) -> None:
+    instance = archive.gateway.store_instance(dicom_file("1.2.7", "1.2.3", "patient", "1.2.7.1"))
+    (series,) = archive.gateway.lookup_series("1.2.7", "1.2.3")
+    assert archive.gateway.parent_series(instance) == series
+    assert series != slide
+
+
+def test_storing_what_is_no_dicom_is_refused_for_good(archive: Archive) -> None:
+    with pytest.raises(FileRefusedError, match="Bad file format"):
         archive.gateway.store_instance(b"no DICOM at all")
+
+
+@pytest.mark.server
+def test_storing_what_the_sites_filter_keeps_out_is_refused_for_good(server: OrthancServer) -> None:
+    gateway = OrthancArchive(server).gateway
+    with pytest.raises(FileRefusedError, match="filter"):
+        gateway.store_instance(dicom_file("1.2.7", "1.2.3", UNWELCOME, "1.2.7.1"))
 
 
 def test_the_file_of_an_unknown_instance_is_a_storage_error(archive: Archive) -> None:

@@ -39,7 +39,7 @@ def call(request: Request) -> Response:
     try:
         result = getattr(GATEWAY, wanted["method"])(*[decode(argument) for argument in wanted["arguments"]])
     except StorageError as error:
-        return json_response(409, {"storage_error": str(error)})
+        return json_response(409, {"kind": type(error).__name__, "storage_error": str(error)})
     return json_response(200, {"result": encode(result)})
 
 
