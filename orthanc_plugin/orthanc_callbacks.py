@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -36,6 +38,23 @@ class RestOutput(Protocol):
         """Add a header to the answer to come."""
 
 
+_thread = threading.local()
+_ensure_thread_state = getattr(ctypes.pythonapi, "PyGILState_Ensure", lambda: None)
+
+
+def _keep_thread_state() -> None:
+    """Let Python keep what it knows of the thread of Orthanc's that this callback came by.
+
+    Python made none of these threads, so it forgets each again after every callback, together with a mapping
+    of memory (Python 3.11 and later) which the processors then have to agree to be gone: nine times in a
+    request's claim, heartbeat and completion. One `PyGILState_Ensure` more than there are releases keeps it.
+    Orthanc's threads are few, and last; what is left of them is cleared as Python ends.
+    """
+    if not getattr(_thread, "is_kept", False):
+        _thread.is_kept = True
+        _ensure_thread_state()
+
+
 _routes: list[tuple[re.Pattern[str], Serve, UserOf]] = []
 
 
@@ -54,6 +73,7 @@ def _answer(output: RestOutput, uri: str, **request: Any) -> None:
     Orthanc's Python plugin 5.0 lets go of the routes' functions after it has ended Python: one that holds
     anything, as a closure does, then brings the whole server down.
     """
+    _keep_thread_state()
     try:
         serve, user_of = next((serve, user_of) for path, serve, user_of in _routes if path.fullmatch(uri))
         headers = request.get("headers", {})
@@ -121,6 +141,7 @@ def filter_requests(
     """
 
     def callback(uri: str, **request: Any) -> bool:
+        _keep_thread_state()
         try:
             if before is not None and not before(uri, **request):
                 return False
@@ -147,6 +168,7 @@ def listen(
     """
 
     def callback(change: int, level: int, resource: str) -> None:
+        _keep_thread_state()
         if before is not None:
             _guarded(lambda: before(change, level, resource), "the site's own callback")
         name = orthanc_api.CHANGES.get(change)

@@ -179,3 +179,27 @@ def test_a_sites_own_script_is_chained_as_orthanc_would_call_it(tmp_path: Path, 
         assert server.get("/system").ok
         assert "/* site */" in server.get("/plugins/explorer.js").text
         assert server.get("/pathology/health").status_code == (200 if enabled else 404)
+
+
+def test_python_keeps_what_it_knows_of_a_thread_of_orthancs_between_requests(tmp_path: Path) -> None:
+    script = tmp_path / "site_script.py"
+    script.write_text(
+        "import sys\n"
+        "import threading\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import orthanc\n"
+        "from orthanc_plugin.registration import register\n"
+        "thread = threading.local()\n"
+        "def count(output, uri, **request):\n"
+        "    thread.count = getattr(thread, 'count', 0) + 1\n"
+        "    output.AnswerBuffer(str(thread.count), 'text/plain')\n"
+        "orthanc.RegisterRestCallback('/count', count)\n"
+        "register()\n",
+        "utf-8",
+    )
+    with OrthancServer(script=script) as server:
+        # One thread of Orthanc's serves a connection; threads take turns between connections.
+        with requests.Session() as session:
+            counts = [int(session.get(f"{server.url}/count", auth=server.person).text) for _ in range(3)]
+        assert counts == [1, 2, 3]
+        assert server.stop() == 0
