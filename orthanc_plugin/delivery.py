@@ -124,8 +124,22 @@ def publishing(request: AnalysisRequest, delivery: Delivery, now: float) -> Anal
     )
 
 
-def completed(request: AnalysisRequest, outputs: tuple[Output, ...], now: float) -> AnalysisRequest:
-    """Finish a request whose DICOM results are stored."""
+def completed(
+    request: AnalysisRequest, outputs: tuple[Output, ...], now: float, *, refused: tuple[str, ...] = ()
+) -> AnalysisRequest:
+    """Finish a request whose DICOM results are stored, but for those that Orthanc has `refused`."""
     if request.status != values.PUBLISHING:
         return request
-    return changed(request, now, "completed", "", status=values.COMPLETED, outputs=outputs)
+    flags = request.flags
+    if refused:
+        flags = tuple(dict.fromkeys((*flags, values.DICOM_RESULTS_REFUSED)))
+    return changed(
+        request,
+        now,
+        "completed",
+        "",
+        "; ".join(refused),
+        status=values.COMPLETED,
+        outputs=outputs,
+        flags=flags,
+    )

@@ -53,6 +53,8 @@ class Settings:
         on all numbers, of metadata and of attachments, are for results.
     global_property
         Number of the database's global property that lists the series with open requests.
+    unpublished_property
+        Number of the one that lists DICOM results which are not part of a completed request.
     rules
         What is submitted by itself when a slide arrives.
     rules_property
@@ -76,6 +78,7 @@ class Settings:
     damaged_number: int = 5002
     first_attachment: int = 5100
     global_property: int = 5000
+    unpublished_property: int = 5002
     lease_s: float = 60.0
     heartbeat_s: float = 15.0
     confirm_s: float = 15.0
@@ -258,6 +261,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "DamagedMetadataNumber": ("damaged_number", _number),
     "FirstAttachment": ("first_attachment", _number),
     "GlobalProperty": ("global_property", _number),
+    "UnpublishedProperty": ("unpublished_property", _number),
     "Rules": ("rules", _rules),
     "RulesProperty": ("rules_property", _number),
     "LeaseSeconds": ("lease_s", _seconds(1, 3600)),
@@ -306,8 +310,10 @@ _RULES = (
         "Pathology.MetadataNumber and Pathology.DamagedMetadataNumber must differ.",
     ),
     _Rule(
-        lambda settings: settings.global_property != settings.rules_property,
-        "Pathology.GlobalProperty and Pathology.RulesProperty must differ.",
+        lambda settings: (
+            len({settings.global_property, settings.rules_property, settings.unpublished_property}) == 3
+        ),
+        "Pathology.GlobalProperty, Pathology.RulesProperty and Pathology.UnpublishedProperty must differ.",
     ),
     _Rule(
         _runs_permitted_models,

@@ -28,6 +28,7 @@ STATUSES = (PENDING, PROCESSING, PUBLISHING, COMPLETED, FAILED, CANCELLED, WITHD
 
 SOURCE_REPLACED = "source_replaced"
 UNAPPROVED_MODEL = "unapproved_model"
+DICOM_RESULTS_REFUSED = "dicom_results_refused"
 
 # What became of a grant.
 EXPIRED = "expired"

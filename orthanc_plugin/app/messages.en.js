@@ -79,6 +79,7 @@ export const messages = {
     "flag.no_top_patches": "The result names no patches, so there is no DICOM report of regions.",
     "flag.dicom_results_failed": "The DICOM results could not be written; the result itself is complete.",
     "flag.dicom_results_need_dicom_slide": "There are no DICOM results: the slide was read from a file beside Orthanc.",
+    "flag.dicom_results_refused": "Orthanc did not store all of the DICOM results; the result itself is complete.",
     "flag.dicom_results_not_kept": "The DICOM results did not survive a cut network. Analyse again to have them written.",
     "flag.dicom_position_unknown": "The slide's header does not say where its pixels lie: no DICOM regions, no DICOM map.",
     "flag.dicom_size_differs": "The DICOM slide has another size than the one analysed: no DICOM regions, no DICOM map.",

@@ -79,6 +79,7 @@ export const messages = {
     "flag.no_top_patches": "결과에 상위 패치가 없어 DICOM 영역 보고서를 만들지 않았습니다.",
     "flag.dicom_results_failed": "DICOM 결과를 만들지 못했습니다. 분석 결과 자체는 온전합니다.",
     "flag.dicom_results_need_dicom_slide": "Orthanc 밖의 파일로 분석하여 DICOM 결과가 없습니다.",
+    "flag.dicom_results_refused": "Orthanc이 DICOM 결과 일부를 저장하지 못했습니다. 분석 결과 자체는 온전합니다.",
     "flag.dicom_results_not_kept": "네트워크 장애로 DICOM 결과가 보존되지 않았습니다. 다시 분석하면 생성됩니다.",
     "flag.dicom_position_unknown": "슬라이드 헤더에 위치 정보가 없어 DICOM 영역과 어텐션 맵을 만들지 않았습니다.",
     "flag.dicom_size_differs": "DICOM 슬라이드의 크기가 분석한 슬라이드와 달라 DICOM 영역과 어텐션 맵을 만들지 않았습니다.",

@@ -16,6 +16,7 @@ from orthanc_plugin.store import take_number, with_request
 from orthanc_plugin.values import AnalysisRequest, Artifact, Output, sha256_hex
 
 from .core import Core, find, unavailable
+from .publish import alone, delete_unpublished
 from .report import LeaseProof
 
 
@@ -40,7 +41,10 @@ def put_artifact(
     try:
         if present is not None and present.sha256 == sha256 and stored_intact(core, request.series, present):
             return present
-        output = _output_of(core, request, content) if kind.content_type == DICOM_TYPE else None
+        output = None
+        if kind.content_type == DICOM_TYPE:
+            _clear_earlier(core, request_id)
+            output = _output_of(core, request, content)
         artifact = Artifact(name, 0, len(content), sha256, kind.content_type)
         reserved = _reserve(core, request, artifact, output, proof)
         core.gateway.put_attachment(request.series, reserved.number, content)
@@ -69,6 +73,13 @@ def _reserve(
 
     core.store.transact(request.series, on_state)
     return reserved[-1]
+
+
+def _clear_earlier(core: Core, request_id: str) -> None:
+    """Delete what an earlier delivery of the same request left: its DICOM results may have the same UIDs."""
+    if core.unpublished.of(request_id) is not None:
+        with alone(core, request_id):
+            delete_unpublished(core, request_id)
 
 
 def _output_of(core: Core, request: AnalysisRequest, content: bytes) -> Output:

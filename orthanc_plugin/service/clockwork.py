@@ -12,7 +12,7 @@ from orthanc_plugin.values import AnalysisRequest
 
 from .changes import carry_over_unwritten, series_deleted
 from .core import Core, change_request
-from .publish import alone, delete_outputs, publish
+from .publish import alone, delete_outputs, delete_unpublished, publish
 
 TICK_S = 0.5
 _FAILED_EXPIRY_S = 5.0
@@ -48,6 +48,7 @@ def finish_leftovers(core: Core) -> None:
     for request in core.index.with_status(values.WITHDRAWN):
         if request.outputs:
             _attempt(core, request.request_id, lambda item: delete_outputs(core, item.request_id))
+    _delete_unpublished(core)
     try:
         core.listed.prune(lambda: core.index.open_series() | core.ready.unread)
     except StorageError as error:
@@ -64,6 +65,22 @@ def _carry_over(core: Core, series_id: str) -> None:
 def _publish(core: Core, request_id: str) -> None:
     with alone(core, request_id):
         publish(core, request_id)
+
+
+def _delete_unpublished(core: Core) -> None:
+    try:
+        for request_id in core.unpublished.requests():
+            _delete_unpublished_of(core, request_id)
+    except StorageError as error:
+        core.warn(f"What is to be deleted of unfinished DICOM results could not be read yet: {error}")
+
+
+def _delete_unpublished_of(core: Core, request_id: str) -> None:
+    try:
+        with alone(core, request_id):
+            delete_unpublished(core, request_id)
+    except (StorageError, ApiError) as error:
+        core.warn(f"The DICOM results of request {request_id} are looked at again later: {error}")
 
 
 def _attempt(core: Core, request_id: str, action: Callable[[AnalysisRequest], None]) -> bool:

@@ -18,6 +18,7 @@ from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import Change, Store, source_deleted, take_number, with_request
 from orthanc_plugin.tallies import Tallies
 from orthanc_plugin.transition import new_events
+from orthanc_plugin.unpublished import Unpublished
 from orthanc_plugin.values import AnalysisRequest, Event
 from orthanc_plugin.waiting import ClaimPool, PagePool
 from orthanc_plugin.webhook import Webhook
@@ -51,6 +52,7 @@ class Core:
     index: Index
     store: Store
     listed: OpenSeries
+    unpublished: Unpublished
     claims: ClaimPool
     pages: PagePool
     workers: Workers
@@ -84,6 +86,7 @@ def build_core(
         index=index,
         store=Store(gateway, settings, index, clock, warn),
         listed=OpenSeries(gateway, settings.global_property, clock, warn),
+        unpublished=Unpublished(gateway, settings.unpublished_property, warn),
         claims=ClaimPool(index, clock, settings.claim_waiters),
         pages=PagePool(index, settings.page_waiters),
         workers=Workers(clock),
@@ -124,9 +127,15 @@ def find(core: Core, request_id: str) -> AnalysisRequest:
         return request
     if core.index.is_gone(request_id):
         raise source_deleted()
-    if core.ready.unread or not core.ready.all_known.is_set():
+    if not is_known_gone(core, request_id):
         raise starting()
     raise ApiError(404, "unknown_request", "There is no request with this id.")
+
+
+def is_known_gone(core: Core, request_id: str) -> bool:
+    """Tell of a request that is not known whether there is none (any more), and not one yet to be read."""
+    everything_is_read = core.ready.all_known.is_set() and not core.ready.unread
+    return everything_is_read or core.index.is_gone(request_id)
 
 
 def change_request(core: Core, request_id: str, change: RequestChange) -> AnalysisRequest:

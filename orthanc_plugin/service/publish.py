@@ -11,19 +11,22 @@ from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE
 from orthanc_plugin.delivery import completed
 from orthanc_plugin.dicom_identity import read_identity
-from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.errors import ApiError, FileRefusedError, StorageError
 from orthanc_plugin.lifecycle import outputs_deleted
 from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Output
 
 from .changes import series_deleted
-from .core import Core, change_request, find
+from .core import Core, change_request, find, is_known_gone
+
+_STORED_WITHIN_S = 24 * 3600.0
+"""A disk that is full on a Friday is seen to by then; what Orthanc still does not take it never will."""
 
 
 def publish(core: Core, request_id: str) -> None:
     """Store the DICOM results of a delivered request and complete it; nothing where there is nothing to do.
 
-    The files have UIDs of their own, so storing them twice stores them once.
+    The files have UIDs of their own, so storing them twice stores them once. Hold `alone` meanwhile.
 
     Raises
     ------
@@ -33,11 +36,53 @@ def publish(core: Core, request_id: str) -> None:
         410 where the series was deleted; nothing of the result is left then.
     """
     request = find(core, request_id)
-    if request.status == values.PUBLISHING:
-        outputs = _store_outputs(core, request)
-        after = change_request(core, request_id, lambda item: completed(item, outputs, core.clock.now()))
-        if after.is_open:  # stored again in the meantime, and to be analysed anew
-            _delete_stored(core, outputs)
+    if request.status != values.PUBLISHING:
+        return
+    core.unpublished.add(request)
+    try:
+        outputs, refused = _store_outputs(core, request)
+        now = core.clock.now()
+        change_request(core, request_id, lambda item: completed(item, outputs, now, refused=refused))
+    except ApiError as error:
+        if error.status == 410:
+            series_deleted(core, request.series)
+        raise
+    finally:
+        _settle(core, request_id)
+
+
+def _settle(core: Core, request_id: str) -> None:
+    try:
+        delete_unpublished(core, request_id)
+    except StorageError as error:
+        core.warn(f"The DICOM results of request {request_id} are looked at again later: {error}")
+
+
+def delete_unpublished(core: Core, request_id: str) -> None:
+    """Delete the DICOM series that were stored for a request which is not completed; it may be gone by now.
+
+    Hold `alone` meanwhile.
+
+    Raises
+    ------
+    StorageError
+        Where Orthanc fails; tried again later.
+    """
+    stored = core.unpublished.of(request_id)
+    request = core.index.get(request_id)
+    if stored is None or (request is None and not is_known_gone(core, request_id)):
+        return
+    kept: set[str] = set()
+    if request is not None:
+        if request.status == values.PUBLISHING:
+            return
+        if request.status == values.COMPLETED:
+            kept = {output.series_instance_uid for output in request.outputs}
+    for uid in stored.series_instance_uids:
+        if uid not in kept:
+            for series_id in core.gateway.lookup_series(uid, stored.study_instance_uid):
+                core.gateway.delete_series(series_id)
+    core.unpublished.remove(request_id)
 
 
 @contextmanager
@@ -65,19 +110,38 @@ def alone(core: Core, request_id: str) -> Iterator[None]:
             core.publishing.discard(request_id)
 
 
-def _store_outputs(core: Core, request: AnalysisRequest) -> tuple[Output, ...]:
-    outputs: dict[str, Output] = {output.sop_instance_uid: output for output in request.outputs}
-    kept: dict[str, Output] = {}
+def _store_outputs(core: Core, request: AnalysisRequest) -> tuple[tuple[Output, ...], tuple[str, ...]]:
+    """Return the DICOM results that are stored now, and why others are not and never will be."""
+    outputs: dict[str, Output] = {}
+    refused: list[str] = []
     for artifact in request.artifacts:
-        if artifact.content_type == DICOM_TYPE:
-            content = _bytes_of(core, request, artifact.number)
-            uid = read_identity(content).sop_instance_uid
-            kept[uid] = replace(outputs[uid], series=_store(core, content))
-    if kept and core.gateway.series(request.series) is None:
-        _delete_stored(core, tuple(kept.values()))
-        series_deleted(core, request.series)
-        raise source_deleted()
-    return tuple(kept.values())
+        if artifact.content_type != DICOM_TYPE:
+            continue
+        try:
+            output = _store(core, request, artifact.number)
+        except StorageError as error:
+            if not (isinstance(error, FileRefusedError) or _is_given_up(core, request)):
+                raise
+            core.warn(f"{artifact.name} of request {request.request_id} is not stored: {error}")
+            refused.append(f"{artifact.name}: {error}")
+        else:
+            outputs[output.sop_instance_uid] = output
+    return tuple(outputs.values()), tuple(refused)
+
+
+def _store(core: Core, request: AnalysisRequest, number: int) -> Output:
+    content = _bytes_of(core, request, number)
+    series_id = core.gateway.parent_series(core.gateway.store_instance(content))
+    if series_id is None:
+        raise StorageError("A DICOM result that was stored cannot be found.")
+    uid = read_identity(content).sop_instance_uid
+    output = next(output for output in request.outputs if output.sop_instance_uid == uid)
+    return replace(output, series=series_id)
+
+
+def _is_given_up(core: Core, request: AnalysisRequest) -> bool:
+    """Tell whether Orthanc has failed to store a result for so long that it is completed without."""
+    return core.clock.now() - request.updated > _STORED_WITHIN_S
 
 
 def _delete_stored(core: Core, outputs: tuple[Output, ...]) -> None:
@@ -89,18 +153,11 @@ def _delete_stored(core: Core, outputs: tuple[Output, ...]) -> None:
 def _bytes_of(core: Core, request: AnalysisRequest, number: int) -> bytes:
     content = core.gateway.get_attachment(request.series, number)
     if content is None:
-        series_deleted(core, request.series)
         if core.gateway.series(request.series) is None:
             raise source_deleted()
+        series_deleted(core, request.series)
         raise StorageError("A DICOM result that was delivered went with its slide, which was stored again.")
     return content
-
-
-def _store(core: Core, content: bytes) -> str:
-    series_id = core.gateway.parent_series(core.gateway.store_instance(content))
-    if series_id is None:
-        raise StorageError("A DICOM result that was stored cannot be found.")
-    return series_id
 
 
 def delete_outputs(core: Core, request_id: str) -> None:

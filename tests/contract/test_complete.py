@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.queue_client import PNG, RESULT, Queue, named
-from tests.support.sites import WORKER, Site
-from tests.support.tiny_dicom import tiny_result
+from tests.support.sites import WORKER, ServerSite, Site
+from tests.support.tiny_dicom import tiny_result, unreadable_result
 
 
 def test_a_result_with_its_heatmap_arrives(queue: Queue, site: Site) -> None:
@@ -176,6 +176,22 @@ def test_a_dicom_result_becomes_a_series_of_the_study(queue: Queue, site: Site) 
     (output,) = queue.get(request_id)["dicom"]
     assert output["modality"] == "SR"
     assert site.series_ids() - before == {output["series"]}
+
+
+@pytest.mark.server
+def test_a_dicom_result_that_orthanc_refuses_costs_nothing_but_itself(server_site: ServerSite) -> None:
+    slide, queue = server_site.new_slide(), Queue(server_site)
+    request_id = queue.submitted(slide)
+    lease = queue.claim()
+    sound, unreadable = tiny_result(slide.study_uid), unreadable_result(slide.study_uid)
+    lease.put("sr.dcm", sound, "application/dicom")
+    assert lease.put("roi.dcm", unreadable, "application/dicom").status == 200
+    before = server_site.series_ids()
+    assert lease.complete(named("roi.dcm", unreadable), named("sr.dcm", sound)).status == 200
+    request = queue.get(request_id)
+    assert (request["status"], request["flags"][-1]) == ("completed", "dicom_results_refused")
+    assert "roi.dcm" in request["history"][-1]["detail"]
+    assert {item["series"] for item in request["dicom"]} == server_site.series_ids() - before
 
 
 def test_a_result_series_cannot_be_analysed(queue: Queue, site: Site) -> None:

@@ -57,3 +57,11 @@ def tiny_result(study_uid: str, *, series_uid: str | None = None) -> bytes:
     dataset.ReferencedSeriesSequence = [referenced]
     dataset["ReferencedSeriesSequence"].is_undefined_length = True
     return _file(dataset)
+
+
+def unreadable_result(study_uid: str) -> bytes:
+    """Return a result that is sound up to its series' UID, which is all that the plugin reads."""
+    series_uid = generate_uid()
+    sound = tiny_result(study_uid, series_uid=series_uid)
+    end = sound.rindex(series_uid.encode()) + len(series_uid) + len(series_uid) % 2
+    return sound[:end] + b"\x28\x00\x10\x00OB\x00\x00\xf0\xff\xff\x7f" + b"\xff" * 64

@@ -91,6 +91,7 @@ def test_a_section_is_read() -> None:
             "Pathology.Rules",
         ),
         ({"RulesProperty": 5000}, "Pathology.RulesProperty"),
+        ({"UnpublishedProperty": 5001}, "Pathology.UnpublishedProperty"),
         ({"Workers": ["a"], "Monitors": ["a"]}, "Pathology.Monitors"),
         ([], "Pathology"),
     ],

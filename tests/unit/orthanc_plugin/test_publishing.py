@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""DICOM results lie in a study for requests that are completed, and for no others, whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orthanc_plugin.errors import FileRefusedError, StorageError
+from orthanc_plugin.service.changes import series_deleted
+from tests.support.queue_client import Lease, Queue, named
+from tests.support.sites import MemorySite, Slide
+from tests.support.tiny_dicom import tiny_result
+
+DAY_S = 24 * 3600.0
+UNPUBLISHED = 5002
+
+
+@pytest.fixture
+def site() -> MemorySite:
+    site = MemorySite()
+    site.gateway.add_slide("1.2.3.999", "1.2.3")  # the study outlives the slide
+    return site
+
+
+@pytest.fixture
+def queue(site: MemorySite) -> Queue:
+    return Queue(site)
+
+
+@pytest.fixture
+def slide(site: MemorySite) -> Slide:
+    return site.new_slide()
+
+
+class Delivery:
+    """A lease with its DICOM results sent, and what to complete it with."""
+
+    def __init__(self, lease: Lease, *contents: bytes) -> None:
+        files = {f"result-{number}.dcm": content for number, content in enumerate(contents)}
+        for name, content in files.items():
+            assert lease.put(name, content, "application/dicom").status == 200
+        self.request_id = lease.request_id
+        self._lease = lease
+        self._body = lease.body(*(named(name, content) for name, content in files.items()))
+
+    def complete(self) -> int:
+        return self._lease.send(self._body).status
+
+
+def deliver(queue: Queue, slide: Slide, results: int = 1) -> Delivery:
+    queue.submitted(slide)
+    lease = queue.claim()
+    lease.heartbeat()
+    return Delivery(lease, *(tiny_result(slide.study_uid) for _ in range(results)))
+
+
+def before_the_end_is_written(
+    site: MemorySite, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]
+) -> None:
+    """Let something happen, once, when the results are stored and `completed` is about to be written."""
+    write = site.gateway.put_metadata
+    left = [act]
+
+    def put_metadata(series_id: str, number: int, value: bytes) -> None:
+        if number == site.settings.metadata_number and b'"status":"completed"' in value and left:
+            left.pop()()
+        write(series_id, number, value)
+
+    monkeypatch.setattr(site.gateway, "put_metadata", put_metadata)
+
+
+def fail() -> None:
+    raise StorageError("The disk is full.")
+
+
+def others(site: MemorySite, slide: Slide) -> set[str]:
+    """Return the series that are neither the slide nor the one beside it."""
+    kept = {slide.series, *site.gateway.lookup_series("1.2.3.999", None)}
+    return site.series_ids() - kept
+
+
+def test_results_stay_when_the_slide_of_a_completed_request_is_deleted(
+    site: MemorySite, queue: Queue, slide: Slide
+) -> None:
+    assert deliver(queue, slide, results=2).complete() == 200
+    site.delete(slide)
+    site.pass_time(10)
+    site.restart()
+    site.pass_time(10)
+    assert len(others(site, slide)) == 2
+
+
+def test_a_slide_deleted_while_its_result_is_stored_takes_that_along(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide)
+    stored = site.gateway.store_instance
+
+    def store_instance(content: bytes) -> str:
+        site.gateway.delete_series(slide.series)
+        return stored(content)
+
+    monkeypatch.setattr(site.gateway, "store_instance", store_instance)
+    assert delivery.complete() == 410
+    assert not others(site, slide)
+
+
+def test_a_slide_deleted_once_its_result_is_stored_takes_that_along(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide)
+    before_the_end_is_written(site, monkeypatch, lambda: site.gateway.delete_series(slide.series))
+    assert delivery.complete() == 410
+    assert not others(site, slide)
+
+
+@pytest.mark.parametrize(
+    ("is_heard_of", "is_killed"), [(True, False), (True, True), (False, True)], ids=["news", "both", "kill"]
+)
+@pytest.mark.parametrize("refused", ["lookup_series", "delete_series", "set_global_property", None])
+def test_a_slide_deleted_after_publishing_was_interrupted_takes_its_result_along(
+    site: MemorySite,
+    queue: Queue,
+    slide: Slide,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: str | None,
+    is_heard_of: bool,
+    is_killed: bool,
+) -> None:
+    delivery = deliver(queue, slide, results=2)
+    before_the_end_is_written(site, monkeypatch, fail)
+    assert delivery.complete() == 503
+    assert len(others(site, slide)) == 2
+    site.gateway.delete_series(slide.series)
+    if is_heard_of:
+        series_deleted(site.application.core, slide.series)
+    if is_killed:
+        site.restart(kill=True)
+    if refused is not None:
+        site.gateway.fail_next(refused)
+    site.pass_time(10)
+    site.pass_time(10)
+    assert not others(site, slide)
+    assert site.gateway.get_global_property(UNPUBLISHED) == "{}"
+
+
+def test_a_slide_stored_again_after_publishing_was_interrupted_takes_its_result_along(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide)
+    before_the_end_is_written(site, monkeypatch, fail)
+    assert delivery.complete() == 503
+    site.overwrite(slide)
+    site.pass_time(10)
+    assert queue.status(delivery.request_id) == "pending"
+    assert not others(site, slide)
+
+
+def test_the_new_analysis_of_a_slide_stored_again_may_have_the_uids_of_the_first(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker derives them from the request."""
+    series_uid = "1.2.3.77"
+    queue.submitted(slide)
+    lease = queue.claim()
+    lease.heartbeat()
+    before_the_end_is_written(site, monkeypatch, fail)
+    first, second = (tiny_result(slide.study_uid, series_uid=series_uid) for _ in range(2))
+    assert Delivery(lease, first).complete() == 503
+    site.overwrite(slide)
+
+    again = queue.claim()
+    assert Delivery(again, second).complete() == 200
+    (series_id,) = others(site, slide)
+    held = site.gateway.instances(series_id)
+    assert [site.gateway.dicom_file(item.instance_id) for item in held] == [second]
+    site.pass_time(10)
+    assert others(site, slide) == {series_id}
+
+
+def test_series_are_listed_before_they_are_stored_and_taken_off_at_the_end(
+    site: MemorySite, queue: Queue, slide: Slide
+) -> None:
+    delivery = deliver(queue, slide, results=2)
+    site.gateway.fail_next("set_global_property")
+    assert delivery.complete() == 503
+    assert not others(site, slide)
+    assert delivery.complete() == 200
+    assert site.gateway.get_global_property(UNPUBLISHED) == "{}"
+
+
+def test_publishing_that_was_interrupted_by_the_end_of_the_process_keeps_its_results(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide, results=2)
+    before_the_end_is_written(site, monkeypatch, fail)
+    assert delivery.complete() == 503
+    stored = others(site, slide)
+    site.restart(kill=True)
+    site.pass_time(10)
+    assert queue.status(delivery.request_id) == "completed"
+    assert others(site, slide) == stored
+
+
+def test_nothing_is_deleted_for_a_request_that_could_not_be_read_yet(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide)
+    before_the_end_is_written(site, monkeypatch, fail)
+    assert delivery.complete() == 503
+    stored = others(site, slide)
+    for _ in range(2):  # the open series first, then all of them
+        site.gateway.fail_next("get_metadata")
+    site.restart(kill=True)
+    assert site.application.core.ready.unread
+    assert others(site, slide) == stored
+
+
+def test_a_damaged_list_of_unfinished_results_is_reported(
+    site: MemorySite, queue: Queue, slide: Slide
+) -> None:
+    site.gateway.set_global_property(UNPUBLISHED, '{"r": 5}')
+    site.restart(kill=True)
+    assert "Global property 5002 is damaged" in site.warnings[-1]
+    assert deliver(queue, slide).complete() == 200
+
+
+def test_what_could_not_be_deleted_of_a_withdrawn_result_is_deleted_later(
+    site: MemorySite, queue: Queue, slide: Slide
+) -> None:
+    delivery = deliver(queue, slide)
+    delivery.complete()
+    site.gateway.fail_next("delete_series")
+    assert queue.decide(delivery.request_id, "withdraw", reason="wrong slide").status == 200
+    assert others(site, slide)
+    site.pass_time(10)
+    assert not others(site, slide)
+
+
+def test_a_withdrawn_result_that_could_not_be_deleted_goes_after_its_slide_as_well(
+    site: MemorySite, queue: Queue, slide: Slide
+) -> None:
+    delivery = deliver(queue, slide)
+    delivery.complete()
+    site.gateway.fail_next("delete_series")
+    queue.decide(delivery.request_id, "withdraw", reason="wrong slide")
+    site.delete(slide)
+    site.restart(kill=True)
+    site.pass_time(10)
+    assert not others(site, slide)
+
+
+def test_a_result_that_orthanc_refuses_does_not_keep_the_others(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide, results=2)
+    stored = site.gateway.store_instance
+    seen: list[bytes] = []
+
+    def store_instance(content: bytes) -> str:
+        seen.append(content)
+        if len(seen) == 1:
+            raise FileRefusedError("Orthanc could not take POST /instances: Bad file format.")
+        return stored(content)
+
+    monkeypatch.setattr(site.gateway, "store_instance", store_instance)
+    assert delivery.complete() == 200
+    request = queue.get(delivery.request_id)
+    assert request["status"] == "completed"
+    assert "dicom_results_refused" in request["flags"]
+    assert request["history"][-1]["detail"].startswith("result-0.dcm: Orthanc could not take")
+    assert {item["series"] for item in request["dicom"]} == others(site, slide)
+    assert any("result-0.dcm" in line for line in site.warnings)
+
+
+def test_an_orthanc_that_cannot_store_is_waited_for_but_not_for_ever(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide)
+
+    def store_instance(_content: bytes) -> str:
+        raise StorageError("The disk is full.")
+
+    monkeypatch.setattr(site.gateway, "store_instance", store_instance)
+    assert delivery.complete() == 503
+    site.pass_time(DAY_S - 60)
+    assert queue.status(delivery.request_id) == "publishing"
+    site.pass_time(120)
+    request = queue.get(delivery.request_id)
+    assert request["status"] == "completed"
+    assert "dicom_results_refused" in request["flags"]
+    assert request["history"][-1]["detail"] == "result-0.dcm: The disk is full."
