@@ -25,18 +25,33 @@ def submitted(request: AnalysisRequest) -> AnalysisRequest:
     return changed(request, request.created, "submitted", request.created_by)
 
 
-def same_wish(one: AnalysisRequest, other: AnalysisRequest) -> bool:
-    """Tell whether two requests ask for the same analysis of the same content, as a repeated submit does."""
-    return _key(one) == _key(other)
+def same_wish(old: AnalysisRequest, new: AnalysisRequest) -> bool:
+    """Tell whether an earlier request asks for the same analysis of the same content as a new one."""
+    return _key(old) == _key(new) and covers(old, new.fingerprint)
 
 
 def _key(request: AnalysisRequest) -> tuple[Any, ...]:
-    return (request.series, request.fingerprint, request.model, request.model_version, request.parameters)
+    return (request.series, request.model, request.model_version, request.parameters)
+
+
+def covers(request: AnalysisRequest, fingerprint: str) -> bool:
+    """Tell whether a request is about this content of its slide, or will be.
+
+    One that waits takes the content that it finds when it is claimed, and one at work is given again, once,
+    where its slide has changed by its end; an older worker's result is taken for what it was given.
+    """
+    if request.fingerprint == fingerprint or request.status == values.PENDING:
+        return True
+    is_at_work = request.status == values.PROCESSING and not request.grants[-1].tokenless
+    return is_at_work and request.series_changes == 0
 
 
 def counts_as_repeat(request: AnalysisRequest) -> bool:
-    """Tell whether a request still stands for its wish; failed, cancelled and withdrawn ones do not."""
-    return request.is_open or request.status == values.COMPLETED
+    """Tell whether a request still stands for its wish; failed, cancelled and withdrawn ones do not.
+
+    Nor does one whose result went with its slide, which was stored again.
+    """
+    return request.is_open or (request.status == values.COMPLETED and request.record is not None)
 
 
 def accepts(request: AnalysisRequest, model: Model) -> bool:

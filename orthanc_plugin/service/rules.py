@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 from orthanc_plugin.arrival import Arrival, matches
 from orthanc_plugin.eligibility import check_eligible, is_slide_image
-from orthanc_plugin.errors import ApiError
+from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
 
 from .core import Core
@@ -80,32 +80,34 @@ def sweep(core: Core) -> float:
 
     Raises
     ------
-    StorageError, ApiError
-        Where Orthanc fails.
+    StorageError
+        Where Orthanc can read neither the mark nor its series.
     """
     number = core.settings.rules_property
-    mark = core.gateway.get_global_property(number) or ""
+    stored = core.gateway.get_global_property(number) or ""
     if not core.settings.rules:
-        if mark:
+        if stored:
             core.gateway.set_global_property(number, "")
         return SWEEP_EVERY_S
     if not _knows_results(core):
         return _SOON_S
-    if not mark:
+    if not stored:
         core.gateway.set_global_property(number, _now(core))
         return SWEEP_EVERY_S
-    newest, is_all_settled = _look(core, mark)
-    if newest > mark:
-        core.gateway.set_global_property(number, newest)
+    # A clock that ran ahead may have left a mark of the future, which would hide what arrives until then.
+    mark, is_all_settled = _look(core, min(stored, _now(core)))
+    if mark != stored:
+        core.gateway.set_global_property(number, mark)
     return SWEEP_EVERY_S if is_all_settled else _stable_age(core)
 
 
 def _look(core: Core, mark: str) -> tuple[str, bool]:
-    """Return the latest change of what was looked at, and whether nothing is still to settle.
+    """Return up to when all has been looked at, and whether nothing is still to settle.
 
     The whole day of the mark is looked at, so that a clock set back hides nothing.
     """
-    newest, is_all_settled = mark, True
+    now, is_all_settled = _now(core), True
+    seen, left = [mark], [now]
     settled = _stamp(core.clock.now() - _stable_age(core))
     for series_id in core.gateway.list_series():
         if core.ready.stopping.is_set():
@@ -113,14 +115,27 @@ def _look(core: Core, mark: str) -> tuple[str, bool]:
         series = core.gateway.series(series_id)
         if series is None or series.last_update[:_DAY] < mark[:_DAY]:
             continue
-        # After a kill a series reads as stable at once, though its sender may have more of it.
-        if series.is_stable and series.last_update <= settled:
-            if core.ruled.get(series_id) != series.last_update:
-                series_arrived(core, series_id)
-            newest = max(newest, series.last_update)
-        else:
+        # After a kill a series reads as stable at once, though its sender may have more of it. One of the
+        # future was dated before the clock was set back.
+        if not series.is_stable or settled < series.last_update <= now:
             is_all_settled = False
-    return newest, is_all_settled
+        elif _is_done(core, series):
+            seen.append(series.last_update)
+        else:
+            left.append(series.last_update)
+    return min(*left, max(seen)), is_all_settled
+
+
+def _is_done(core: Core, series: SeriesInfo) -> bool:
+    """Apply the rules to a series, and tell whether that is done: one bad slide keeps no other from its."""
+    if core.ruled.get(series.series_id) == series.last_update:
+        return True
+    try:
+        series_arrived(core, series.series_id)
+    except (StorageError, ApiError) as error:
+        core.warn(f"The rules are applied to series {series.series_id} at the next look: {error}")
+        return False
+    return True
 
 
 def _stable_age(core: Core) -> float:

@@ -13,7 +13,7 @@ from orthanc_plugin import values
 from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.lifecycle import accepts, counts_as_repeat, same_wish, submitted
+from orthanc_plugin.lifecycle import accepts, counts_as_repeat, covers, same_wish, submitted
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import MAX_OPEN, with_request
 from orthanc_plugin.values import AnalysisRequest, canonical
@@ -22,7 +22,6 @@ from .changes import note_arrival
 from .core import Core, audit_change, list_series_open, unavailable
 
 _MAX_PARAMETERS = 4096
-_MAX_SERIES_OF_STUDY = 200
 _MOST_NAMED = 10
 MAX_SERIES_OF_COHORT = 1000
 
@@ -145,7 +144,8 @@ def _resolve(core: Core, target: Target) -> tuple[str, ...]:
         parent = gateway.parent_series(target.instance)
         found = () if parent is None else (parent,)
     elif target.study is not None:
-        found = gateway.study_series(target.study)[:_MAX_SERIES_OF_STUDY]
+        found = gateway.study_series(target.study)
+        _refuse_too_many(found, "This study has", "submit its slides as cohorts")
     elif target.cohort is not None:
         found = _cohort_series(core, target.cohort)
     elif target.series_instance_uid is not None:
@@ -170,13 +170,13 @@ def _cohort_series(core: Core, cohort: Cohort) -> tuple[str, ...]:
         raise ApiError(
             404, "unknown_resource", "No series has these tags; check the keywords and the values."
         )
-    if len(found) > MAX_SERIES_OF_COHORT:
-        raise ApiError(
-            413,
-            "cohort_too_large",
-            f"This query finds more than {MAX_SERIES_OF_COHORT} series; narrow it, by dates for instance.",
-        )
+    _refuse_too_many(found, "This query finds", "narrow it, by dates for instance")
     return found
+
+
+def _refuse_too_many(found: tuple[str, ...], what: str, remedy: str) -> None:
+    if len(found) > MAX_SERIES_OF_COHORT:
+        raise ApiError(413, "cohort_too_large", f"{what} more than {MAX_SERIES_OF_COHORT} series; {remedy}.")
 
 
 def _submit_all(
@@ -254,9 +254,7 @@ def _same(core: Core, state: SeriesState, request: AnalysisRequest, *, once: boo
 
 
 def _same_model_and_content(old: AnalysisRequest, request: AnalysisRequest) -> bool:
-    # An open request takes the content that it finds when it is claimed.
-    is_same_content = old.is_open or old.fingerprint == request.fingerprint
-    return request.model in {old.model, old.bound_model.name} and is_same_content
+    return request.model in {old.model, old.bound_model.name} and covers(old, request.fingerprint)
 
 
 def _add(

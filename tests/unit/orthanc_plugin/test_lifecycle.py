@@ -231,3 +231,33 @@ def test_a_clock_set_back_makes_nothing_wait_longer() -> None:
     assert not leases.is_due(waiting, NOW + 29)
     assert leases.is_due(waiting, NOW + 30)
     assert leases.is_due(waiting, NOW - 3600)
+
+
+def delivered() -> AnalysisRequest:
+    return delivery.publishing(working(), a_delivery(), NOW)
+
+
+@pytest.mark.parametrize(
+    ("request_of_f", "covers_g"),
+    [
+        (a_request(), True),
+        (working(), True),
+        (replace(working(), series_changes=1), False),
+        (replace(working(), grants=(replace(working().grants[-1], tokenless=True),)), False),
+        (delivered(), False),
+        (delivery.completed(delivered(), (), NOW), False),
+    ],
+    ids=["waits", "at work", "changed once already", "an older worker's", "delivered", "done"],
+)
+def test_a_request_covers_new_content_of_its_slide_while_it_will_still_take_it(
+    request_of_f: AnalysisRequest, covers_g: bool
+) -> None:
+    assert lifecycle.covers(request_of_f, "f")
+    assert lifecycle.covers(request_of_f, "g") is covers_g
+    assert lifecycle.same_wish(request_of_f, a_request(fingerprint="g")) is covers_g
+
+
+def test_a_result_that_went_with_its_slide_stands_for_nothing() -> None:
+    done = delivery.completed(delivered(), (), NOW)
+    assert lifecycle.counts_as_repeat(done)
+    assert not lifecycle.counts_as_repeat(lifecycle.source_replaced(done, "f", NOW))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.errors import StorageError
+from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.rules import SWEEP_EVERY_S, series_arrived, sweep
 from orthanc_plugin.values import AnalysisRequest
 from tests.support.queue_client import Queue
@@ -91,6 +92,22 @@ def test_a_rule_does_not_insist_where_a_person_has_decided(decision: str) -> Non
     assert len(arrivals.requests()) == 1
 
 
+def test_a_rule_does_not_come_back_for_a_result_that_went_with_its_slide() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.arrive(slide)
+    assert arrivals.queue.claim().complete().status == 200
+    for _ in range(2):
+        arrivals.site.gateway.delete_series(slide.series)
+        arrivals.site.gateway.add_slide(slide.series_uid, slide.study_uid)
+        arrivals.site.gateway.describe(slide.series, {"BodyPartExamined": "MOUTH"})
+        series_deleted(arrivals.site.application.core, slide.series)
+        series_created(arrivals.site.application.core, slide.series)
+        arrivals.arrive(slide)
+    (request,) = arrivals.requests()
+    assert (request.status, request.record) == ("completed", None)
+
+
 def test_a_rule_does_not_repeat_what_a_person_has_asked_for() -> None:
     arrivals = Arrivals()
     slide = arrivals.slide()
@@ -167,9 +184,96 @@ def test_a_slide_that_could_not_be_read_is_looked_at_again() -> None:
     arrivals.slide()
     arrivals.site.clock.advance(100)
     arrivals.site.gateway.fail_next("tags")
-    with pytest.raises(StorageError):
-        arrivals.sweep()
     arrivals.sweep()
+    arrivals.sweep()
+    assert len(arrivals.requests()) == 1
+
+
+def test_one_bad_slide_keeps_no_other_from_its_analysis_and_is_looked_at_until_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrivals = Arrivals()
+    bad, gateway = arrivals.slide(), arrivals.site.gateway
+    (instance,) = gateway.instances(bad.series)
+    arrivals.site.clock.advance(3 * 86400)
+    later = arrivals.slide()
+    arrivals.site.clock.advance(100)
+    read = gateway.tags
+
+    def tags(instance_id: str) -> Any:
+        if instance_id == instance.instance_id:
+            raise StorageError("The file is damaged.")
+        return read(instance_id)
+
+    monkeypatch.setattr(gateway, "tags", tags)
+    for _ in range(2):
+        assert arrivals.sweep() == SWEEP_EVERY_S
+        assert [request.series for request in arrivals.requests()] == [later.series]
+    assert bad.series in arrivals.site.warnings[-1]
+
+    monkeypatch.undo()
+    arrivals.site.restart()
+    arrivals.sweep()
+    assert {request.series for request in arrivals.requests()} == {bad.series, later.series}
+
+
+def test_a_slide_with_requests_of_a_newer_plugin_keeps_no_other_from_its_analysis() -> None:
+    arrivals = Arrivals()
+    newer, other = arrivals.slide(), arrivals.slide()
+    state = b'{"schema":2,"revision":1,"next_number":5100,"folded":0,"requests":[]}'
+    arrivals.site.gateway.put_metadata(newer.series, 5000, state)
+    arrivals.site.clock.advance(100)
+    arrivals.sweep()
+    assert [request.series for request in arrivals.requests()] == [other.series]
+
+
+def test_a_clock_set_back_by_an_hour_hides_no_slide_whose_event_was_lost() -> None:
+    arrivals = Arrivals()
+    arrivals.slide()
+    arrivals.site.clock.advance(100)
+    arrivals.sweep()
+    arrivals.site.clock.shift(-3600)
+    late = arrivals.slide()
+    arrivals.site.clock.advance(100)
+    arrivals.sweep()
+    assert late.series in {request.series for request in arrivals.requests()}
+
+
+def test_a_clock_that_ran_days_ahead_hides_no_slide_that_comes_after_it_was_set_right() -> None:
+    arrivals = Arrivals()
+    arrivals.site.clock.shift(5 * 86400)
+    arrivals.slide()
+    arrivals.site.clock.advance(100)
+    arrivals.sweep()
+    arrivals.site.clock.shift(-5 * 86400)
+    arrivals.site.clock.advance(86400)
+    arrivals.slide()
+    arrivals.site.clock.advance(100)
+    assert arrivals.sweep() == SWEEP_EVERY_S
+    assert len(arrivals.requests()) == 2
+
+
+def test_a_slide_dated_ahead_takes_the_mark_no_further_than_now() -> None:
+    arrivals = Arrivals()
+    arrivals.site.clock.shift(5 * 86400)
+    arrivals.slide()
+    arrivals.site.clock.shift(-5 * 86400)
+    arrivals.site.clock.advance(100)
+    arrivals.sweep()
+    late = arrivals.slide()
+    arrivals.site.restart(kill=True)
+    arrivals.site.clock.advance(2 * 86400)
+    arrivals.sweep()
+    assert late.series in {request.series for request in arrivals.requests()}
+
+
+def test_a_slide_dated_ahead_by_a_wrong_clock_does_not_wait_for_that_date() -> None:
+    arrivals = Arrivals()
+    arrivals.site.clock.shift(5 * 86400)
+    arrivals.slide()
+    arrivals.site.clock.shift(-5 * 86400)
+    arrivals.site.clock.advance(100)
+    assert arrivals.sweep() == SWEEP_EVERY_S
     assert len(arrivals.requests()) == 1
 
 

@@ -158,6 +158,18 @@ def test_a_slide_stored_again_unchanged_does_not_cost_the_worker_its_work(
     assert queue.status(request_id) == "completed"
 
 
+def test_a_slide_whose_result_went_with_it_is_analysed_again_without_force(
+    site: MemorySite, queue: Queue
+) -> None:
+    lease = queue.completed(slide := site.new_slide())
+    store_again(site, slide, content=b"")
+    hear_of_it(site, slide)
+    again = queue.submit(slide)
+    assert again.status == 201
+    assert again.json["request"]["fingerprint"] == queue.get(lease.request_id)["fingerprint"]
+    assert queue.submit(slide).json["request_id"] == again.json["request_id"]
+
+
 def deliver(queue: Queue, slide: Slide) -> tuple[str, bytes]:
     """Bring a request to `publishing`; the storing of its DICOM result fails for now."""
     request_id = queue.submitted(slide)
