@@ -226,6 +226,11 @@ class PagePool:
                 self._waiting -= 1
             return True
 
+    def look_again(self) -> None:
+        """Let those who wait look again: what they wait for may have come with time alone."""
+        with self._index.changed:
+            self._index.changed.notify_all()
+
     def stop(self) -> None:
         """End all waits, now and from now on."""
         with self._index.changed:

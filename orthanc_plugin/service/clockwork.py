@@ -27,6 +27,7 @@ def tick(core: Core) -> None:
             again_at = core.clock.monotonic() + _FAILED_EXPIRY_S
             core.index.renew(request.request_id, request.fence, again_at, core.index.live(request.request_id))
     core.claims.assign()
+    core.pages.look_again()
 
 
 def _expire(core: Core, request: AnalysisRequest) -> None:

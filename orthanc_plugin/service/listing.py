@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -115,9 +116,12 @@ def _after(text: str | None) -> Place | None:
         return None
     try:
         created, request_id = json.loads(base64.urlsafe_b64decode(text.encode("ascii")))
-        return float(created), str(request_id)
-    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
-        raise bad_field("cursor", "the `next` of an earlier answer") from error
+        place = float(created), str(request_id)
+    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error):
+        place = math.nan, ""
+    if not math.isfinite(place[0]):
+        raise bad_field("cursor", "the `next` of an earlier answer")
+    return place
 
 
 def _cursor(request: AnalysisRequest) -> str:

@@ -69,7 +69,9 @@ def test_a_result_with_an_infinite_number_is_a_400(site: MemorySite, queue: Queu
     assert (answer.status, answer.json["code"]) == (400, "bad_json")
 
 
-@pytest.mark.parametrize("cursor", ["[" * 20_000, f'[1{"0" * 400}, "a"]', "[1]", "7", "null"])
+@pytest.mark.parametrize(
+    "cursor", ["[" * 20_000, f'[1{"0" * 400}, "a"]', "[1]", "7", "null", '[NaN, "a"]', '[1e999, "a"]']
+)
 def test_a_cursor_that_was_tampered_with_is_a_400(site: MemorySite, cursor: str) -> None:
     text = base64.urlsafe_b64encode(cursor.encode()).decode()
     answer = site.call("GET", "/pathology/requests", query={"cursor": text})
