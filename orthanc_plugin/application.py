@@ -18,13 +18,14 @@ from .ranges import RangeServer
 from .roles import Policy, Role, check, is_forged, role_of, user_name
 from .router import Router
 from .routes import Routes
-from .service.core import Core, audit_refusal, build_core, unavailable
+from .service.core import Core, audit_refusal, build_core, signed_in, unavailable
 from .service.report import holds_lease_on
 from .settings import Settings, names_of_numbers
 from .store import LAST_NUMBER
 
 OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/[\s\S]*)?")
 _LONGEST_HOLD_S = 10.0
+_FORGED = ApiError(403, "forged_user", "Only the proxy on this machine may name the user.")
 _AUDITED = frozenset({"forbidden_role", "forbidden_origin", "lease_lost", "already_completed"})
 
 
@@ -56,6 +57,7 @@ class Application:
 
     def handle(self, request: Request) -> Response:
         """Answer a request of a user whose password Orthanc has checked."""
+        before = signed_in.set(request.user)
         try:
             refusal = self._refusal(request.user, request.method, request.path, request.headers)
             return self.router.dispatch(request) if refusal is None else error_response(refusal)
@@ -65,6 +67,8 @@ class Application:
             return error_response(error)
         except StorageError as error:
             return error_response(unavailable(error))
+        finally:
+            signed_in.reset(before)
 
     def user_of(self, headers: Mapping[str, str]) -> str:
         """Return the name of the user whom Orthanc, or the trusted proxy, accepted."""
@@ -80,6 +84,7 @@ class Application:
         Where Orthanc overwrites instances, writes wait at a start until the requests are read (10 s at most).
         """
         if is_forged(headers, self.core.settings.trusted_user_header, peer):
+            audit_refusal(self.core, "", f"{method} {uri} from {peer}", _FORGED)
             return False
         if OWN_ROUTES.fullmatch(uri):
             return True

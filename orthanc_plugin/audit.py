@@ -23,14 +23,18 @@ FILE_NAME = "pathology-audit.log"
 class Audit(Protocol):
     """Where the lines go; a sink that fails says so in Orthanc's log and holds nobody up."""
 
-    def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
-        """Append a line for each event."""
+    def write(self, *events: Event, request_id: str = "", series: str = "", user: str = "") -> None:
+        """Append a line for each event.
+
+        `user` is who was signed in, which `Event.by` is not where a worker gives itself a name; ``""`` where
+        nobody was: the plugin acted by itself.
+        """
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def line_of(event: Event, request_id: str, series: str) -> str:
+def line_of(event: Event, request_id: str, series: str, user: str) -> str:
     """Return an audit line: one JSON object, without line breaks."""
     value = {
         "at": event.at,
@@ -39,6 +43,7 @@ def line_of(event: Event, request_id: str, series: str) -> str:
         "request_id": request_id,
         "series": series,
         "detail": event.detail,
+        "user": user,
     }
     return _encode(value)
 
@@ -66,10 +71,10 @@ class FileAudit:
         self._opened = 0.0
         self._torn = b""
 
-    def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
+    def write(self, *events: Event, request_id: str = "", series: str = "", user: str = "") -> None:
         """Append a line for each event, and return when they are in the file; see `Audit`."""
         # One item, so that what one transition brings stays together.
-        self._waiting.append("".join(line_of(event, request_id, series) + "\n" for event in events))
+        self._waiting.append("".join(line_of(event, request_id, series, user) + "\n" for event in events))
         with self._lock:
             lines = "".join(self._waiting.popleft() for _ in range(len(self._waiting)))
             if not lines:  # whoever had the lock before has written ours
@@ -117,10 +122,10 @@ class SyslogAudit:
         self._logger.propagate = False
         self._logger.addHandler(handler)
 
-    def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
+    def write(self, *events: Event, request_id: str = "", series: str = "", user: str = "") -> None:
         """Append a line for each event; see `Audit`."""
         for event in events:
-            self._logger.info("%s", line_of(event, request_id, series))
+            self._logger.info("%s", line_of(event, request_id, series, user))
 
 
 def open_audit(setting: str | None, storage_directory: str, warn: Callable[[str], None]) -> Audit:

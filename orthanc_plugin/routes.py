@@ -206,10 +206,11 @@ class Routes:
 
     def drain(self, request: Request, parts: Parts) -> Response:
         """Let a worker finish what it has and take nothing more."""
+        require_open_known(self._core)
         body = parse_object(request, max_bytes=_MAX_BODY)
         drain = fields.flag(body, "drain", default=True)
-        worker = self._core.workers.set_drain(parts["worker_id"], drain=drain)
-        return json_response(200, {"success": True, "worker_id": worker.worker_id, "drain": worker.drain})
+        decide.drain(self._core, parts["worker_id"], request.user, drain=drain)
+        return json_response(200, {"success": True, "worker_id": parts["worker_id"], "drain": drain})
 
     # Workers
 

@@ -17,6 +17,7 @@ from .webhook_client import Endpoint
 _SECTION = "Pathology"
 _FIRST_USER_NUMBER = 1024
 _LAST_USER_NUMBER = 65535
+_DEFAULT_HTTP_THREADS = 50
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Settings:
         What is submitted by itself when a slide arrives.
     rules_property
         Number of the database's global property that says up to when arrivals have been looked at.
+    drain_property
+        Number of the database's global property that lists the workers which are to take nothing more.
     audit
         ``syslog``, or the path of the audit file; None puts it into Orthanc's storage folder.
     source_url
@@ -89,6 +92,7 @@ class Settings:
     page_waiters: int = 10
     rules: tuple[ArrivalRule, ...] = ()
     rules_property: int = 5001
+    drain_property: int = 5003
     audit: str | None = None
     source_url: str = ""
     webhook: Endpoint | None = None
@@ -110,6 +114,52 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise SettingsError(f'{key} must be a list of strings such as ["lab"], not {value!r}.')
     return tuple(_text(f"{key}[{position}]", item) for position, item in enumerate(value))
+
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
+_DEFAULT_PORTS = frozenset({("http", ":80"), ("https", ":443")})
+
+
+def _origins(key: str, value: Any) -> tuple[str, ...]:
+    """Return origins, each as a browser writes it: any other way of writing one would never be met."""
+    origins = _names(key, value)
+    for position, origin in enumerate(origins):
+        parts = _ORIGIN.fullmatch(origin)
+        if parts is None or parts.groups() in _DEFAULT_PORTS:
+            raise SettingsError(
+                f"{key}[{position}] must be an origin as browsers send it, such as "
+                "https://viewer.example.org: scheme and host in lower case, a port only where it is not the "
+                f"usual one, nothing after it; not {origin!r}."
+            )
+    return origins
+
+
+_HEADERS_OF_CLIENTS = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "origin",
+        "proxy-authorization",
+        "referer",
+        "user-agent",
+    }
+)
+
+
+def _user_header(key: str, value: Any) -> str:
+    name = _text(key, value).lower()
+    if name in _HEADERS_OF_CLIENTS or re.fullmatch(r"[a-z0-9!#$%&'*+.^_`|~-]+", name) is None:
+        raise SettingsError(
+            f"{key} must be the name of a header that the proxy adds, such as X-Remote-User, not {value!r}."
+        )
+    return name
 
 
 def _whole(low: int, high: int) -> Callable[[str, Any], int]:
@@ -253,8 +303,8 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "Enabled": ("enabled", _bool),
     "Workers": ("workers", _names),
     "Monitors": ("monitors", _names),
-    "AllowedOrigins": ("allowed_origins", _names),
-    "TrustedUserHeader": ("trusted_user_header", lambda key, value: _text(key, value).lower()),
+    "AllowedOrigins": ("allowed_origins", _origins),
+    "TrustedUserHeader": ("trusted_user_header", _user_header),
     "Models": ("models", _models),
     "MetadataNumber": ("metadata_number", _number),
     "ArchiveAttachment": ("archive_number", _number),
@@ -264,6 +314,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "UnpublishedProperty": ("unpublished_property", _number),
     "Rules": ("rules", _rules),
     "RulesProperty": ("rules_property", _number),
+    "DrainProperty": ("drain_property", _number),
     "LeaseSeconds": ("lease_s", _seconds(1, 3600)),
     "HeartbeatSeconds": ("heartbeat_s", _seconds(0.2, 1200)),
     "ConfirmSeconds": ("confirm_s", _seconds(0.5, 600)),
@@ -306,14 +357,31 @@ _RULES = (
         "A user may stand in Pathology.Workers or in Pathology.Monitors, not in both.",
     ),
     _Rule(
+        lambda settings: (
+            settings.trusted_user_header is not None
+            or not any(":" in name for name in (*settings.workers, *settings.monitors))
+        ),
+        "A user in Pathology.Workers or Pathology.Monitors has a colon in the name: nobody can sign in with "
+        "one, because a browser or worker sends name and password with a colon between them.",
+    ),
+    _Rule(
         lambda settings: len({settings.metadata_number, settings.damaged_number}) == 2,
         "Pathology.MetadataNumber and Pathology.DamagedMetadataNumber must differ.",
     ),
     _Rule(
         lambda settings: (
-            len({settings.global_property, settings.rules_property, settings.unpublished_property}) == 3
+            len(
+                {
+                    settings.global_property,
+                    settings.rules_property,
+                    settings.unpublished_property,
+                    settings.drain_property,
+                }
+            )
+            == 4
         ),
-        "Pathology.GlobalProperty, Pathology.RulesProperty and Pathology.UnpublishedProperty must differ.",
+        "Pathology.GlobalProperty, Pathology.RulesProperty, Pathology.UnpublishedProperty and "
+        "Pathology.DrainProperty must differ.",
     ),
     _Rule(
         _runs_permitted_models,
@@ -361,7 +429,18 @@ def _check_orthanc(configuration: Mapping[str, Any], settings: Settings) -> None
         raise SettingsError(
             "CheckRevisions must be false: this plugin coordinates one database from exactly one Orthanc."
         )
+    _check_threads(configuration, settings)
     _check_numbers_free(configuration, settings.first_attachment)
+
+
+def _check_threads(configuration: Mapping[str, Any], settings: Settings) -> None:
+    threads = configuration.get("HttpThreadsCount", _DEFAULT_HTTP_THREADS)
+    waiters = settings.claim_waiters + settings.page_waiters
+    if isinstance(threads, int) and waiters >= threads:
+        raise SettingsError(
+            f"Pathology.ClaimWaiters and Pathology.PageWaiters may hold {waiters} of Orthanc's {threads} "
+            "HTTP threads, and would leave none for others: lower them, or set a larger HttpThreadsCount."
+        )
 
 
 def _check_numbers_free(configuration: Mapping[str, Any], first: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from .clock import Clock
 from .counters import Counters
+from .drained import Drained
 from .errors import ApiError
 from .leases import TOKENLESS_LEASE_S
 from .settings import Settings
@@ -54,19 +55,19 @@ def permits(settings: Settings, model: Model) -> bool:
 
 
 class Workers:
-    """The workers heard of since the start, the latest 200."""
+    """The workers heard of since the start, the latest 200; and those that are to take nothing more."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, drained: Drained) -> None:
         self._clock = clock
+        self._drained = drained
         self._lock = threading.Lock()
         self._workers: dict[str, Worker] = {}
 
     def claimed(self, worker: Worker) -> None:
         """Note a claim; a drain that a person asked for stays."""
         with self._lock:
-            known = self._workers.pop(worker.worker_id, None)
-            drain = known is not None and known.drain
-            self._put(replaced(worker, drain=drain))
+            self._workers.pop(worker.worker_id, None)
+            self._put(replaced(worker, drain=worker.worker_id in self._drained))
 
     def heard(self, grant: Grant, counters: Counters) -> None:
         """Note a sign of life under a lease, and what the worker counted if it did.
@@ -104,29 +105,42 @@ class Workers:
             default_model=None,
             seen=0.0,
             seen_monotonic=0.0,
+            drain=grant.worker_id in self._drained,
             silence_s=OLDER_ALIVE_S if grant.tokenless else ALIVE_S,
         )
 
+    def recall_drained(self) -> None:
+        """Read which workers were drained before the start.
+
+        Raises
+        ------
+        StorageError
+            Where Orthanc cannot read.
+        """
+        self._drained.read()
+
     def drains(self, worker_id: str) -> bool:
         """Tell whether a person wants this worker to take nothing more."""
-        with self._lock:
-            known = self._workers.get(worker_id)
-            return known is not None and known.drain
+        return worker_id in self._drained
 
-    def set_drain(self, worker_id: str, *, drain: bool) -> Worker:
-        """Let a worker finish what it has and take nothing more (or take work again).
+    def set_drain(self, worker_id: str, *, drain: bool) -> None:
+        """Let a worker finish what it has and take nothing more, durably (or take work again).
 
         Raises
         ------
         ApiError
-            404 where no such worker was heard of.
+            404 where no such worker was heard of; 409 where too many are drained.
+        StorageError
+            Where Orthanc cannot write.
         """
         with self._lock:
-            known = self._workers.get(worker_id)
-            if known is None:
-                raise ApiError(404, "unknown_worker", "No worker of this name was heard of since the start.")
-            self._workers[worker_id] = replaced(known, drain=drain)
-            return self._workers[worker_id]
+            is_known = worker_id in self._workers
+        if not is_known and worker_id not in self._drained:
+            raise ApiError(404, "unknown_worker", "No worker of this name was heard of since the start.")
+        self._drained.put(worker_id, drain=drain)
+        with self._lock:
+            if worker_id in self._workers:
+                self._workers[worker_id] = replaced(self._workers[worker_id], drain=drain)
 
     def all(self) -> list[Worker]:
         """Return every worker heard of, the latest claim last."""

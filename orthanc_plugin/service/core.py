@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from orthanc_plugin.audit import Audit
 from orthanc_plugin.clock import Clock
 from orthanc_plugin.codec import SeriesState
+from orthanc_plugin.drained import Drained
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import Gateway
 from orthanc_plugin.index import Index
@@ -27,6 +29,9 @@ from orthanc_plugin.workers import Workers
 
 RequestChange = Callable[[AnalysisRequest], AnalysisRequest]
 StateChange = Callable[[SeriesState, AnalysisRequest], SeriesState]
+
+signed_in: ContextVar[str] = ContextVar("signed_in", default="")
+"""The user whose call is being answered; nobody where the plugin acts by itself."""
 
 
 @dataclass
@@ -89,7 +94,7 @@ def build_core(
         unpublished=Unpublished(gateway, settings.unpublished_property, warn),
         claims=ClaimPool(index, clock, settings.claim_waiters),
         pages=PagePool(index, settings.page_waiters),
-        workers=Workers(clock),
+        workers=Workers(clock, Drained(gateway, settings.drain_property, warn)),
         audit=audit,
         warn=warn,
         webhook=None if settings.webhook is None else Webhook(settings.webhook, post, clock, warn),
@@ -200,12 +205,18 @@ def audit_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequ
     if core.webhook is not None:
         core.webhook.tell(before, after)
     if events:
-        core.audit.write(*events, request_id=after.request_id, series=after.series)
+        audit_call(core, *events, request_id=after.request_id, series=after.series)
 
 
 def audit_refusal(core: Core, user: str, what: str, error: ApiError) -> None:
     """Write the audit line of something that was not allowed."""
-    core.audit.write(Event(core.clock.now(), "refused", user, f"{what}: {error.code}"))
+    event = Event(core.clock.now(), "refused", user, f"{what}: {error.code}")
+    core.audit.write(event, user=user)
+
+
+def audit_call(core: Core, *events: Event, request_id: str = "", series: str = "") -> None:
+    """Write audit lines that name, besides who an event is by, the user who was signed in."""
+    core.audit.write(*events, request_id=request_id, series=series, user=signed_in.get())
 
 
 def list_series_open(core: Core, *series_ids: str) -> None:

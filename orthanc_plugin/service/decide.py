@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a person decides about a request: cancel, retry, withdraw, review."""
+"""What a person decides: about a request cancel, retry, withdraw, review; about a worker drain."""
 
 from __future__ import annotations
 
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.lifecycle import cancelled, retried, reviewed, withdrawn
-from orthanc_plugin.values import AnalysisRequest, Review
+from orthanc_plugin.values import AnalysisRequest, Event, Review
 
-from .core import Core, change_request, find, list_series_open
+from .core import Core, audit_call, change_request, find, list_series_open, unavailable
 from .publish import delete_outputs
 
 
@@ -61,3 +61,18 @@ def review(core: Core, request_id: str, user: str, verdict: str, comment: str) -
     return change_request(
         core, request_id, lambda item: reviewed(item, Review(verdict, comment, user, core.clock.now()))
     )
+
+
+def drain(core: Core, worker_id: str, user: str, *, drain: bool) -> None:
+    """Let a worker finish what it has and take nothing more, until that is ended; a restart does not end it.
+
+    Raises
+    ------
+    ApiError
+        404 where no such worker was heard of, 409 where too many are drained, 503 where Orthanc fails.
+    """
+    try:
+        core.workers.set_drain(worker_id, drain=drain)
+    except StorageError as error:
+        raise unavailable(error) from error
+    audit_call(core, Event(core.clock.now(), "drained" if drain else "drain_ended", user, worker_id))

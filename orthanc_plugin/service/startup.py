@@ -15,8 +15,9 @@ def load_open(core: Core) -> None:
     Raises
     ------
     StorageError
-        Where Orthanc cannot read the list.
+        Where Orthanc cannot read the lists of open series and of drained workers.
     """
+    core.workers.recall_drained()
     for series_id in core.listed.read():
         _load(core, series_id)
     core.ready.open_known.set()

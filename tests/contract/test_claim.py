@@ -238,6 +238,20 @@ def test_pending_requests_keep_the_older_servers_shape(queue: Queue, site: Site)
     assert request_id in {item["request_id"] for item in answer.json["requests"]}
 
 
+def test_a_drain_outlives_a_restart_until_it_is_ended(queue: Queue, site: Site) -> None:
+    worker = f"{queue.model}-drained"
+    queue.try_claim(worker)
+    drain = f"/pathology/workers/{worker}/drain"
+    assert site.call("POST", drain, body={}).status == 200
+    site.restart()
+    request_id = queue.submitted()
+    assert queue.try_claim(worker).status == 204
+    known = site.call("GET", "/pathology/workers").json["workers"]
+    assert [item["drain"] for item in known if item["worker_id"] == worker] == [True]
+    assert site.call("POST", drain, body={"drain": False}).status == 200
+    assert queue.claim(worker).request_id == request_id
+
+
 def test_a_draining_worker_gets_nothing_more(queue: Queue, site: Site) -> None:
     worker = f"{queue.model}-a"
     queue.submitted()

@@ -208,6 +208,8 @@ def test_the_requests_of_a_deleted_slide_are_gone(queue: Queue, site: Site) -> N
     assert lease.heartbeat().json["code"] == "source_deleted"
     assert lease.complete().status == 410
     assert site.call("GET", f"/pathology/requests/{request_id}/").status == 410
+    site.restart()
+    assert site.call("GET", f"/pathology/requests/{request_id}/").status == 404
 
 
 def test_everything_answered_survives_a_restart(queue: Queue, site: Site) -> None:

@@ -108,9 +108,11 @@ class RecordingAudit:
 
     def __init__(self) -> None:
         self.events: list[tuple[Event, str]] = []
+        self.users: list[str] = []
 
-    def write(self, *events: Event, request_id: str = "", series: str = "") -> None:
+    def write(self, *events: Event, request_id: str = "", series: str = "", user: str = "") -> None:
         self.events += [(event, request_id) for event in events]
+        self.users += [user for _ in events]
 
 
 def settings_of(section: Mapping[str, Any] | None = None) -> Settings:

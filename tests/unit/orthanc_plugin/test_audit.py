@@ -25,7 +25,8 @@ EVENT = Event(1.5, "withdrawn", "alice", "wrong\nslide")
 
 def test_every_event_is_one_line_of_a_private_file(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
-    FileAudit(path, print).write(EVENT, replace(EVENT, event="second"), request_id="r", series="s")
+    first = FileAudit(path, print)
+    first.write(EVENT, replace(EVENT, event="second"), request_id="r", series="s", user="alice")
     FileAudit(path, print).write(replace(EVENT, event="third"), request_id="r", series="s")
     lines = path.read_text("ascii").splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["withdrawn", "second", "third"]
@@ -36,6 +37,7 @@ def test_every_event_is_one_line_of_a_private_file(tmp_path: Path) -> None:
         "request_id": "r",
         "series": "s",
         "detail": "wrong\nslide",
+        "user": "alice",
     }
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 

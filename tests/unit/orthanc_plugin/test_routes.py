@@ -150,6 +150,29 @@ def test_a_series_still_arriving_is_accepted_and_claimed_when_it_is_complete() -
     assert lease.complete().status == 200
 
 
+def test_a_slide_submitted_while_it_arrives_and_again_when_it_is_complete_is_analysed_once() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    site.gateway.set_stable(slide.series, is_stable=False)
+    request_id = queue.submitted(slide)
+    site.gateway.add_instance(slide.series, "9.9.9")
+    site.gateway.set_stable(slide.series, is_stable=True)
+    again = queue.submit(slide)
+    assert (again.status, again.json["request_id"]) == (200, request_id)
+
+
+def test_a_study_that_is_too_large_is_refused_as_a_whole() -> None:
+    site = MemorySite()
+    slides = [site.new_slide() for _ in range(1001)]
+    body = {"study": known_series(site, slides[0]).study_id, "model": "m"}
+    answer = site.call("POST", "/pathology/analyze", body=body)
+    assert (answer.status, answer.json["code"]) == (413, "cohort_too_large")
+    assert site.application.core.index.snapshot() == []
+
+    site.delete(slides.pop())
+    assert site.call("POST", "/pathology/analyze", body=body).json["summary"]["created"] == 1000
+
+
 def test_whoever_waits_learns_that_the_slide_is_complete() -> None:
     site = MemorySite()
     queue, slide = Queue(site), site.new_slide()
@@ -207,6 +230,26 @@ def known_series(site: MemorySite, slide: Slide) -> SeriesInfo:
     return series
 
 
+def test_whoever_waits_for_work_learns_of_a_request_that_becomes_due() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    request_id = queue.submitted()
+    queue.claim().fail()
+    found: list[str] = []
+
+    def wait() -> None:
+        answer = site.call("GET", "/pathology/pending-requests/", user=WORKER, query={"wait": "20"})
+        found.extend(request["request_id"] for request in answer.json["requests"])
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while not site.application.core.pages.waiting:
+        time.sleep(0.01)
+    site.pass_time(60)
+    waiting.join(5)
+    assert found == [request_id]
+
+
 def test_what_can_no_longer_be_analysed_at_the_claim_fails_with_its_reason() -> None:
     site = MemorySite()
     queue, slide = Queue(site), site.new_slide()
@@ -246,6 +289,144 @@ def test_who_did_what_is_in_the_audit_and_no_token_is() -> None:
         ("refused", WORKER),
     ]
     assert lease.token not in repr(site.audit.events)
+
+
+def test_the_audit_tells_a_worker_that_calls_itself_after_a_person_from_that_person() -> None:
+    site = MemorySite({"Workers": [WORKER, "other"]})
+    queue = Queue(site)
+    queue.submitted()
+    lease = queue.claim(PERSON)
+    lease.complete()
+    queue.submitted()
+    queue.claim().hand_back()
+    site.clock.advance(60)
+    assert site.call("POST", "/pathology/claim", body={}).status == 403
+    found = [
+        (event.event, event.by, user)
+        for (event, _), user in zip(site.audit.events, site.audit.users, strict=True)
+    ]
+    assert found == [
+        ("submitted", PERSON, PERSON),
+        ("claimed", PERSON, WORKER),
+        ("delivered", PERSON, WORKER),
+        ("completed", "", WORKER),
+        ("submitted", PERSON, PERSON),
+        ("claimed", f"{queue.model}-a", WORKER),
+        ("handed_back", f"{queue.model}-a", WORKER),
+        ("refused", PERSON, PERSON),
+    ]
+
+
+def test_nobody_was_signed_in_where_the_plugin_acted_by_itself() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    queue.submitted()
+    lease = queue.claim()
+    lease.heartbeat()
+    site.pass_time(60)
+    event, _ = site.audit.events[-1]
+    assert (event.event, event.by, site.audit.users[-1]) == ("requeued", lease.worker_id, "")
+
+
+def test_a_drain_is_in_the_audit() -> None:
+    site = MemorySite()
+    Queue(site).try_claim("lab-1")
+    for body in ({}, {"drain": False}):
+        assert site.call("POST", "/pathology/workers/lab-1/drain", body=body).status == 200
+    found = [(event.event, event.by, event.detail) for event, _ in site.audit.events]
+    assert found == [("drained", PERSON, "lab-1"), ("drain_ended", PERSON, "lab-1")]
+
+
+def test_a_deletion_and_a_cancel_are_in_the_audit() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    cancelled, deleted = queue.submitted(), queue.submitted(slide)
+    queue.decide(cancelled, "cancel")
+    site.delete(slide)
+    found = [(event.event, event.by, request_id) for event, request_id in site.audit.events[2:]]
+    assert found == [("cancelled", PERSON, cancelled), ("source_deleted", "", deleted)]
+
+
+def test_every_refusal_of_what_a_lost_lease_brings_is_in_the_audit() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    queue.submitted()
+    first = queue.claim()
+    first.hand_back()
+    second = queue.claim("second")
+    assert second.complete().status == 200
+    before = len(site.audit.events)
+    assert first.heartbeat().status == first.complete().status == 409
+    assert second.fail().json["code"] == "already_completed"
+    path = f"/pathology/%s/{first.request_id}/"
+    assert [(event.event, event.by, event.detail) for event, _ in site.audit.events[before:]] == [
+        ("refused", WORKER, f"POST {path % 'update-status'}: lease_lost"),
+        ("refused", WORKER, f"POST {path % 'complete-request'}: lease_lost"),
+        ("refused", WORKER, f"POST {path % 'complete-request'}: already_completed"),
+    ]
+
+
+def test_a_user_who_is_named_by_another_machine_than_the_proxys_is_refused_and_noted() -> None:
+    site = MemorySite({"TrustedUserHeader": "X-Remote-User"})
+    assert not site.application.allows("DELETE", "/series/x", "10.0.0.9", {"x-remote-user": PERSON})
+    ((event, _),) = site.audit.events
+    assert (event.event, event.by) == ("refused", "")
+    assert event.detail == "DELETE /series/x from 10.0.0.9: forged_user"
+
+
+def test_the_model_that_runs_is_bound_at_the_claim_with_its_hash() -> None:
+    queue = Queue(MemorySite())
+    request_id = queue.submitted()
+    assert queue.get(request_id)["model_sha256"] is None
+    queue.claim(models=[{"name": queue.model, "version": "7", "sha256": "a" * 64}])
+    request = queue.get(request_id)
+    assert (request["model_version"], request["model_sha256"]) == ("7", "a" * 64)
+
+
+def test_a_page_with_a_version_of_before_a_restart_is_answered_at_once() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    request_id = queue.submitted()
+    before = queue.get(request_id)["version"]
+    site.restart()
+    started = time.monotonic()
+    query = {"wait": "20", "version": before}
+    answer = site.call("GET", f"/pathology/requests/{request_id}", query=query)
+    assert time.monotonic() - started < 5
+    assert answer.json["request"]["version"] != before
+
+
+def test_those_who_are_told_to_come_back_later_do_not_all_come_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = MemorySite()
+    queue, chances = Queue(site), [0.0, 1.0]
+    monkeypatch.setattr(site.clock, "jitter", lambda: chances.pop(0))
+    assert [queue.try_claim().headers["retry-after"] for _ in range(2)] == ["1", "3"]
+
+
+def test_a_drain_is_forgotten_neither_for_many_other_workers_nor_while_it_cannot_be_written() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    queue.submitted()
+    lease = queue.claim("one")
+    site.gateway.fail_next("set_global_property")
+    assert site.call("POST", "/pathology/workers/one/drain", body={}).status == 503
+    assert lease.heartbeat().json["drain"] is False
+    assert site.call("POST", "/pathology/workers/one/drain", body={}).status == 200
+    for number in range(201):
+        queue.try_claim(f"other-{number}")
+    assert lease.heartbeat().json["drain"] is True
+    assert "one" not in {worker.worker_id for worker in site.application.core.workers.alive()}
+
+
+def test_a_damaged_list_of_drained_workers_is_reported_and_keeps_nothing_from_starting() -> None:
+    site = MemorySite()
+    for damaged in ("[", "{}", "[1]"):
+        site.gateway.set_global_property(5003, damaged)
+        site.restart()
+        assert "5003" in site.warnings[-1]
+    assert Queue(site).try_claim().status == 204
 
 
 def test_the_token_is_not_stored() -> None:

@@ -92,7 +92,21 @@ def test_a_section_is_read() -> None:
         ),
         ({"RulesProperty": 5000}, "Pathology.RulesProperty"),
         ({"UnpublishedProperty": 5001}, "Pathology.UnpublishedProperty"),
+        ({"DrainProperty": 5001}, "Pathology.DrainProperty"),
         ({"Workers": ["a"], "Monitors": ["a"]}, "Pathology.Monitors"),
+        ({"Workers": ["a:b"]}, "Pathology.Workers"),
+        ({"Monitors": ["a:b"]}, "Pathology.Monitors"),
+        ({"AllowedOrigins": ["*"]}, "Pathology.AllowedOrigins[0]"),
+        ({"AllowedOrigins": ["https://a.example", "https://b.example/"]}, "Pathology.AllowedOrigins[1]"),
+        ({"AllowedOrigins": ["https://a.example/viewer"]}, "Pathology.AllowedOrigins[0]"),
+        ({"AllowedOrigins": ["https://A.example"]}, "Pathology.AllowedOrigins[0]"),
+        ({"AllowedOrigins": ["https://a.example:443"]}, "Pathology.AllowedOrigins[0]"),
+        ({"AllowedOrigins": ["a.example"]}, "Pathology.AllowedOrigins[0]"),
+        ({"AllowedOrigins": ["null"]}, "Pathology.AllowedOrigins[0]"),
+        ({"TrustedUserHeader": "Authorization"}, "Pathology.TrustedUserHeader"),
+        ({"TrustedUserHeader": "host"}, "Pathology.TrustedUserHeader"),
+        ({"TrustedUserHeader": "X-Remote-User:"}, "Pathology.TrustedUserHeader"),
+        ({"ClaimWaiters": 40, "PageWaiters": 10}, "HttpThreadsCount"),
         ([], "Pathology"),
     ],
 )
@@ -100,6 +114,22 @@ def test_a_mistake_is_named(section: Any, named: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read(section)
     assert named in str(caught.value)
+
+
+def test_origins_are_taken_as_browsers_send_them() -> None:
+    origins = ["https://viewer.example.org", "http://10.0.0.7:8080", "https://[::1]:3000", "app://viewer"]
+    assert read({"AllowedOrigins": origins}).allowed_origins == tuple(origins)
+
+
+def test_a_user_that_a_proxy_names_may_have_a_colon() -> None:
+    assert read({"Workers": ["lab:a"], "TrustedUserHeader": "X-User"}).workers == ("lab:a",)
+
+
+def test_more_threads_have_room_for_more_waiters() -> None:
+    section = {"ClaimWaiters": 100, "PageWaiters": 50}
+    assert read(section, HttpThreadsCount=200).claim_waiters == 100
+    with pytest.raises(SettingsError, match="HttpThreadsCount"):
+        read(HttpThreadsCount=20)
 
 
 def test_rules_are_read() -> None:
