@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from .values import (
+    FAILED,
     PROCESSING,
     PUBLISHING,
     STATUSES,
@@ -20,6 +21,7 @@ from .values import (
     Model,
     Output,
     Review,
+    replaced,
 )
 
 SCHEMA = 1
@@ -119,11 +121,13 @@ def _many(part: Callable[[Any], Value]) -> Callable[[Any], tuple[Value, ...]]:
 
 
 def _grant(value: Any) -> Grant:
-    return _build(
+    grant = _build(
         Grant,
         value,
         {"model": lambda item: _build(Model, item, {}), "error": lambda item: _build(Failure, item, {})},
     )
+    # Earlier versions stored the code of the failure, which may be the name of another outcome.
+    return grant if grant.error is None else replaced(grant, outcome=FAILED)
 
 
 _REQUEST_PARTS: Mapping[str, Callable[[Any], Any]] = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import values
+from .errors import ApiError
 from .leases import require_deliverable
 from .transition import (
     again_or_failed,
@@ -34,12 +35,18 @@ def failed(
         request,
         attempts=attempts_counted(request),
         grants=with_last_grant(
-            request, confirmed=True, outcome=failure.code, error=failure, body_sha256=body_sha256
+            request, confirmed=True, outcome=values.FAILED, error=failure, body_sha256=body_sha256
         ),
     )
     if request.cancel_requested:
         return ended_cancelled(counted, now, grant.worker_id, failure.code)
     return again_or_failed(counted, failure, now, grant.worker_id, retry_s=retry_s, jitter=jitter)
+
+
+def held(request: AnalysisRequest, sent: Artifact) -> Artifact | None:
+    """Return the artifact of a request that is the very file `sent`, whatever its number."""
+    same = (item for item in request.artifacts if replaced(item, number=sent.number) == sent)
+    return next(same, None)
 
 
 def with_artifact(request: AnalysisRequest, artifact: Artifact, output: Output | None) -> AnalysisRequest:
@@ -101,6 +108,9 @@ class Delivery:
 def publishing(request: AnalysisRequest, delivery: Delivery, now: float) -> AnalysisRequest:
     """Accept a result. From here on the request can only become completed (or its series be deleted)."""
     require_deliverable(request)
+    for artifact in delivery.artifacts:
+        if artifact not in request.artifacts:  # sent again since it was verified
+            raise artifact_mismatch(artifact.name)
     detail = "a cancel came too late" if request.cancel_requested else ""
     return changed(
         request,
@@ -121,6 +131,13 @@ def publishing(request: AnalysisRequest, delivery: Delivery, now: float) -> Anal
         grants=with_last_grant(
             request, confirmed=True, outcome=values.DELIVERED, body_sha256=delivery.body_sha256
         ),
+    )
+
+
+def artifact_mismatch(name: str) -> ApiError:
+    """Return the 409 for a file that is not here as a completion names it."""
+    return ApiError(
+        409, "artifact_mismatch", f"{name} did not arrive as announced. Send it again, then complete."
     )
 
 

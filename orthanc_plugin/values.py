@@ -140,10 +140,10 @@ class Event(Stored):
 class Grant(Stored):
     """One lease that was given: to whom, on what, and what became of it.
 
-    `outcome` is None while the lease may still bring a result. Only the token's SHA-256 is kept;
-    `body_sha256` is that of the completion that ended this grant. With `prefetch` its worker is still at
-    another slide: an idle worker may take the request over. With `tokenless` it is an older one, which has
-    no token and sends no heartbeats.
+    `outcome` is None while the lease may still bring a result, and ``failed`` where its worker has brought an
+    `error`. Only the token's SHA-256 is kept; `body_sha256` is that of the completion that ended this grant.
+    With `prefetch` its worker is still at another slide: an idle worker may take the request over. With
+    `tokenless` it is an older one, which has no token and sends no heartbeats.
     """
 
     fence: int

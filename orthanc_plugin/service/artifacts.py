@@ -8,7 +8,7 @@ from dataclasses import replace
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE, MOST_ARTIFACTS, check_content, kind_of
 from orthanc_plugin.codec import SeriesState
-from orthanc_plugin.delivery import with_artifact
+from orthanc_plugin.delivery import held, with_artifact
 from orthanc_plugin.dicom_identity import UnreadableDicomError, read_identity
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.leases import authorised, require_deliverable
@@ -34,22 +34,23 @@ def put_artifact(
     kind = kind_of(name)
     check_content(kind, content_type, content)
     request = find(core, request_id)
-    authorised(request, proof.fence, proof.token_sha256)
+    grant = authorised(request, proof.fence, proof.token_sha256)
+    sent = Artifact(name, 0, len(content), sha256_hex(content), kind.content_type)
+    present = held(request, sent)
+    if present is not None and grant.outcome == values.DELIVERED:  # a replay whose first answer was lost
+        return present
     require_deliverable(request)
-    sha256 = sha256_hex(content)
-    present = next((item for item in request.artifacts if item.name == name), None)
     try:
-        if present is not None and present.sha256 == sha256 and stored_intact(core, request.series, present):
+        if present is not None and stored_intact(core, request.series, present):
             return present
         output = None
         if kind.content_type == DICOM_TYPE:
             _clear_earlier(core, request_id)
             output = _output_of(core, request, content)
-        artifact = Artifact(name, 0, len(content), sha256, kind.content_type)
-        reserved = _reserve(core, request, artifact, output, proof)
+        reserved, replaced = _reserve(core, request, sent, output, proof)
         core.gateway.put_attachment(request.series, reserved.number, content)
-        if present is not None:
-            core.gateway.delete_attachment(request.series, present.number)
+        if replaced is not None:
+            core.gateway.delete_attachment(request.series, replaced.number)
     except StorageError as error:
         raise unavailable(error) from error
     return reserved
@@ -57,22 +58,33 @@ def put_artifact(
 
 def _reserve(
     core: Core, request: AnalysisRequest, artifact: Artifact, output: Output | None, proof: LeaseProof
-) -> Artifact:
-    reserved: list[Artifact] = []
+) -> tuple[Artifact, Artifact | None]:
+    """Return the artifact with its number, and the one whose place it has taken.
+
+    The same file keeps its number: a late duplicate must not replace what a result names by then.
+    """
+    taken: list[tuple[Artifact, Artifact | None]] = []
 
     def on_state(state: SeriesState) -> SeriesState:
         current = state.find(request.request_id)
         if current is None:
             raise ApiError(404, "unknown_request", "There is no request with this id.")
         authorised(current, proof.fence, proof.token_sha256)
+        require_deliverable(current)
+        present = held(current, artifact)
+        if present is not None:
+            taken.append((present, None))
+            return state
         if sum(item.name != artifact.name for item in current.artifacts) >= MOST_ARTIFACTS:
             raise ApiError(413, "artifact_too_large", f"A result has at most {MOST_ARTIFACTS} artifacts.")
         number, numbered = take_number(state)
-        reserved.append(replace(artifact, number=number))
-        return with_request(numbered, with_artifact(current, reserved[-1], output))
+        reserved = replace(artifact, number=number)
+        old = next((item for item in current.artifacts if item.name == artifact.name), None)
+        taken.append((reserved, old))
+        return with_request(numbered, with_artifact(current, reserved, output))
 
     core.store.transact(request.series, on_state)
-    return reserved[-1]
+    return taken[-1]
 
 
 def _clear_earlier(core: Core, request_id: str) -> None:

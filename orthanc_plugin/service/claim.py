@@ -12,6 +12,7 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
 from orthanc_plugin.leases import granted, is_prefetched, refused_at_claim
 from orthanc_plugin.lifecycle import accepts
+from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Failure, Grant, Model, replaced
 from orthanc_plugin.waiting import ClaimWaiter, Taker
 from orthanc_plugin.workers import Worker, permits
@@ -182,6 +183,8 @@ def try_grant(core: Core, ask: Claim, request_id: str) -> Granted | Refused:
         return Refused(_UNSTABLE_HOLD_S)
     instances = core.gateway.instances(request.series)
     try:
+        if not instances:
+            raise source_deleted()
         check_eligible(series, instances, core.index.is_output(series.series_instance_uid))
         return Granted(_grant(core, ask, request, series, instances), instances)
     except ApiError as error:

@@ -9,7 +9,14 @@ from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE
-from orthanc_plugin.delivery import Delivery, completed, failed, publishing, series_changed
+from orthanc_plugin.delivery import (
+    Delivery,
+    artifact_mismatch,
+    completed,
+    failed,
+    publishing,
+    series_changed,
+)
 from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.leases import authorised, find_grant, require_deliverable
@@ -71,6 +78,7 @@ def complete(
     """
     try:
         with alone(core, request_id):
+            core.store.load(find(core, request_id).series)  # after a write in doubt, read again
             request = find(core, request_id)
             if not _is_repeat(request, proof, body_sha256):
                 authorised(request, proof.fence, proof.token_sha256)
@@ -189,10 +197,6 @@ def _verified(core: Core, request: AnalysisRequest, named: tuple[Named, ...]) ->
             or (artifact.size, artifact.sha256) != (item.size, item.sha256)
             or not stored_intact(core, request.series, artifact)
         ):
-            raise ApiError(
-                409,
-                "artifact_mismatch",
-                f"{item.name} did not arrive as announced. Send it again, then complete.",
-            )
+            raise artifact_mismatch(item.name)
         found.append(artifact)
     return tuple(found)

@@ -52,6 +52,25 @@ def test_the_same_completion_again_is_the_same_answer(queue: Queue) -> None:
     assert [lease.send(body).status for _ in range(2)] == [200, 200]
 
 
+def test_a_delivery_that_is_sent_again_whole_is_taken_for_what_it_is(queue: Queue, site: Site) -> None:
+    """A worker whose answer was lost begins with its artifacts, as it did the first time."""
+    slide = site.new_slide()
+    queue.submitted(slide)
+    lease = queue.claim()
+    report = tiny_result(slide.study_uid)
+    body = lease.body(named("heatmap.png", PNG), named("sr.dcm", report))
+    for _ in range(2):
+        assert lease.put("heatmap.png", PNG).status == 200
+        assert lease.put("sr.dcm", report, "application/dicom").status == 200
+        assert lease.send(body).status == 200
+
+
+def test_no_file_is_taken_after_a_completion_that_did_not_name_it(queue: Queue) -> None:
+    lease = queue.completed()
+    for name, content in (("heatmap.png", PNG + b"more"), ("overlay.png", PNG)):
+        assert lease.put(name, content).json["code"] == "lease_lost"
+
+
 def test_another_completion_after_the_first_is_refused(queue: Queue) -> None:
     lease = queue.completed()
     answer = lease.complete(result={"predicted_class": "normal"})
@@ -99,6 +118,20 @@ def test_the_last_attempt_fails_the_request_with_every_reason(queue: Queue, site
     request = queue.get(request_id)
     assert request["status"] == "failed"
     assert [grant["error"]["code"] for grant in request["grants"]] == ["reason_0", "reason_1", "reason_2"]
+
+
+@pytest.mark.parametrize("code", ["series_changed", "expired", "unconfirmed", "handed_back"])
+def test_a_failure_may_be_called_what_else_becomes_of_a_lease(queue: Queue, code: str) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    lease.heartbeat()
+    error = {"code": code, "message": "It went wrong.", "retryable": True}
+    body = {**lease.proof, "error": error}
+    assert [lease.send(body).status for _ in range(2)] == [200, 200]
+    assert lease.heartbeat().json["code"] == "lease_lost"
+    request = queue.get(request_id)
+    assert request["status"] == "pending"
+    assert (request["grants"][-1]["outcome"], request["grants"][-1]["error"]) == ("failed", error)
 
 
 def test_an_input_error_is_not_tried_again(queue: Queue) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orthanc_plugin import delivery, leases, lifecycle, transition, values
+from orthanc_plugin.codec import SeriesState, decode_state, encode_state
 from orthanc_plugin.errors import ApiError
 from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model
 
@@ -153,6 +154,15 @@ def test_a_failure_without_a_heartbeat_counts_as_an_attempt() -> None:
 def test_after_its_failure_a_lease_brings_nothing_more() -> None:
     request = delivery.failed(working(), Failure("x", "", True), NOW, body_sha256="b", **RETRY)
     assert not leases.may_still_deliver(request)
+
+
+def test_a_failure_that_an_earlier_version_stored_under_another_outcomes_name_is_read_as_one() -> None:
+    failed = delivery.failed(working(), Failure("expired", "", True), NOW, body_sha256="b", **RETRY)
+    stored = replace(failed, grants=transition.with_last_grant(failed, outcome="expired"))
+    (read,) = decode_state("s", encode_state(SeriesState("s", 5101, 1, (stored,)))).requests
+    assert leases.may_still_deliver(stored)
+    assert not leases.may_still_deliver(read)
+    assert read == failed
 
 
 def test_a_changed_slide_is_queued_again_once() -> None:

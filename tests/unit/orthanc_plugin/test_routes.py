@@ -261,6 +261,20 @@ def test_what_can_no_longer_be_analysed_at_the_claim_fails_with_its_reason() -> 
     assert (request["status"], request["error"]["code"]) == ("failed", "not_a_slide")
 
 
+def test_a_slide_whose_files_could_not_be_seen_at_the_claim_keeps_its_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    request_id = queue.submitted()
+    with monkeypatch.context() as patch:
+        patch.setattr(site.gateway, "instances", lambda _: ())
+        assert queue.try_claim().status == 204
+    assert queue.status(request_id) == "pending"
+    site.pass_time(3)
+    assert queue.claim().request_id == request_id
+
+
 def test_a_deleted_series_is_found_out_at_the_claim() -> None:
     site = MemorySite()
     queue, slide = Queue(site), site.new_slide()
