@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from email.utils import formatdate
 from typing import Any
 
 from . import API_VERSION, __version__, fields, source, values, views
@@ -231,7 +232,9 @@ class Routes:
         ask = claim_of(parse_object(request, max_bytes=_MAX_BODY), request.user)
         given = claim(self._core, ask)
         if given is None:
-            return Response(204, headers=self._later())
+            # Orthanc itself does not tell its time, and a worker that waits has time to compare clocks.
+            date = formatdate(self._core.clock.now(), usegmt=True)
+            return Response(204, headers={**self._later(), "Date": date})
         return json_response(200, self._given(given))
 
     def _given(self, given: Granted) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from worker.dicom_step import DicomStep
 from worker.job import Analyzer, Job
 from worker.outbox import Outbox
 from worker.progress import ProgressView, make_view
+from worker.server_clock import ServerClock
 from worker.settings import LogFormat, Settings
 from worker.shutdown import ShutdownRequest
 from worker.sources import open_request_slide
@@ -52,10 +53,15 @@ def build_daemon(
 ) -> Daemon:
     """Put the daemon together from its parts; without `bars` progress is told in lines everywhere."""
     counted = telemetry or make_telemetry()
+    server_clock = ServerClock()
 
     def make_client() -> PluginClient:
         return PluginClient(
-            settings, settings.require_worker(), wait=shutdown.at_once.wait, counters=counted.counters
+            settings,
+            settings.require_worker(),
+            wait=shutdown.at_once.wait,
+            counters=counted.counters,
+            told_time=server_clock.told,
         )
 
     def view() -> ProgressView:

@@ -84,6 +84,8 @@ class PluginClient:
         default an event that nobody sets.
     counters
         What claims and heartbeats tell of the worker in passing.
+    told_time
+        Takes the Date of each answer to a claim, or None where it has none.
     """
 
     def __init__(
@@ -95,11 +97,13 @@ class PluginClient:
         retry: Retry | None = None,
         wait: Callable[[float], bool] | None = None,
         counters: Callable[[], Mapping[str, float]] = dict,
+        told_time: Callable[[str | None], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._session = session if session is not None else make_session(credentials)
         self._retry = retry if retry is not None else Retry()
         self._counters = counters
+        self._told_time = told_time
         self._wait = wait if wait is not None else threading.Event().wait
 
     def close(self) -> None:
@@ -144,6 +148,7 @@ class PluginClient:
         answer = self._send(
             "POST", "/claim", json_body=body, read_s=self._settings.read_timeout_s + wait_s, retry=ONCE
         )
+        self._told_time(answer.headers.get("Date"))
         if answer.status_code == 204:
             return None, retry_after(answer)
         document = _document(answer)

@@ -9,7 +9,6 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from clam_core.errors import ClamCoreError
 from worker import API_VERSION, __version__, doctor_machine, doctor_server
 from worker.errors import WorkerError
 from worker.findings import Finding, Verdict
+from worker.server_clock import server_time, skew_warning
 from worker.settings import Credentials, Settings
 from worker.transport import make_session, unreachable
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from worker.job import Analyzer
 
 _NO_REQUEST = "0" * 32
-_MAX_SKEW_S = 30.0
 _TIMEOUT_S = (5.0, 15.0)
 
 
@@ -137,14 +136,9 @@ class Doctor:
             return Finding(
                 "clock", Verdict.SKIPPED, "The server tells its time to persons only: set SUBMIT_USER."
             )
-        skew_s = (self.now() - told).total_seconds()
-        if abs(skew_s) > _MAX_SKEW_S:
-            return Finding(
-                "clock",
-                Verdict.WARNING,
-                f"This machine's clock differs from the server's by {skew_s:+.0f} s: set up NTP on both, "
-                "else the times in logs and histories mislead.",
-            )
+        warning = skew_warning((self.now() - told).total_seconds())
+        if warning is not None:
+            return Finding("clock", Verdict.WARNING, warning)
         return Finding("clock", Verdict.OK, "The clocks of this machine and of the server agree.")
 
     def _plugin(self) -> tuple[Finding, str]:
@@ -256,16 +250,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def server_time(date_header: str | None, orthanc_now: str) -> dt.datetime | None:
-    """Return the server's time from an HTTP Date, or from Orthanc's ``YYYYMMDDThhmmss`` (UTC), or None."""
-    try:
-        if date_header is not None:
-            return parsedate_to_datetime(date_header)
-        return dt.datetime.strptime(orthanc_now.strip(), "%Y%m%dT%H%M%S").replace(tzinfo=dt.UTC)
-    except ValueError:
-        return None
 
 
 def _sentence_of(check: Callable[[], object]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -236,6 +237,13 @@ def test_pending_requests_keep_the_older_servers_shape(queue: Queue, site: Site)
     assert answer.json["success"] is True
     assert answer.json["count"] == len(answer.json["requests"])
     assert request_id in {item["request_id"] for item in answer.json["requests"]}
+
+
+def test_an_answer_without_work_tells_the_servers_time(queue: Queue, site: Site) -> None:
+    before = parsedate_to_datetime(queue.try_claim().headers["date"])
+    site.pass_time(3)
+    after = parsedate_to_datetime(queue.try_claim().headers["date"])
+    assert 2 <= (after - before).total_seconds() <= 10
 
 
 def test_a_drain_outlives_a_restart_until_it_is_ended(queue: Queue, site: Site) -> None:

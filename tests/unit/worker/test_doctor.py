@@ -14,7 +14,7 @@ import responses
 
 from clam_core.errors import EncoderWeightsError
 from tests.unit.worker.conftest import PASSWORD, ScriptedAnalyzer, good_analysis
-from worker.doctor import Doctor, sends_password_in_clear, server_time
+from worker.doctor import Doctor, sends_password_in_clear
 from worker.doctor_server import judge_certificate
 from worker.errors import ModelError
 from worker.findings import Finding, Verdict
@@ -204,13 +204,6 @@ def test_a_clock_that_differs(patient: Patient) -> None:
     assert finding.verdict is Verdict.WARNING
     assert "+600 s" in finding.message
     assert "NTP" in finding.message
-
-
-def test_a_proxys_date_is_taken_where_there_is_one() -> None:
-    assert server_time("Sun, 22 Nov 2026 12:00:00 GMT", "") == NOW
-    assert server_time(None, "20261122T120000") == NOW
-    assert server_time(None, "forbidden") is None
-    assert server_time("yesterday", "") is None
 
 
 def assert_warned(finding: Finding, *words: str) -> None:
