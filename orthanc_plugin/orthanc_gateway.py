@@ -22,6 +22,7 @@ _FIRST_USER_NUMBER = 1024
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
 _CACHED_FILES = 16384
+_LOOK_AT_THE_DISK = "Is the disk of its storage full?"
 
 
 def _resource(level: str, orthanc_id: str) -> Any:
@@ -221,12 +222,16 @@ class OrthancGateway:
     def put_attachment(self, series_id: str, number: int, content: bytes) -> None:
         """Write an attachment, replacing what was there.
 
-        Orthanc takes an attachment of a series that does not exist without a word, hence the look afterwards.
+        Orthanc takes an attachment of a series that does not exist without a word, and cuts one off that its
+        disk has no room for: hence the look afterwards.
         """
         uri = f"/series/{series_id}/attachments/{number}"
         orthanc_api.put(uri, content)
-        if get(f"{uri}/size") is None:
+        written = get(f"{uri}/data")
+        if written is None:
             raise StorageError(f"Orthanc could not write {uri}: {orthanc_api.UNKNOWN_RESOURCE}.")
+        if written != content:
+            raise StorageError(f"Orthanc could not write {uri} whole. {_LOOK_AT_THE_DISK}")
 
     def delete_attachment(self, series_id: str, number: int) -> None:
         """Delete an attachment; nothing happens where there is none."""
@@ -239,6 +244,9 @@ class OrthancGateway:
     def store_instance(self, content: bytes) -> str:
         """Store a DICOM file and return its Orthanc instance id.
 
+        Orthanc cuts off a file that its disk has no room for without a word, and takes no other one in its
+        place then: hence the look afterwards.
+
         Raises
         ------
         FileRefusedError
@@ -249,7 +257,11 @@ class OrthancGateway:
             raise FileRefusedError(
                 "A filter of this Orthanc (ReceivedInstanceFilter) does not let the file in."
             )
-        return str(answer["ID"])
+        instance_id = str(answer["ID"])
+        if not _is_whole(instance_id):
+            orthanc_api.delete(f"/instances/{instance_id}")
+            raise StorageError(f"Orthanc could not store instance {instance_id} whole. {_LOOK_AT_THE_DISK}")
+        return instance_id
 
     def delete_series(self, series_id: str) -> None:
         """Delete a series with all it holds; nothing happens where there is none."""
@@ -276,6 +288,16 @@ def _storage_directory() -> str:
     """Return the configured folder; a relative one starts where the configuration lies, as in Orthanc."""
     configured = str(orthanc_api.configuration().get("StorageDirectory", "OrthancStorage"))
     return os.path.join(orthanc_api.configuration_folder(), configured)  # noqa: PTH118 - plain strings
+
+
+def _is_whole(instance_id: str) -> bool:
+    """Tell whether the file of an instance is as long as Orthanc's database says."""
+    size = get(f"/instances/{instance_id}/attachments/dicom/size")
+    try:
+        content = get(f"/instances/{instance_id}/file")
+    except StorageError:  # one that is stored compressed cannot even be read
+        return False
+    return size is not None and content is not None and len(content) == int(size)
 
 
 def _user_numbers(uri: str, names: Mapping[str, int]) -> tuple[int, ...]:

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 from tests.support.dicom_files import another_slide, blank_slide, ct_file
 from tests.support.orthanc_server import OrthancServer, free_port, store_file
 from tests.support.shared_data import shared_path
+from tests.support.small_disk import small_file_system
 from tests.support.worker_process import WorkerProcess, wait_until_ended
 
 pytestmark = [pytest.mark.server]
@@ -123,19 +122,6 @@ def test_a_slide_without_tissue_fails_with_its_reason_and_the_next_one_is_done(
     assert error["message"] in worker.log()
 
 
-@contextmanager
-def small_file_system(folder: Path, size: str) -> Iterator[Path]:
-    """Mount an empty file system of the given size, or skip the test where that is not allowed."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("needs the right to mount a small file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.slow
 def test_a_full_disk_on_the_worker_is_named_and_costs_no_result(
     orthanc: OrthancServer, tmp_path: Path
@@ -149,21 +135,3 @@ def test_a_full_disk_on_the_worker_is_named_and_costs_no_result(
     assert request["status"] == "completed"
     assert "SPOOL_DIR" in log
     assert "disk" in log.lower()
-
-
-def test_a_full_disk_under_orthanc_is_503_and_nothing_is_accepted(tmp_path: Path) -> None:
-    with small_file_system(tmp_path / "storage", "24m") as disk:
-        environment = {"ORTHANC_STORAGE": str(disk), "ORTHANC_INDEX": str(disk)}
-        with OrthancServer(environment=environment) as server:
-            series = store_file(server, another_slide(tmp_path, container_id="FULL"))["ParentSeries"]
-            filler = disk / "filler"
-            with filler.open("wb", buffering=0) as file, suppress(OSError):
-                while True:
-                    file.write(b"\0" * 4096)
-            status, answer = analyze(server, series=series)
-            assert (status, answer["code"]) == (503, "storage_unavailable")
-            assert_is_a_sentence(answer["error"])
-            assert server.get("/pathology/requests/").json()["count"] == 0
-            filler.unlink()
-            status, answer = analyze(server, series=series)
-            assert status == 201, answer

@@ -204,16 +204,19 @@ class ServerSite:
     ----------
     slides
         How many slides are stored at the start, so that they are stable when a test uses them.
+    environment
+        Further environment variables of Orthanc.
     """
 
-    def __init__(self, slides: int) -> None:
+    def __init__(self, slides: int, environment: Mapping[str, str] | None = None) -> None:
         self.passwords = {PERSON: "", WORKER: "", MONITOR: "watching-only"}
         self.server = OrthancServer(
             overrides={
                 "RegisteredUsers": {MONITOR: self.passwords[MONITOR]},
                 "Pathology": SECTION,
                 "OverwriteInstances": True,
-            }
+            },
+            environment=environment,
         )
         self.passwords[PERSON] = self.server.person[1]
         self.passwords[WORKER] = self.server.worker[1]
