@@ -120,7 +120,7 @@ def _policy(settings: Settings, configuration: Mapping[str, Any]) -> Policy:
     first = settings.first_attachment
     return Policy(
         protected_metadata=_numbers(first, settings.metadata_number, settings.damaged_number),
-        protected_attachments=_numbers(first, settings.archive_number),
+        protected_attachments=_numbers(first, settings.archive_number, settings.damaged_number),
         metadata_names=names_of_numbers(configuration.get("UserMetadata")),
         attachment_names=names_of_numbers(configuration.get("UserContentType")),
         allowed_origins=settings.allowed_origins,

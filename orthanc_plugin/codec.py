@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from .values import (
     Model,
     Output,
     Review,
+    canonical,
     replaced,
 )
 
@@ -32,6 +34,10 @@ Value = TypeVar("Value")
 
 class DamagedError(Exception):
     """Bytes that are no state of a series; caught where they are set aside."""
+
+
+class NewerError(Exception):
+    """Bytes of a newer schema that this version cannot read; they are left alone."""
 
 
 @dataclass(frozen=True)
@@ -91,22 +97,51 @@ def _texts(requests: tuple[AnalysisRequest, ...]) -> str:
     return "[" + ",".join(request.json_text for request in requests) + "]"
 
 
-_NAMES: Mapping[type, frozenset[str]] = {
-    kind: frozenset(field.name for field in fields(kind))
-    for kind in (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
+_KINDS = (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
+_PLAIN: Mapping[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
 }
+
+
+def _types_of(annotation: str) -> tuple[type, ...]:
+    """Return what a member with this annotation may be."""
+    name = annotation.removesuffix(" | None")
+    if name.startswith("tuple["):
+        types: tuple[type, ...] = (tuple,)
+    else:
+        types = _PLAIN.get(name) or tuple(kind for kind in _KINDS if kind.__name__ == name)
+    return types if name == annotation else (*types, type(None))
+
+
+_MEMBERS: Mapping[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
+    kind: tuple((field.name, _types_of(str(field.type))) for field in fields(kind)) for kind in _KINDS
+}
+_TIMES: Mapping[type, tuple[str, ...]] = {
+    kind: tuple(name for name, types in members if float in types) for kind, members in _MEMBERS.items()
+}
+"""Every number that is no whole one is a time."""
 
 
 def _build(kind: type[Value], value: Any, parts: Mapping[str, Callable[[Any], Any]]) -> Value:
     """Return a value object; members that a newer schema added are passed over."""
     if not isinstance(value, dict):
         raise DamagedError(f"{kind.__name__} is no object")
-    known = {name: value[name] for name in _NAMES[kind] if name in value}
-    for name, part in parts.items():
-        if known.get(name) is not None:
-            known[name] = part(known[name])
+    members: dict[str, Any] = {}
+    for name, types in _MEMBERS[kind]:
+        if name in value:
+            member = value[name]
+            if name in parts and member is not None:
+                member = parts[name](member)
+            if type(member) not in types:
+                raise DamagedError(f"{name} of {kind.__name__} is of another type")
+            members[name] = member
+    if not all(0 <= members[name] < _YEAR_10000 for name in _TIMES[kind] if members.get(name) is not None):
+        raise DamagedError(f"a time of {kind.__name__} is none")
     try:
-        return kind(**known)
+        return kind(**members)
     except TypeError as error:
         raise DamagedError(str(error)) from error
 
@@ -118,6 +153,12 @@ def _many(part: Callable[[Any], Value]) -> Callable[[Any], tuple[Value, ...]]:
         return tuple(part(item) for item in value)
 
     return build
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise DamagedError("a text was expected")
+    return value
 
 
 def _grant(value: Any) -> Grant:
@@ -137,57 +178,47 @@ _REQUEST_PARTS: Mapping[str, Callable[[Any], Any]] = {
     "record": lambda item: _build(Artifact, item, {}),
     "outputs": _many(lambda item: _build(Output, item, {})),
     "review": lambda item: _build(Review, item, {}),
-    "flags": tuple,
+    "flags": _many(_text),
     "history": _many(lambda item: _build(Event, item, {})),
 }
-_TEXTS = ("request_id", "series", "fingerprint", "parameters", "status")
-_NUMBERS = ("created", "updated", "fence", "attempts", "max_attempts", "priority")
 
 
 def _request(value: Any) -> AnalysisRequest:
     request = _build(AnalysisRequest, value, _REQUEST_PARTS)
-    if not all(isinstance(getattr(request, name), str) for name in _TEXTS):
-        raise DamagedError("a text is missing in a request")
-    if not all(isinstance(getattr(request, name), (int, float)) for name in _NUMBERS):
-        raise DamagedError("a number is missing in a request")
     if request.status not in STATUSES:
         raise DamagedError(f"{request.status!r} is no status")
-    _check_shown(request)
+    if not request.history:
+        raise DamagedError("a request without a history")
+    if request.status in {PROCESSING, PUBLISHING} and not request.grants:
+        raise DamagedError("nobody works on a request that is being worked on")
+    _check_shown(request.parameters)
+    if request.summary is not None:
+        _check_shown(request.summary)
     return request
 
 
-def _check_shown(request: AnalysisRequest) -> None:
+def _check_shown(text: str) -> None:
     """Refuse what every list would stumble over: one damaged series must not take all others along."""
-    if request.status in {PROCESSING, PUBLISHING} and not request.grants:
-        raise DamagedError("nobody works on a request that is being worked on")
-    for text in filter(None, (request.parameters, request.summary)):
-        _json_object(text.encode("utf-8", "replace"))
-    moments: list[Any] = [request.created, request.updated, *(event.at for event in request.history)]
-    moments += [grant.granted for grant in request.grants]
-    moments += [] if request.not_before is None else [request.not_before]
-    if not all(isinstance(at, (int, float)) and 0 <= at < _YEAR_10000 for at in moments):
-        raise DamagedError("a time is none")
+    try:
+        canonical(_json_object(text.encode()))
+    except (ValueError, RecursionError) as error:  # NaN, Infinity
+        raise DamagedError(f"no JSON: {error}") from error
 
 
-def decode_archive(content: bytes) -> tuple[AnalysisRequest, ...]:
-    """Return the requests that the bytes stand for.
+def decode_archive(series_id: str, content: bytes) -> tuple[tuple[AnalysisRequest, ...], int]:
+    """Return the requests that the bytes stand for, and the schema that they were written with.
 
     Raises
     ------
     DamagedError
         Where they are not what `encode_archive` returns.
+    NewerError
+        Where a newer version wrote what this one cannot read.
     """
-    return _many(_request)(_json_object(content).get("requests"))
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DamagedError("no JSON object")
-    return value
+    value = _json_object(content)
+    schema = _whole(value, "schema")
+    with _left_alone_where_newer(schema):
+        return _requests_of(series_id, value), schema
 
 
 def decode_state(series_id: str, content: bytes) -> SeriesState:
@@ -197,13 +228,49 @@ def decode_state(series_id: str, content: bytes) -> SeriesState:
     ------
     DamagedError
         Where they stand for none.
+    NewerError
+        Where a newer version wrote what this one cannot read.
     """
     value = _json_object(content)
-    numbers = [value.get(name) for name in ("next_number", "revision", "folded", "schema")]
-    if not all(isinstance(number, int) for number in numbers):
-        raise DamagedError("a number is missing")
+    schema = _whole(value, "schema")
+    with _left_alone_where_newer(schema):
+        next_number, revision, folded = (
+            _whole(value, name) for name in ("next_number", "revision", "folded")
+        )
+        return SeriesState(series_id, next_number, revision, _requests_of(series_id, value), folded, schema)
+
+
+@contextmanager
+def _left_alone_where_newer(schema: int) -> Iterator[None]:
+    try:
+        yield
+    except DamagedError as error:
+        if schema <= SCHEMA:
+            raise
+        raise NewerError(f"schema {schema}: {error}") from error
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content.decode("utf-8"))
+        if b"\\u" in content:  # only an escape can stand for half of a surrogate pair, which has no encoding
+            canonical(value).encode()
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DamagedError("no JSON object")
+    return value
+
+
+def _whole(value: dict[str, Any], name: str) -> int:
+    number = value.get(name)
+    if not isinstance(number, int):
+        raise DamagedError(f"the number {name} is missing")
+    return number
+
+
+def _requests_of(series_id: str, value: dict[str, Any]) -> tuple[AnalysisRequest, ...]:
     requests = _many(_request)(value.get("requests"))
     if any(request.series != series_id for request in requests):
-        raise DamagedError("the state of another series")
-    next_number, revision, folded, schema = numbers
-    return SeriesState(series_id, next_number, revision, requests, folded, schema)  # type: ignore[arg-type]
+        raise DamagedError("requests of another series")
+    return requests

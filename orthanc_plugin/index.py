@@ -18,7 +18,7 @@ from . import values
 from .codec import SeriesState
 from .held_leases import HeldLeases, Lease, Live
 from .leases import is_prefetched
-from .values import AnalysisRequest
+from .values import AnalysisRequest, replaced
 
 _GONE_KEPT = 1000
 
@@ -152,6 +152,10 @@ class Index:
             held = [self._requests[request_id] for request_id in self._of_series.get(state.series_id, ())]
         return sorted((request for request in held if request.request_id not in kept), key=place_of)
 
+    def whole(self, state: SeriesState) -> SeriesState:
+        """Return a state with the requests that have left it for the archive, as if none had."""
+        return replaced(state, requests=(*self.archived(state), *state.requests), folded=0)
+
     def known_series(self) -> set[str]:
         """Return the Orthanc ids of the series whose requests have been read."""
         with self.lock:
@@ -230,13 +234,13 @@ class Index:
         """Make requests known that lie in a series' archive, no longer in its state."""
         with self.lock:
             for request in requests:
-                if request.request_id not in self._requests:
-                    self._put(request, _no_lease)
+                self._put(request, _no_lease)
 
     def forget_series(self, series_id: str) -> SeriesState | None:
-        """Drop all requests of a deleted series, remember that they are gone; return what was known of it."""
+        """Drop all requests of a deleted series, remember that they are gone; return all that was known."""
         with self.lock:
             state = self._states.pop(series_id, None)
+            known = None if state is None else self.whole(state)
             self._arriving.discard(series_id)
             for request_id in self._of_series.get(series_id, ()):
                 self._drop(request_id)
@@ -244,7 +248,7 @@ class Index:
             while len(self._gone) > _GONE_KEPT:
                 del self._gone[next(iter(self._gone))]
             self.changed.notify_all()
-            return state
+            return known
 
     def _put(self, request: AnalysisRequest, lease_for: Callable[[AnalysisRequest], Lease]) -> None:
         request_id = request.request_id

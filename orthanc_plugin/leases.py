@@ -27,6 +27,10 @@ TOKENLESS_LEASE_S = 1800.0
 """Older workers send no heartbeats: a slide must be done within this time."""
 DELIVERABLE = frozenset({None, values.EXPIRED, values.UNCONFIRMED, values.HANDED_BACK})
 """Outcomes of a grant that may bring a result all the same, while nobody claimed since."""
+_NO_ATTEMPT = frozenset(
+    {values.UNCONFIRMED, values.HANDED_BACK, values.TAKEN_OVER, values.SERIES_CHANGED, values.SOURCE_REPLACED}
+)
+"""Outcomes of a grant that is not counted."""
 
 
 def duration_of(grant: Grant, lease_s: float) -> float:
@@ -66,11 +70,19 @@ def granted(request: AnalysisRequest, grant: Grant, record: Artifact, now: float
         fence=grant.fence,
         fingerprint=grant.fingerprint,
         not_before=None,
-        grants=(*request.grants, grant)[-_GRANTS_KEPT:],
+        grants=_kept((*request.grants, grant), max(_GRANTS_KEPT, request.max_attempts)),
         artifacts=(),
         record=record,
         outputs=(),
     )
+
+
+def _kept(grants: tuple[Grant, ...], most: int) -> tuple[Grant, ...]:
+    """Return the latest grants; the attempts among them stay longest, for the reasons why they failed."""
+    while len(grants) > most:
+        oldest = next((grant for grant in grants if grant.outcome in _NO_ATTEMPT), grants[0])
+        grants = tuple(grant for grant in grants if grant is not oldest)
+    return grants
 
 
 def is_prefetched(request: AnalysisRequest) -> bool:

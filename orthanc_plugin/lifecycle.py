@@ -102,15 +102,20 @@ def _ended_by_person(request: AnalysisRequest) -> tuple[Grant, ...]:
 
 
 def withdrawn(request: AnalysisRequest, by: str, reason: str, now: float) -> AnalysisRequest:
-    """Take a result back; the record stays, its artifacts and DICOM series go."""
+    """Take a result back; the record stays, its artifacts and DICOM series go (see `is_to_be_deleted`)."""
     if request.status != values.COMPLETED:
         raise wrong_state(request, "withdrawn")
-    return changed(request, now, "withdrawn", by, reason, status=values.WITHDRAWN, artifacts=())
+    return changed(request, now, "withdrawn", by, reason, status=values.WITHDRAWN)
 
 
-def outputs_deleted(request: AnalysisRequest) -> AnalysisRequest:
-    """Forget the DICOM series of a withdrawn result once they are deleted."""
-    return replaced(request, outputs=())
+def is_to_be_deleted(request: AnalysisRequest) -> bool:
+    """Tell whether artifacts or DICOM series of a withdrawn result are still to be deleted."""
+    return request.status == values.WITHDRAWN and bool(request.artifacts or request.outputs)
+
+
+def result_deleted(request: AnalysisRequest) -> AnalysisRequest:
+    """Forget the artifacts and DICOM series of a withdrawn result once they are deleted."""
+    return replaced(request, artifacts=(), outputs=())
 
 
 def reviewed(request: AnalysisRequest, review: Review) -> AnalysisRequest:

@@ -369,6 +369,11 @@ _RULES = (
         "Pathology.MetadataNumber and Pathology.DamagedMetadataNumber must differ.",
     ),
     _Rule(
+        lambda settings: settings.archive_number != settings.damaged_number,
+        "Pathology.ArchiveAttachment and Pathology.DamagedMetadataNumber must differ: a damaged archive is "
+        "kept as an attachment of that number.",
+    ),
+    _Rule(
         lambda settings: (
             len(
                 {

@@ -5,29 +5,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
+from .archive import MAX_BYTES, Archive, fold
 from .clock import Clock
-from .codec import (
-    RECORD_HEAD,
-    SCHEMA,
-    DamagedError,
-    SeriesState,
-    decode_archive,
-    decode_state,
-    encode_archive,
-    encode_state,
-)
+from .codec import RECORD_HEAD, SCHEMA, DamagedError, NewerError, SeriesState, decode_state
+from .damaged import set_aside
 from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .held_leases import Lease
 from .index import Index
 from .leases import duration_of, found_at_start
 from .settings import Settings
-from .values import WITHDRAWN, AnalysisRequest, replaced
+from .values import AnalysisRequest, replaced
 
 MAX_OPEN = 20
-MAX_FINISHED = 50
-MAX_BYTES = 64 * 1024
 LAST_NUMBER = 65535
 
 Change = Callable[[SeriesState], SeriesState]
@@ -71,26 +63,6 @@ def record_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
     return {request.record.number for request in requests if request.record and request.record.size}
 
 
-def fold(state: SeriesState) -> tuple[SeriesState, bytes, tuple[AnalysisRequest, ...]]:
-    """Return the state within its limits, its bytes, and the oldest requests that had to leave it."""
-    folded: list[AnalysisRequest] = []
-    content = encode_state(state)
-    while finished := [request for request in state.requests if _is_settled(request)]:
-        if len(finished) <= MAX_FINISHED and len(content) <= MAX_BYTES:
-            break
-        oldest = finished[0]
-        folded.append(oldest)
-        kept = tuple(request for request in state.requests if request is not oldest)
-        state = replaced(state, requests=kept, folded=state.folded + 1)
-        content = encode_state(state)
-    return state, content, tuple(folded)
-
-
-def _is_settled(request: AnalysisRequest) -> bool:
-    """Tell whether nothing will change a request by itself; DICOM series of a withdrawn one are to delete."""
-    return not request.is_open and not (request.status == WITHDRAWN and request.outputs)
-
-
 def _with_confirmation(found: AnalysisRequest, known: SeriesState | None) -> AnalysisRequest:
     """Return a request as it was read, with what is known of its lease and never written by itself."""
     if known is None:
@@ -115,6 +87,7 @@ class Store:
         self._index = index
         self._clock = clock
         self._warn = warn
+        self._archive = Archive(gateway, settings, warn)
         self._locks: dict[str, threading.Lock] = {}
         self._doubtful: set[str] = set()
 
@@ -171,9 +144,7 @@ class Store:
             if after is before:
                 return before
             if before.schema > SCHEMA:
-                raise _unavailable(
-                    "The requests of this series were written by a newer plugin. Upgrade this one."
-                )
+                raise _newer()
             return self._write(replaced(after, revision=before.revision + 1), must_fit=must_fit)
 
     def note(self, series_id: str, change: Change) -> SeriesState:
@@ -203,12 +174,27 @@ class Store:
                 "This series holds too many requests. Wait, or cancel some.",
             )
         if folded:
-            self._archive(fitted.series_id, folded)
+            self._write_archive(fitted.series_id, folded)
         self._put(fitted.series_id, content)
-        with self._index.lock:  # nobody may see what is archived as unknown
-            self._index.replace(fitted, self._fresh_lease)
-            self._index.add_archived(folded)
+        self._take_over(fitted, folded, self._fresh_lease)
         return fitted
+
+    def _write_archive(self, series_id: str, folded: tuple[AnalysisRequest, ...]) -> None:
+        held = self._index.state(series_id)
+        try:
+            self._archive.write(series_id, self._index.archived(held) if held else (), folded)
+        except StorageError as error:
+            raise _unavailable(f"Orthanc could not archive finished requests. {error} Try again.") from error
+
+    def _take_over(
+        self,
+        state: SeriesState,
+        archived: tuple[AnalysisRequest, ...],
+        lease_for: Callable[[AnalysisRequest], Lease],
+    ) -> None:
+        with self._index.lock:  # nobody may see what is archived as unknown
+            self._index.replace(state, lease_for)
+            self._index.add_archived(archived)
 
     def _put(self, series_id: str, content: bytes) -> None:
         try:
@@ -239,9 +225,11 @@ class Store:
 
     def _read_in(self, series_id: str, known: SeriesState | None, *, keep_empty: bool) -> SeriesState:
         try:
-            state = self._read(series_id)
+            state, archived = self._read(series_id)
         except StorageError as error:
             raise _unavailable(f"Orthanc could not read the requests. {error} Try again.") from error
+        except NewerError as error:
+            raise _newer() from error
         if known is not None and state.revision == 0:
             # Its metadata went with the series, which was deleted or stored again: memory is all there is.
             return known
@@ -249,63 +237,43 @@ class Store:
         requests = tuple(_with_confirmation(request, known) for request in state.requests)
         state = replaced(state, requests=requests)
         if keep_empty or state.revision:
-            self._index.replace(state, self._full_lease)
+            self._take_over(state, archived, self._full_lease)
         return state
 
-    def _read(self, series_id: str) -> SeriesState:
+    def _read(self, series_id: str) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
+        """Return the state of a series as it is stored, and what has left it for the archive."""
         content = self._gateway.get_metadata(series_id, self._settings.metadata_number)
         if content is None:
-            return SeriesState(series_id, self._settings.first_attachment)
+            return SeriesState(series_id, self._settings.first_attachment), ()
         try:
             state = decode_state(series_id, content)
         except DamagedError as error:
             self._set_aside(series_id, content, error)
             taken = (*self._gateway.list_attachments(series_id), *self._gateway.list_metadata(series_id))
-            return SeriesState(series_id, max((self._settings.first_attachment - 1, *taken)) + 1)
-        if state.folded:
-            self._index.add_archived(self._archived(series_id))
+            return SeriesState(series_id, max((self._settings.first_attachment - 1, *taken)) + 1), ()
+        archived, schema = self._archive.read(state)
         # A site may have set a larger first number since.
-        return replaced(state, next_number=max(state.next_number, self._settings.first_attachment))
+        next_number = max(state.next_number, self._settings.first_attachment)
+        return replaced(state, next_number=next_number, schema=max(state.schema, schema)), archived
 
     def _set_aside(self, series_id: str, content: bytes, error: DamagedError) -> None:
-        """Keep a damaged value where nothing overwrites it, before the plugin's own is begun afresh."""
         number = self._settings.damaged_number
-        kept = self._gateway.get_metadata(series_id, number) or b""
-        if not kept.endswith(content):
-            value = kept + b"\n" + content if kept else content
-            self._gateway.put_metadata(series_id, number, value)
-            if self._gateway.get_metadata(series_id, number) != value:
-                raise StorageError("The damaged value could not be copied.") from error
+        set_aside(
+            content,
+            partial(self._gateway.get_metadata, series_id, number),
+            partial(self._gateway.put_metadata, series_id, number),
+        )
         self._warn(
             f"Metadata {self._settings.metadata_number} of series {series_id} is damaged ({error}). "
             f"It is kept as metadata {number}; the requests of this series start afresh."
         )
 
-    def _archive(self, series_id: str, folded: tuple[AnalysisRequest, ...]) -> None:
-        try:
-            old = self._archived(series_id)
-            known = {request.request_id for request in folded}
-            kept = tuple(request for request in old if request.request_id not in known)
-            content = encode_archive((*kept, *folded))
-            self._gateway.put_attachment(series_id, self._settings.archive_number, content)
-        except StorageError as error:
-            raise _unavailable(f"Orthanc could not archive finished requests. {error} Try again.") from error
-
-    def _archived(self, series_id: str) -> tuple[AnalysisRequest, ...]:
-        content = self._gateway.get_attachment(series_id, self._settings.archive_number)
-        if content is None:
-            return ()
-        try:
-            return decode_archive(content)
-        except DamagedError as error:
-            self._warn(f"The archive of finished requests of series {series_id} is damaged ({error}).")
-            return ()
-
     def delete_orphans(self, series_id: str) -> None:
         """Delete the results of a series, or parts of them, that no request names.
 
         They are listed before the state is read: a number is reserved before its bytes are written, so what
-        is listed and still wanted is named by then. Where a damaged value was set aside nothing is deleted.
+        is listed and still wanted is named by then. Nothing is deleted where not all that is stored is known:
+        where a damaged value was set aside, where the archive lacks requests, where a newer plugin wrote.
         """
         gateway, first = self._gateway, self._settings.first_attachment
         listed = gateway.list_metadata(series_id)
@@ -316,9 +284,10 @@ class Store:
         if not (values or files):
             return
         state = self.load(series_id)
-        named = named_numbers(state.requests)
-        if state.folded:
-            named |= named_numbers(self._archived(series_id))
+        archived = self._index.archived(state)
+        if len(archived) < state.folded or state.schema > SCHEMA:
+            return
+        named = named_numbers((*archived, *state.requests))
         orphans = {
             number for number in (*values, *files) if number not in named and number < state.next_number
         }
@@ -330,7 +299,10 @@ class Store:
                 gateway.delete_metadata(series_id, number)
 
     def forget(self, series_id: str) -> SeriesState | None:
-        """Drop the requests of a deleted series from memory, after a transaction that is still on."""
+        """Drop the requests of a deleted series from memory, after a transaction that is still on.
+
+        Returns what was known of it, with its archive.
+        """
         with self._lock(series_id):
             self._doubtful.discard(series_id)
             return self._index.forget_series(series_id)
@@ -346,7 +318,7 @@ class Store:
             410 and 503, as `transact`.
         """
         with self._lock(series_id):
-            held = self._known(series_id)
+            held = self._index.whole(self._known(series_id))
             carried = tuple(change(held.find(old.request_id) or old) for old in lost.requests)
             since = tuple(item for item in held.requests if lost.find(item.request_id) is None)
             state = SeriesState(
@@ -373,6 +345,10 @@ class Store:
 def source_deleted() -> ApiError:
     """Return the error for a request whose series was deleted."""
     return ApiError(410, "source_deleted", "The series of this request was deleted. Drop the work.")
+
+
+def _newer() -> ApiError:
+    return _unavailable("The requests of this series were written by a newer plugin. Upgrade this one.")
 
 
 def _unavailable(sentence: str) -> ApiError:

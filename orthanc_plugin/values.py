@@ -29,6 +29,7 @@ STATUSES = (PENDING, PROCESSING, PUBLISHING, COMPLETED, FAILED, CANCELLED, WITHD
 SOURCE_REPLACED = "source_replaced"
 UNAPPROVED_MODEL = "unapproved_model"
 DICOM_RESULTS_REFUSED = "dicom_results_refused"
+RESULT_UNREADABLE = "result_unreadable"
 
 # What became of a grant.
 EXPIRED = "expired"

@@ -142,9 +142,14 @@ def _waits_for(request: AnalysisRequest, now: float, *, arriving: bool) -> str |
 def full_request(
     request: AnalysisRequest, live: Live, version: str, result: Any, *, now: float, arriving: bool = False
 ) -> dict[str, Any]:
-    """Return a request with its history, its attempts and its result; the rest as in `short_request`."""
+    """Return a request with its history, its attempts and its result; the rest as in `short_request`.
+
+    `result` is None where there is none, or where it cannot be read any more, which is flagged.
+    """
+    is_lost = request.status == values.COMPLETED and request.record is not None and result is None
     return {
         **short_request(request, live, version, now=now, arriving=arriving),
+        "flags": [*request.flags, *([values.RESULT_UNREADABLE] if is_lost else [])],
         "result": result,
         "grants": _attempt_members(request),
         "history": [_event_member(event) for event in request.history],

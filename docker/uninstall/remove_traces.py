@@ -88,7 +88,7 @@ def traces(orthanc: Orthanc, numbers: argparse.Namespace) -> Iterator[str]:
 def _results_of(orthanc: Orthanc, series: str, numbers: argparse.Namespace) -> list[str]:
     """Return the paths of a series' results: files are attachments, full results mostly metadata."""
     ours = range(numbers.first_attachment, 65536)
-    kinds = {"attachments": {numbers.archive, *ours}, "metadata": set(ours)}
+    kinds = {"attachments": {numbers.archive, numbers.damaged, *ours}, "metadata": set(ours)}
     return [
         f"/series/{series}/{kind}/{name}"
         for kind, own in kinds.items()

@@ -66,6 +66,7 @@ export const messages = {
 
     "flag.unapproved_model": "This site has not approved the model.",
     "flag.source_replaced": "The slide in Orthanc was replaced after this analysis.",
+    "flag.result_unreadable": "The full result is missing or damaged in Orthanc. Analyse the slide again.",
     "flag.mpp_coarser_than_model": "The slide's finest level is coarser than the model was trained on.",
     "flag.little_tissue": "There is little tissue on the slide.",
     "flag.few_patches": "Only few patches could be analysed.",

@@ -66,6 +66,7 @@ export const messages = {
 
     "flag.unapproved_model": "이 기관에서 승인하지 않은 모델입니다.",
     "flag.source_replaced": "분석 후 Orthanc의 슬라이드가 교체되었습니다.",
+    "flag.result_unreadable": "Orthanc에 저장된 전체 결과가 없거나 손상되었습니다. 다시 분석하십시오.",
     "flag.mpp_coarser_than_model": "슬라이드의 최고 해상도가 모델이 학습한 해상도보다 낮습니다.",
     "flag.little_tissue": "슬라이드에 조직이 매우 적습니다.",
     "flag.few_patches": "분석할 수 있는 패치가 매우 적습니다.",

@@ -31,7 +31,9 @@ def series_deleted(core: Core, series_id: str) -> None:
         Where Orthanc fails.
     """
     if core.gateway.series(series_id) is not None:
-        _carry_over(core, core.replaced_unwritten.get(series_id) or core.index.state(series_id))
+        known = core.index.state(series_id)
+        lost = None if known is None else core.index.whole(known)
+        _carry_over(core, core.replaced_unwritten.get(series_id) or lost)
         return
     _enter_withdrawn(core, core.index.state(series_id))
     state = core.store.forget(series_id)
@@ -110,12 +112,14 @@ def _is_whole(core: Core, known: SeriesState) -> bool:
     """
     if core.gateway.get_metadata(known.series_id, core.settings.metadata_number) is None:
         return False
-    held = core.store.load(known.series_id)
+    state = core.store.load(known.series_id)
+    held = core.index.whole(state)
     if any(held.find(request.request_id) is None for request in known.requests):
         return False
     files = set(core.gateway.list_attachments(known.series_id))
     values = set(core.gateway.list_metadata(known.series_id))
-    return artifact_numbers(held.requests) <= files and record_numbers(held.requests) <= values | files
+    needed = artifact_numbers(held.requests) | ({core.settings.archive_number} if state.folded else set())
+    return needed <= files and record_numbers(held.requests) <= values | files
 
 
 def note_arrival(core: Core, series: SeriesInfo) -> None:

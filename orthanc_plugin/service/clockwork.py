@@ -8,11 +8,12 @@ from collections.abc import Callable
 from orthanc_plugin import values
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.leases import expired
+from orthanc_plugin.lifecycle import is_to_be_deleted
 from orthanc_plugin.values import AnalysisRequest
 
 from .changes import carry_over_unwritten, series_deleted
 from .core import Core, change_request
-from .publish import alone, delete_outputs, delete_unpublished, publish
+from .publish import alone, delete_result, delete_unpublished, publish
 
 TICK_S = 0.5
 _FAILED_EXPIRY_S = 5.0
@@ -47,8 +48,8 @@ def finish_leftovers(core: Core) -> None:
     for request in core.index.with_status(values.PUBLISHING):
         _attempt(core, request.request_id, lambda item: _publish(core, item.request_id))
     for request in core.index.with_status(values.WITHDRAWN):
-        if request.outputs:
-            _attempt(core, request.request_id, lambda item: delete_outputs(core, item.request_id))
+        if is_to_be_deleted(request):
+            _attempt(core, request.request_id, lambda item: delete_result(core, item.request_id))
     _delete_unpublished(core)
     try:
         core.listed.prune(lambda: core.index.open_series() | core.ready.unread)

@@ -30,6 +30,8 @@ from .record import write_record
 from .report import LeaseProof
 
 _SUMMARY = ("predicted_class", "probabilities", "quality")
+_MOST_IN_SUMMARY = 8 * 1024
+"""Bytes; those of a result are some hundred. They lie in the state of the series, which has 64 KB in all."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def _is_outdated(request: AnalysisRequest, outcome: Result | Failure, content: s
 def _deliver(
     core: Core, request: AnalysisRequest, proof: LeaseProof, body_sha256: str, outcome: Result
 ) -> None:
+    summary = _summary(outcome.result)
     artifacts = _verified(core, request, outcome.artifacts)
     record = write_record(core, request, outcome.result)
     delivery = Delivery(
@@ -144,7 +147,7 @@ def _deliver(
         artifacts=artifacts,
         record=record,
         outputs=request.outputs if any(item.content_type == DICOM_TYPE for item in artifacts) else (),
-        summary=canonical({name: outcome.result[name] for name in _SUMMARY if name in outcome.result}),
+        summary=summary,
         flags=() if _is_approved(core, request) else (values.UNAPPROVED_MODEL,),
     )
 
@@ -156,6 +159,18 @@ def _deliver(
 
     change_request(core, request.request_id, change)
     core.tallies.timings(outcome.result.get("timings_s"))
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    summary = canonical({name: result[name] for name in _SUMMARY if name in result})
+    if len(summary.encode()) > _MOST_IN_SUMMARY:
+        names = ", ".join(_SUMMARY)
+        raise ApiError(
+            413,
+            "body_too_large",
+            f"These members of a result may have at most {_MOST_IN_SUMMARY} bytes together: {names}.",
+        )
+    return summary
 
 
 def _is_approved(core: Core, request: AnalysisRequest) -> bool:

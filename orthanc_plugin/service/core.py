@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from orthanc_plugin.archive import brought_back
 from orthanc_plugin.audit import Audit
 from orthanc_plugin.clock import Clock
 from orthanc_plugin.codec import SeriesState
@@ -134,7 +135,12 @@ def find(core: Core, request_id: str) -> AnalysisRequest:
         raise source_deleted()
     if not is_known_gone(core, request_id):
         raise starting()
-    raise ApiError(404, "unknown_request", "There is no request with this id.")
+    raise unknown_request()
+
+
+def unknown_request() -> ApiError:
+    """Return the answer where there is no such request."""
+    return ApiError(404, "unknown_request", "There is no request with this id.")
 
 
 def is_known_gone(core: Core, request_id: str) -> bool:
@@ -186,16 +192,24 @@ def _apply(
     seen: list[AnalysisRequest] = []
 
     def on_state(state: SeriesState) -> SeriesState:
-        before = state.find(request_id)
-        if before is None:
-            if core.index.is_gone(request_id):
-                raise source_deleted()
-            raise ApiError(409, "wrong_state", "This request is archived and does not change any more.")
+        held, before = _brought_back(core, state, request_id)
         seen.append(before)
-        return change(state, before)
+        after = change(held, before)
+        return state if after is held else after
 
     state = through(series_id, on_state)
     return seen[-1], state.find(request_id) or find(core, request_id)
+
+
+def _brought_back(core: Core, state: SeriesState, request_id: str) -> tuple[SeriesState, AnalysisRequest]:
+    """Return a request of a state, and that state with the request back in it where it is archived."""
+    found = state.find(request_id)
+    if found is not None:
+        return state, found
+    archived = core.index.get(request_id)
+    if archived is None:
+        raise source_deleted() if core.index.is_gone(request_id) else unknown_request()
+    return brought_back(state, archived), archived
 
 
 def audit_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequest) -> None:

@@ -8,7 +8,7 @@ from orthanc_plugin.lifecycle import cancelled, retried, reviewed, withdrawn
 from orthanc_plugin.values import AnalysisRequest, Event, Review
 
 from .core import Core, audit_call, change_request, find, list_series_open, unavailable
-from .publish import delete_outputs
+from .publish import delete_result
 
 
 def cancel(core: Core, request_id: str, user: str) -> AnalysisRequest:
@@ -44,7 +44,7 @@ def withdraw(core: Core, request_id: str, user: str, reason: str) -> AnalysisReq
     """
     change_request(core, request_id, lambda item: withdrawn(item, user, reason, core.clock.now()))
     try:
-        delete_outputs(core, request_id)
+        delete_result(core, request_id)
     except (StorageError, ApiError) as error:
         core.warn(f"The files of withdrawn request {request_id} are not all deleted yet: {error}")
     return find(core, request_id)

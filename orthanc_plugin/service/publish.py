@@ -12,7 +12,7 @@ from orthanc_plugin.artifacts import DICOM_TYPE
 from orthanc_plugin.delivery import completed
 from orthanc_plugin.dicom_identity import read_identity
 from orthanc_plugin.errors import ApiError, FileRefusedError, StorageError
-from orthanc_plugin.lifecycle import outputs_deleted
+from orthanc_plugin.lifecycle import is_to_be_deleted, result_deleted
 from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Output
 
@@ -160,8 +160,8 @@ def _bytes_of(core: Core, request: AnalysisRequest, number: int) -> bytes:
     return content
 
 
-def delete_outputs(core: Core, request_id: str) -> None:
-    """Delete the DICOM series and the attachments of a withdrawn request.
+def delete_result(core: Core, request_id: str) -> None:
+    """Delete the DICOM series and the artifacts of a withdrawn request.
 
     Raises
     ------
@@ -171,9 +171,9 @@ def delete_outputs(core: Core, request_id: str) -> None:
         410 or 503, likewise.
     """
     request = find(core, request_id)
-    if request.status != values.WITHDRAWN:
+    if not is_to_be_deleted(request):
         return
     _delete_stored(core, request.outputs)
-    core.store.delete_orphans(request.series)
-    if request.outputs:
-        change_request(core, request_id, outputs_deleted)
+    for artifact in request.artifacts:
+        core.gateway.delete_attachment(request.series, artifact.number)
+    change_request(core, request_id, result_deleted)

@@ -54,7 +54,7 @@ def write_record(core: Core, request: AnalysisRequest, result: Mapping[str, Any]
 
 
 def read_result(core: Core, request: AnalysisRequest) -> Any:
-    """Return the full result of a request, or None where it has none (any more).
+    """Return the full result of a request, or None where it has none (any more) or it is damaged.
 
     Raises
     ------
@@ -67,7 +67,10 @@ def read_result(core: Core, request: AnalysisRequest) -> Any:
         content = _stored(core, request.series, request.record)
     except StorageError as error:
         raise unavailable(error) from error
-    return None if content is None else json.loads(content)["result"]
+    if content is None or sha256_hex(content) != request.record.sha256:
+        core.warn(f"The full result of request {request.request_id} is missing or damaged.")
+        return None
+    return json.loads(content)["result"]
 
 
 def _stored(core: Core, series_id: str, record: Artifact) -> bytes | None:

@@ -56,6 +56,8 @@ def _load(core: Core, series_id: str) -> None:
         core.store.load_stored(series_id)
         core.ready.unread.discard(series_id)
     except (StorageError, ApiError) as error:
+        if series_id in core.ready.unread:  # it has been said
+            return
         core.ready.unread.add(series_id)
         core.warn(f"The requests of series {series_id} could not be read yet: {error}")
 

@@ -301,6 +301,15 @@ def test_a_bad_completion_changes_nothing(queue: Queue, members: dict[str, Any])
     assert queue.status(request_id) == "processing"
 
 
+def test_a_result_whose_summary_is_too_large_for_the_state_is_refused(queue: Queue) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    answer = lease.complete(result={**RESULT, "quality": {"status": "ok", "flags": ["x" * 9000]}})
+    assert (answer.status, "quality" in answer.json["error"]) == (413, True)
+    assert queue.status(request_id) == "processing"
+    assert lease.complete(result={**RESULT, "note": "x" * 9000}).status == 200
+
+
 def test_a_token_is_wanted_for_an_artifact(queue: Queue, site: Site) -> None:
     queue.submitted()
     lease = queue.claim()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orthanc_plugin.archive import MAX_FINISHED
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import MONITOR, WORKER, Site
 from tests.support.tiny_dicom import tiny_result
@@ -76,6 +77,25 @@ def test_withdraw_deletes_the_result_and_keeps_the_record(queue: Queue, site: Si
     assert site.call("GET", f"/pathology/requests/{request_id}/artifacts/heatmap.png").status == 404
     assert queue.get(request_id)["history"][-1]["detail"] == "wrong slide"
     assert queue.submit(slide).status == 201
+
+
+def test_a_result_that_its_series_has_archived_is_withdrawn_as_well(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    lease = queue.claim()
+    content = tiny_result(slide.study_uid)
+    lease.put("heatmap.png", PNG)
+    lease.put("sr.dcm", content, "application/dicom")
+    lease.complete(named("heatmap.png", PNG), named("sr.dcm", content))
+    (output,) = queue.get(request_id)["dicom"]
+    for number in range(MAX_FINISHED):
+        queue.decide(queue.submitted(slide, parameters={"n": number}), "cancel")
+
+    assert queue.decide(request_id, "withdraw", reason="wrong slide").status == 200
+    site.restart(kill=True)
+    assert queue.status(request_id) == "withdrawn"
+    assert output["series"] not in site.series_ids()
+    assert site.call("GET", f"/pathology/requests/{request_id}/artifacts/heatmap.png").status == 404
 
 
 def test_a_review_is_recorded_with_its_author(queue: Queue) -> None:

@@ -140,6 +140,19 @@ def test_a_fence_and_its_token_belong_together() -> None:
         assert code_of(caught) == "lease_lost"
 
 
+@pytest.mark.parametrize("most", [3, 20])
+def test_however_often_it_is_handed_back_every_failed_attempt_keeps_its_reason(most: int) -> None:
+    request, codes = a_request(max_attempts=most), [f"code-{number}" for number in range(most)]
+    for code in codes:
+        for _ in range(10):
+            request = leases.handed_back(working(request), NOW)
+        failure = Failure(code, "", retryable=True)
+        request = delivery.failed(working(request), failure, NOW, body_sha256="b", **RETRY)
+    assert request.status == "failed"
+    assert [grant.error.code for grant in request.grants if grant.error] == codes
+    assert len(request.grants) == max(most, 8)
+
+
 def test_a_failure_that_may_pass_is_tried_again_others_are_not() -> None:
     passing, lasting = Failure("gpu_lost", "", True), Failure("no_tissue", "", False)
     assert delivery.failed(working(), passing, NOW, body_sha256="b", **RETRY).status == "pending"

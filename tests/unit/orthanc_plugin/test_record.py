@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from orthanc_plugin.codec import encode_record
-from orthanc_plugin.errors import SettingsError
+from orthanc_plugin.errors import SettingsError, StorageError
 from orthanc_plugin.service.record import MOST_IN_METADATA
 from orthanc_plugin.settings import read_settings
 from orthanc_plugin.values import AnalysisRequest
@@ -53,6 +54,19 @@ def kept(site: MemorySite, request_id: str) -> tuple[bool, bool]:
 def delivered(lease: Lease, result: dict[str, Any]) -> str:
     assert lease.complete(result=result).status == 200
     return lease.request_id
+
+
+def failing_second(write: Callable[..., None]) -> Callable[..., None]:
+    """Return a write whose second call fails."""
+    calls = []
+
+    def put(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise StorageError("Disk full.")
+        write(*arguments)
+
+    return put
 
 
 def test_a_result_is_a_metadata_value_of_its_series(site: MemorySite, queue: Queue) -> None:
@@ -119,12 +133,64 @@ def test_metadata_that_is_not_the_plugins_stays(site: MemorySite, queue: Queue, 
     assert site.gateway.get_metadata(slide.series, number) == b"a site's own"
 
 
+@pytest.mark.parametrize(
+    "damaged", [b"\xff\xfe", b"[]", None, encode_record({**RESULT, "predicted_class": "x"})]
+)
+def test_a_result_that_is_not_the_one_that_was_stored_is_not_shown_and_flagged(
+    site: MemorySite, queue: Queue, damaged: bytes | None
+) -> None:
+    slide = site.new_slide()
+    request_id = queue.completed(slide).request_id
+    site.gateway.delete_metadata(slide.series, number_of(site, request_id))
+    if damaged is not None:
+        site.gateway.put_metadata(slide.series, number_of(site, request_id), damaged)
+    listed = site.call("GET", "/pathology/requests", query={"full": "1"}).json["requests"]
+    for request in (queue.get(request_id), *listed):
+        assert (request["status"], request["result"]) == ("completed", None)
+        assert request["flags"][-1] == "result_unreadable"
+    assert any(request_id in warning for warning in site.warnings)
+    assert queue.submit(slide).json["request_id"] == request_id
+
+
+def test_a_result_that_is_there_is_not_flagged(queue: Queue) -> None:
+    assert "result_unreadable" not in queue.get(queue.completed().request_id)["flags"]
+
+
 def test_the_latest_of_two_deliveries_is_shown_whatever_their_sizes(site: MemorySite, queue: Queue) -> None:
     queue.submitted()
     lease = queue.claim()
     number = number_of(site, lease.request_id)
     site.gateway.put_metadata(stored(site, lease.request_id).series, number, encode_record(RESULT))
     assert queue.get(delivered(lease, LARGE))["result"] == LARGE
+
+
+@pytest.mark.parametrize("operation", ["delete_attachment", "put_metadata"])
+def test_the_files_of_a_withdrawn_result_are_deleted_later_where_that_fails(
+    site: MemorySite, queue: Queue, operation: str
+) -> None:
+    slide = site.new_slide()
+    request_id = queue.completed(slide).request_id
+    if operation == "put_metadata":  # the first one writes that it is withdrawn
+        site.gateway.put_metadata = failing_second(site.gateway.put_metadata)  # type: ignore[method-assign]
+    else:
+        site.gateway.fail_next(operation)
+    assert queue.decide(request_id, "withdraw", reason="wrong patient").status == 200
+    site.pass_time(10)
+    assert site.gateway.list_attachments(slide.series) == ()
+    writes = list(site.gateway.writes)
+    site.pass_time(10)
+    assert (site.gateway.writes, queue.status(request_id)) == (writes, "withdrawn")
+
+
+def test_the_files_of_a_withdrawn_result_go_also_where_a_damaged_value_was_set_aside(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    site.gateway.put_metadata(slide.series, 5000, b"damaged")
+    site.gateway.put_attachment(slide.series, 5107, b"somebody's result")
+    request_id = queue.completed(slide).request_id
+    assert queue.decide(request_id, "withdraw", reason="wrong patient").status == 200
+    assert site.gateway.list_attachments(slide.series) == (5107,)
 
 
 def test_a_larger_first_number_holds_for_slides_that_have_results() -> None:
@@ -165,6 +231,12 @@ def test_a_number_of_the_results_that_a_site_has_named_is_refused(section: str) 
     with pytest.raises(SettingsError, match=f"{section} gives Stain the number 5200"):
         read_settings({"AuthenticationEnabled": True, section: {"Stain": 5200}})
     read_settings({"AuthenticationEnabled": True, section: {"Stain": 5099}})
+
+
+def test_a_damaged_archive_has_a_number_of_its_own() -> None:
+    section = {"ArchiveAttachment": 5010, "DamagedMetadataNumber": 5010}
+    with pytest.raises(SettingsError, match=r"ArchiveAttachment and Pathology\.DamagedMetadataNumber"):
+        read_settings({"AuthenticationEnabled": True, "Pathology": section})
 
 
 @pytest.mark.parametrize("key", ["MetadataNumber", "DamagedMetadataNumber", "ArchiveAttachment"])

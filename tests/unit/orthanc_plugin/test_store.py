@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
+from orthanc_plugin.archive import MAX_BYTES
 from orthanc_plugin.codec import DamagedError, SeriesState, decode_state, encode_state
 from orthanc_plugin.errors import ApiError
 from orthanc_plugin.gateway import InstanceInfo
-from orthanc_plugin.store import MAX_BYTES, MAX_FINISHED, fold, take_number
+from orthanc_plugin.service.changes import series_created
+from orthanc_plugin.store import take_number
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import MemorySite, Slide
 from tests.unit.orthanc_plugin.test_lifecycle import a_request, working
@@ -145,6 +149,18 @@ def test_a_damaged_value_that_cannot_be_kept_is_not_overwritten(site: MemorySite
     assert stored(site, slide) == b"damaged"
 
 
+def test_a_damaged_value_is_not_overwritten_where_its_copy_is_not_the_same(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, put = site.new_slide(), site.gateway.put_metadata
+    put(slide.series, 5000, b"damaged")
+    monkeypatch.setattr(
+        site.gateway, "put_metadata", lambda series, number, value: put(series, number, value[:3])
+    )
+    assert queue.submit(slide).status == 503
+    assert stored(site, slide) == b"damaged"
+
+
 def test_a_second_damaged_value_is_kept_beside_the_first(site: MemorySite) -> None:
     slide = site.new_slide()
     for content in (b"one", b"two"):
@@ -156,82 +172,145 @@ def test_a_second_damaged_value_is_kept_beside_the_first(site: MemorySite) -> No
 def test_a_newer_schema_is_read_and_never_rewritten(site: MemorySite, queue: Queue) -> None:
     slide = site.new_slide()
     request_id = queue.submitted(slide)
-    value = {**json.loads(stored(site, slide)), "schema": 2}
+    value = {**json.loads(stored(site, slide)), "schema": 2, "next_number": 5110}
     site.gateway.put_metadata(slide.series, 5000, json.dumps(value).encode())
+    site.gateway.put_attachment(slide.series, 5109, b"named by what only the newer one knows")
     site.restart()
+    assert site.gateway.list_attachments(slide.series) == (5109,)
     assert queue.status(request_id) == "pending"
     answer = queue.decide(request_id, "cancel")
     assert (answer.status, "newer" in answer.json["error"]) == (503, True)
     assert json.loads(stored(site, slide)) == value
 
 
-def finished(number: int, *, detail: str = "") -> object:
-    return replace(
-        a_request(request_id=f"r{number}", created=float(number)), status="completed", summary=detail
-    )
+def with_members(site: MemorySite, slide: Slide, **members: Any) -> None:
+    """Write members into the stored request of a slide, and start again."""
+    value = json.loads(stored(site, slide))
+    value["requests"][0].update(members)
+    site.gateway.put_metadata(slide.series, 5000, json.dumps(value).encode())
+    site.restart(kill=True)
 
 
-def test_the_oldest_finished_requests_leave_the_state_first() -> None:
-    requests = tuple(finished(number) for number in range(MAX_FINISHED + 2))
-    state, _, folded = fold(SeriesState("s", 5100, 1, requests))  # type: ignore[arg-type]
-    assert [request.request_id for request in folded] == ["r0", "r1"]
-    assert (len(state.requests), state.folded) == (MAX_FINISHED, 2)
-
-
-def test_a_state_that_is_too_large_folds_finished_requests() -> None:
-    requests = tuple(finished(number, detail="x" * 5000) for number in range(20))
-    state, _, folded = fold(SeriesState("s", 5100, 1, requests))  # type: ignore[arg-type]
-    assert folded
-    assert len(encode_state(state)) <= MAX_BYTES
-
-
-def test_archived_requests_are_still_found_after_a_restart(site: MemorySite, queue: Queue) -> None:
-    slide = site.new_slide()
-    ids = []
-    for number in range(MAX_FINISHED + 3):
-        request_id = queue.submitted(slide, parameters={"n": number})
-        queue.decide(request_id, "cancel")
-        ids.append(request_id)
-    site.restart()
-    assert json.loads(stored(site, slide))["folded"] > 0
-    assert [queue.status(request_id) for request_id in ids] == ["cancelled"] * len(ids)
-
-
-def test_a_result_in_the_archive_still_answers_the_same_wish(site: MemorySite, queue: Queue) -> None:
-    slide = site.new_slide()
-    done = queue.completed(slide).request_id
-    for number in range(MAX_FINISHED):
-        queue.decide(queue.submitted(slide, parameters={"n": number}), "cancel")
-    assert done not in stored(site, slide).decode()
-
-    again = queue.submit(slide)
-    assert (again.status, again.json["request_id"]) == (200, done)
+GRANT = {
+    "fence": 1,
+    "worker_id": "w",
+    "user": "worker",
+    "token_sha256": "t",
+    "model": {"name": "m"},
+    "fingerprint": "f",
+    "granted": 1.0,
+}
 
 
 @pytest.mark.parametrize(
-    ("whole", "damaged"),
+    "members",
     [
-        (b'"parameters":"{}"', b'"parameters":"{:"'),
-        (b'"created":', b'"created":999'),
-        (b'"grants":', b'"grant_":'),
-        (b'"at":', b'"at":-'),
+        {"parameters": "{:"},
+        {"parameters": ""},
+        {"parameters": '{"a":NaN}'},
+        {"parameters": '{"a":1e999}'},
+        {"summary": "[]"},
+        {"created": 999e9},
+        {"created": float("nan")},
+        {"updated": -1},
+        {"not_before": "soon"},
+        {"created_by": "\ud800"},
+        {"priority": float("nan")},
+        {"priority": 1.5},
+        {"max_attempts": None},
+        {"status": "paused"},
+        {"status": "processing"},
+        {"study": None},
+        {"model": {}},
+        {"model_version": [1]},
+        {"flags": 5},
+        {"flags": [[]]},
+        {"cancel_requested": "no"},
+        {"error": "none"},
+        {"review": {"verdict": "agree", "comment": "", "by": "alice", "at": 1e300}},
+        {"outputs": [{"modality": "SR", "series_instance_uid": [], "sop_instance_uid": "1"}]},
+        {"artifacts": [{"name": "a", "number": "5101", "size": 1, "sha256": "", "content_type": ""}]},
+        {"record": {"name": "record"}},
+        {"grants": {}},
+        {"grants": [{**GRANT, "model": None}]},
+        {"grants": [{**GRANT, "token_sha256": 1}]},
+        {"history": []},
+        {"history": [{"at": None, "event": "submitted", "by": ""}]},
     ],
+    ids=str,
 )
-def test_a_damaged_byte_takes_no_other_series_along(
-    site: MemorySite, queue: Queue, whole: bytes, damaged: bytes
+def test_an_odd_value_takes_no_other_series_along(
+    site: MemorySite, queue: Queue, members: dict[str, Any]
 ) -> None:
     slide = site.new_slide()
     queue.submitted(slide)
-    queue.claim()
     other = queue.submitted()
-    content = stored(site, slide)
-    assert whole in content
-    site.gateway.put_metadata(slide.series, 5000, content.replace(whole, damaged, 1))
-    site.restart(kill=True)
+    with_members(site, slide, **members)
 
     listed = site.call("GET", "/pathology/requests", query={"full": "1"})
     assert [request["request_id"] for request in listed.json["requests"]] == [other]
     assert site.gateway.get_metadata(slide.series, 5002) is not None
+    assert queue.claim().request_id == other
+
+
+def test_a_newer_schema_that_is_not_understood_is_left_alone(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    other = queue.submitted()
+    value = {**json.loads(stored(site, slide)), "schema": 2}
+    value["requests"][0]["status"] = "paused"
+    newer = json.dumps(value).encode()
+    site.gateway.put_metadata(slide.series, 5000, newer)
+    site.restart(kill=True)
+    answer = queue.submit(slide, force=True)
+    assert (answer.status, "newer" in answer.json["error"]) == (503, True)
+    assert site.call("GET", f"/pathology/requests/{request_id}").status == 503
+    assert (stored(site, slide), site.gateway.list_metadata(slide.series)) == (newer, (5000,))
+    assert queue.claim().request_id == other
+
+
+def test_what_cannot_be_read_is_reported_once(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    site.gateway.put_metadata(slide.series, 5000, b'{"schema": 2}')
+    site.restart(kill=True)
+    for _ in range(3):
+        site.pass_time(10)
+    assert [slide.series in warning for warning in site.warnings] == [True]
+
+
+def test_open_requests_do_not_outgrow_the_state(site: MemorySite, queue: Queue) -> None:
+    slide, most = site.new_slide(), {"n": "x" * 3900}
+    answers = [queue.submit(slide, parameters={**most, "number": number}) for number in range(18)]
+    statuses = [answer.status for answer in answers]
+    accepted = statuses.count(201)
+    assert statuses == [201] * accepted + [413] * (18 - accepted)
+    assert (accepted > 10, answers[-1].json["code"]) == (True, "too_many_requests_on_series")
+    assert len(stored(site, slide)) <= MAX_BYTES
+
+
+def test_a_series_that_orthanc_is_slow_at_holds_up_no_other(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, other = site.new_slide(), queue.submitted()
+    held, put = queue.submitted(slow), site.gateway.put_metadata
+    is_writing, go_on = threading.Event(), threading.Event()
+
+    def slow_put(series: str, number: int, value: bytes) -> None:
+        if series == slow.series:
+            is_writing.set()
+            assert go_on.wait(10)
+        put(series, number, value)
+
+    monkeypatch.setattr(site.gateway, "put_metadata", slow_put)
+    with ThreadPoolExecutor(2) as threads:
+        writing = threads.submit(queue.decide, held, "cancel")
+        assert is_writing.wait(10)
+        meanwhile = threads.submit(queue.decide, other, "cancel")
+        try:
+            assert meanwhile.result(5).status == 200
+        finally:
+            go_on.set()
+        assert writing.result(5).status == 200
 
 
 def test_numbers_run_out_with_a_sentence() -> None:
@@ -306,6 +385,52 @@ def test_the_list_of_open_series_is_shortened_after_a_while(site: MemorySite, qu
     listed = site.gateway.get_global_property(5000)
     assert listed is not None
     assert json.loads(listed) == [kept.series]
+
+
+def listed_series(site: MemorySite) -> list[str]:
+    found = json.loads(site.gateway.get_global_property(5000) or "[]")
+    assert isinstance(found, list)
+    return found
+
+
+def test_a_series_stays_listed_between_its_listing_and_its_first_request(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, put = site.new_slide(), site.gateway.put_metadata
+
+    def put_after_a_look_at_the_list(series: str, number: int, value: bytes) -> None:
+        site.pass_time(30)
+        put(series, number, value)
+
+    monkeypatch.setattr(site.gateway, "put_metadata", put_after_a_look_at_the_list)
+    queue.submitted(slide)
+    assert listed_series(site) == [slide.series]
+
+
+def test_a_series_is_listed_again_before_a_person_retries(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    queue.decide(request_id := queue.submitted(slide), "cancel")
+    site.pass_time(61)
+    assert listed_series(site) == []
+    site.gateway.fail_next("put_metadata")
+    assert queue.decide(request_id, "retry").status == 503
+    assert listed_series(site) == [slide.series]
+
+
+def test_a_slide_stored_again_is_listed_before_its_requests_are_written(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    site.pass_time(61)
+    site.delete(slide)
+    site.pass_time(1)
+    assert listed_series(site) == []
+    site.gateway.add_slide(slide.series_uid, slide.study_uid)
+    site.gateway.fail_next("put_metadata")
+    with pytest.raises(ApiError):
+        series_created(site.application.core, slide.series)
+    assert listed_series(site) == [slide.series]
 
 
 def test_what_cannot_be_read_at_start_is_a_503_and_not_a_404(site: MemorySite, queue: Queue) -> None:

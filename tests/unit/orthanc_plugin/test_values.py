@@ -93,7 +93,7 @@ def test_what_json_does_not_know_is_not_written(number: float) -> None:
         _ = Event(number, "claimed", "w").json_text
 
 
-@given(st.lists(EVENTS.filter(lambda event: 0 <= event.at < 1e11), max_size=3).map(tuple))
+@given(st.lists(EVENTS.filter(lambda event: 0 <= event.at < 1e11), min_size=1, max_size=3).map(tuple))
 def test_what_is_written_is_read_as_it_was(history: tuple[Event, ...]) -> None:
     request = replace(a_request(), history=history)
     state = SeriesState(request.series, 5100, 7, (request,))
