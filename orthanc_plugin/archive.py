@@ -76,11 +76,10 @@ class Archive:
         NewerError
             Where a newer version wrote what this one cannot read.
         """
-        if not state.folded:
-            return (), state.schema
         content = self._gateway.get_attachment(state.series_id, self._number)
         if content is None:
-            self._warn(f"The archive of finished requests of series {state.series_id} is gone.")
+            if state.folded:
+                self._warn(f"The archive of finished requests of series {state.series_id} is gone.")
             return (), state.schema
         try:
             requests, schema = decode_archive(state.series_id, content)

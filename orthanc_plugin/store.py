@@ -236,7 +236,7 @@ class Store:
         self._doubtful.discard(series_id)
         requests = tuple(_with_confirmation(request, known) for request in state.requests)
         state = replaced(state, requests=requests)
-        if keep_empty or state.revision:
+        if keep_empty or state.revision or archived:
             self._take_over(state, archived, self._full_lease)
         return state
 
@@ -249,12 +249,20 @@ class Store:
             state = decode_state(series_id, content)
         except DamagedError as error:
             self._set_aside(series_id, content, error)
-            taken = (*self._gateway.list_attachments(series_id), *self._gateway.list_metadata(series_id))
-            return SeriesState(series_id, max((self._settings.first_attachment - 1, *taken)) + 1), ()
-        archived, schema = self._archive.read(state)
+            return self._begun_afresh(series_id)
         # A site may have set a larger first number since.
-        next_number = max(state.next_number, self._settings.first_attachment)
-        return replaced(state, next_number=next_number, schema=max(state.schema, schema)), archived
+        state = replaced(state, next_number=max(state.next_number, self._settings.first_attachment))
+        if not state.folded:
+            return state, ()
+        archived, schema = self._archive.read(state)
+        return replaced(state, schema=max(state.schema, schema)), archived
+
+    def _begun_afresh(self, series_id: str) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
+        """Return a state without requests that uses no number again, and what the archive still holds."""
+        taken = (*self._gateway.list_attachments(series_id), *self._gateway.list_metadata(series_id))
+        state = SeriesState(series_id, max((self._settings.first_attachment - 1, *taken)) + 1)
+        archived, schema = self._archive.read(state)
+        return replaced(state, folded=len(archived), schema=schema), archived
 
     def _set_aside(self, series_id: str, content: bytes, error: DamagedError) -> None:
         number = self._settings.damaged_number
@@ -265,7 +273,7 @@ class Store:
         )
         self._warn(
             f"Metadata {self._settings.metadata_number} of series {series_id} is damaged ({error}). "
-            f"It is kept as metadata {number}; the requests of this series start afresh."
+            f"It is kept as metadata {number}; the requests of this series start afresh, but for its archive."
         )
 
     def delete_orphans(self, series_id: str) -> None:

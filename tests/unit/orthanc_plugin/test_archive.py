@@ -225,6 +225,16 @@ def test_no_result_is_deleted_where_the_archive_is_damaged_or_gone(
     assert any("archive" in warning for warning in site.warnings)
 
 
+def test_a_damaged_state_does_not_take_its_archive_along(site: MemorySite, queue: Queue) -> None:
+    done = archived_result(site, queue, slide := site.new_slide())
+    site.gateway.put_metadata(slide.series, 5000, b"damaged")
+    for _ in range(2):
+        site.restart(kill=True)
+        assert heatmap_status(site, done) == 200
+        assert queue.submit(slide).json["request_id"] == done
+        fill(queue, slide, MAX_FINISHED + 1)
+
+
 def test_a_damaged_archive_is_kept_before_it_is_begun_afresh(site: MemorySite, queue: Queue) -> None:
     archived_result(site, queue, slide := site.new_slide())
     damaged = spoil(site, slide, gone=False)

@@ -133,7 +133,8 @@ def test_a_damaged_value_is_kept_reported_and_begun_afresh(site: MemorySite, que
     site.gateway.put_metadata(slide.series, 5000, b"damaged")
     site.gateway.put_attachment(slide.series, 5105, b"somebody's result")
     site.restart()
-    assert any("damaged" in warning for warning in site.warnings)
+    assert site.warnings
+    assert all("5000" in warning and "is damaged" in warning for warning in site.warnings)
     assert site.gateway.get_metadata(slide.series, 5002) == b"damaged"
     assert queue.submit(slide).status == 201
     assert json.loads(stored(site, slide))["next_number"] == 5106
