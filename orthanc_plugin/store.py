@@ -9,7 +9,7 @@ from functools import partial
 
 from .archive import MAX_BYTES, Archive, fold
 from .clock import Clock
-from .codec import RECORD_HEAD, SCHEMA, DamagedError, NewerError, SeriesState, decode_state
+from .codec import SCHEMA, DamagedError, NewerError, SeriesState, decode_state
 from .damaged import set_aside
 from .errors import ApiError, StorageError
 from .gateway import Gateway
@@ -275,36 +275,6 @@ class Store:
             f"Metadata {self._settings.metadata_number} of series {series_id} is damaged ({error}). "
             f"It is kept as metadata {number}; the requests of this series start afresh, but for its archive."
         )
-
-    def delete_orphans(self, series_id: str) -> None:
-        """Delete the results of a series, or parts of them, that no request names.
-
-        They are listed before the state is read: a number is reserved before its bytes are written, so what
-        is listed and still wanted is named by then. Nothing is deleted where not all that is stored is known:
-        where a damaged value was set aside, where the archive lacks requests, where a newer plugin wrote.
-        """
-        gateway, first = self._gateway, self._settings.first_attachment
-        listed = gateway.list_metadata(series_id)
-        if self._settings.damaged_number in listed:
-            return
-        values = [number for number in listed if number >= first]
-        files = [number for number in gateway.list_attachments(series_id) if number >= first]
-        if not (values or files):
-            return
-        state = self.load(series_id)
-        archived = self._index.archived(state)
-        if len(archived) < state.folded or state.schema > SCHEMA:
-            return
-        named = named_numbers((*archived, *state.requests))
-        orphans = {
-            number for number in (*values, *files) if number not in named and number < state.next_number
-        }
-        for number in orphans.intersection(files):
-            gateway.delete_attachment(series_id, number)
-        for number in orphans.intersection(values):
-            # Another value under such a number is a site's, from before these numbers were ours.
-            if (gateway.get_metadata(series_id, number) or b"").startswith(RECORD_HEAD):
-                gateway.delete_metadata(series_id, number)
 
     def forget(self, series_id: str) -> SeriesState | None:
         """Drop the requests of a deleted series from memory, after a transaction that is still on.

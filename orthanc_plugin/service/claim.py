@@ -19,6 +19,7 @@ from orthanc_plugin.workers import Worker, permits
 
 from .changes import note_arrival, series_deleted
 from .core import Core, change_request, change_request_numbered, unavailable
+from .orphans import delete_orphans
 from .record import reserved
 
 _UNSTABLE_HOLD_S = 1.0
@@ -219,7 +220,7 @@ def _grant(
 
     after = change_request_numbered(core, request.request_id, change)
     if request.grants:
-        core.store.delete_orphans(request.series)
+        delete_orphans(core, request.series)
     return after
 
 

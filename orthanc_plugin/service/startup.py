@@ -7,6 +7,7 @@ from orthanc_plugin.errors import ApiError, StorageError
 
 from .clockwork import finish_leftovers
 from .core import Core
+from .orphans import delete_orphans
 
 
 def load_open(core: Core) -> None:
@@ -64,6 +65,6 @@ def _load(core: Core, series_id: str) -> None:
 
 def _delete_orphans(core: Core, series_id: str) -> None:
     try:
-        core.store.delete_orphans(series_id)
+        delete_orphans(core, series_id)
     except (StorageError, ApiError) as error:
         core.warn(f"What was left over of results at series {series_id} could not be deleted: {error}")
