@@ -53,7 +53,6 @@ class Application:
         self.router = Router(Routes(self.core, RangeServer(gateway)).table())
         configuration = gateway.configuration()
         self._policy = _policy(settings, configuration)
-        self._overwrites = configuration.get("OverwriteInstances") is True
 
     def handle(self, request: Request) -> Response:
         """Answer a request of a user whose password Orthanc has checked."""
@@ -90,7 +89,7 @@ class Application:
             return True
         if self._refusal(self.user_of(headers), method, uri, headers) is not None:
             return False
-        if method != "GET" and self._overwrites:
+        if method != "GET" and self.core.overwrites:
             # A slide overwritten before its requests are read would take them along.
             self.core.ready.all_known.wait(_LONGEST_HOLD_S)
         return True

@@ -60,6 +60,9 @@ class Settings:
         What is submitted by itself when a slide arrives.
     rules_property
         Number of the database's global property that says up to when arrivals have been looked at.
+    copies_property
+        Number of the database's global property that holds copies of open requests whose slide may take them
+        along (see `copies`).
     drain_property
         Number of the database's global property that lists the workers which are to take nothing more.
     audit
@@ -93,6 +96,7 @@ class Settings:
     rules: tuple[ArrivalRule, ...] = ()
     rules_property: int = 5001
     drain_property: int = 5003
+    copies_property: int = 5004
     audit: str | None = None
     source_url: str = ""
     webhook: Endpoint | None = None
@@ -315,6 +319,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "Rules": ("rules", _rules),
     "RulesProperty": ("rules_property", _number),
     "DrainProperty": ("drain_property", _number),
+    "CopiesProperty": ("copies_property", _number),
     "LeaseSeconds": ("lease_s", _seconds(1, 3600)),
     "HeartbeatSeconds": ("heartbeat_s", _seconds(0.2, 1200)),
     "ConfirmSeconds": ("confirm_s", _seconds(0.5, 600)),
@@ -381,12 +386,13 @@ _RULES = (
                     settings.rules_property,
                     settings.unpublished_property,
                     settings.drain_property,
+                    settings.copies_property,
                 }
             )
-            == 4
+            == 5
         ),
-        "Pathology.GlobalProperty, Pathology.RulesProperty, Pathology.UnpublishedProperty and "
-        "Pathology.DrainProperty must differ.",
+        "Pathology.GlobalProperty, Pathology.RulesProperty, Pathology.UnpublishedProperty, "
+        "Pathology.DrainProperty and Pathology.CopiesProperty must differ.",
     ),
     _Rule(
         _runs_permitted_models,

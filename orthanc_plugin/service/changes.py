@@ -82,6 +82,22 @@ def carry_over_unwritten(core: Core, series_id: str) -> None:
         series_deleted(core, series_id)
 
 
+def find_lost(core: Core) -> None:
+    """Find the requests that went with a slide which was stored again unseen, to be carried over.
+
+    Raises
+    ------
+    StorageError
+        Where Orthanc cannot read.
+    """
+    for series_id, requests in core.copies.of_series().items():
+        # A value that is there was not taken along: what it lacks was never accepted.
+        is_read = core.index.state(series_id) is not None or series_id in core.ready.unread
+        if not is_read and core.gateway.series(series_id) is not None:
+            lost = SeriesState(series_id, core.settings.first_attachment, requests=requests)
+            core.replaced_unwritten[series_id] = lost
+
+
 def _carry_over(core: Core, lost: SeriesState | None) -> None:
     """Write what was known of a series that lost its metadata and attachments, once."""
     if lost is None or not lost.requests:

@@ -53,8 +53,17 @@ def finish_leftovers(core: Core) -> None:
     _delete_unpublished(core)
     try:
         core.listed.prune(lambda: core.index.open_series() | core.ready.unread)
+        core.copies.give_up(lambda request_id: _has_ended(core, request_id))
     except StorageError as error:
-        core.warn(f"The list of open series could not be shortened: {error}")
+        core.warn(f"The lists of what is open could not be shortened: {error}")
+
+
+def _has_ended(core: Core, request_id: str) -> bool:
+    request = core.index.get(request_id)
+    if request is not None:
+        return not request.is_open
+    is_all_known = core.ready.all_known.is_set() and not core.ready.unread
+    return is_all_known and not core.replaced_unwritten
 
 
 def _carry_over(core: Core, series_id: str) -> None:

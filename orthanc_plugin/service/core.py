@@ -12,6 +12,7 @@ from orthanc_plugin.archive import brought_back
 from orthanc_plugin.audit import Audit
 from orthanc_plugin.clock import Clock
 from orthanc_plugin.codec import SeriesState
+from orthanc_plugin.copies import Copies
 from orthanc_plugin.drained import Drained
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import Gateway
@@ -58,6 +59,8 @@ class Core:
     index: Index
     store: Store
     listed: OpenSeries
+    copies: Copies
+    overwrites: bool
     unpublished: Unpublished
     claims: ClaimPool
     pages: PagePool
@@ -92,6 +95,8 @@ def build_core(
         index=index,
         store=Store(gateway, settings, index, clock, warn),
         listed=OpenSeries(gateway, settings.global_property, clock, warn),
+        copies=Copies(gateway, settings.copies_property, clock, warn),
+        overwrites=gateway.configuration().get("OverwriteInstances") not in {None, False},
         unpublished=Unpublished(gateway, settings.unpublished_property, warn),
         claims=ClaimPool(index, clock, settings.claim_waiters),
         pages=PagePool(index, settings.page_waiters),
@@ -245,3 +250,26 @@ def list_series_open(core: Core, *series_ids: str) -> None:
         core.listed.add(series_ids)
     except StorageError as error:
         raise unavailable(error) from error
+
+
+def announce_open(core: Core, *requests: AnalysisRequest) -> None:
+    """Let a restart know of requests, before any is written: of their series, and of those that may get lost.
+
+    Raises
+    ------
+    ApiError
+        503 where Orthanc cannot write.
+    """
+    list_series_open(core, *(request.series for request in requests))
+    if not core.overwrites:
+        return
+    try:
+        core.copies.keep([request for request in requests if _has_one_file(core, request.series)])
+    except StorageError as error:
+        raise unavailable(error) from error
+
+
+def _has_one_file(core: Core, series_id: str) -> bool:
+    """Tell whether storing a file of a series again would replace the whole series."""
+    series = core.gateway.series(series_id)
+    return series is not None and len(series.instance_ids) == 1

@@ -7,7 +7,7 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.lifecycle import cancelled, retried, reviewed, withdrawn
 from orthanc_plugin.values import AnalysisRequest, Event, Review
 
-from .core import Core, audit_call, change_request, find, list_series_open, unavailable
+from .core import Core, announce_open, audit_call, change_request, find, unavailable
 from .publish import delete_result
 
 
@@ -30,8 +30,12 @@ def retry(core: Core, request_id: str, user: str) -> AnalysisRequest:
     ApiError
         409 where the request is neither.
     """
-    list_series_open(core, find(core, request_id).series)
-    return change_request(core, request_id, lambda item: retried(item, user, core.clock.now()))
+
+    def change(request: AnalysisRequest) -> AnalysisRequest:
+        return retried(request, user, core.clock.now())
+
+    announce_open(core, change(find(core, request_id)))
+    return change_request(core, request_id, change)
 
 
 def withdraw(core: Core, request_id: str, user: str, reason: str) -> AnalysisRequest:

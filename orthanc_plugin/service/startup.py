@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from orthanc_plugin.errors import ApiError, StorageError
 
+from .changes import find_lost
 from .clockwork import finish_leftovers
 from .core import Core
 from .orphans import delete_orphans
@@ -16,11 +17,12 @@ def load_open(core: Core) -> None:
     Raises
     ------
     StorageError
-        Where Orthanc cannot read the lists of open series and of drained workers.
+        Where Orthanc cannot read what it keeps beside the series: open ones, copies, drained workers.
     """
     core.workers.recall_drained()
     for series_id in core.listed.read():
         _load(core, series_id)
+    find_lost(core)
     core.ready.open_known.set()
     core.claims.assign()
     finish_leftovers(core)

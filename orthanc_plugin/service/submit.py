@@ -19,7 +19,7 @@ from orthanc_plugin.store import MAX_OPEN, with_request
 from orthanc_plugin.values import AnalysisRequest, canonical
 
 from .changes import note_arrival
-from .core import Core, audit_change, list_series_open, unavailable
+from .core import Core, announce_open, audit_change, unavailable
 
 _MAX_PARAMETERS = 4096
 _MOST_NAMED = 10
@@ -189,7 +189,7 @@ def _submit_all(
         with _skipping(skipped, series_id):
             wanted.append(_new_request(core, series_id, wish, user))
     # One write for all: the list is as long as what waits, and each of them finds itself listed.
-    list_series_open(core, *(request.series for request in wanted))
+    announce_open(core, *map(submitted, wanted))
     for request in wanted:
         with _skipping(skipped, request.series):
             done.append(_record(core, request, wish))
@@ -227,7 +227,7 @@ def _record(core: Core, request: AnalysisRequest, wish: Wish) -> Submitted:
     """
     now = core.clock.now()
     request = submitted(replace(request, created=now, updated=now))
-    list_series_open(core, request.series)
+    announce_open(core, request)
     outcome: list[Submitted] = []
 
     def on_state(state: SeriesState) -> SeriesState:
@@ -241,6 +241,8 @@ def _record(core: Core, request: AnalysisRequest, wish: Wish) -> Submitted:
     submission = outcome[-1]
     if submission.created:
         audit_change(core, None, submission.request)
+    else:
+        core.copies.drop(request.request_id)
     return submission
 
 

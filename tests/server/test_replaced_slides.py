@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ import pytest
 from clam_core.run import EncoderTurn
 from clam_core.slides import Pixels, Slide, WsiDicomSlide
 from tests.support.odd_dicom import COLUMNS, HEIGHT, ROWS, TILE, WIDTH, write_slide
-from tests.support.orthanc_server import OrthancServer, store_file
+from tests.support.orthanc_server import OrthancServer, merge, store_file
 from tests.support.ranges_server import claim_of
 from tests.support.slide_reading import settings_for
 from tests.support.worker_process import wait_until_ended
@@ -228,3 +229,20 @@ def test_a_slide_that_is_deleted_in_mid_read_ends_its_request_and_not_the_worker
         assert_ends_with(server, following, other)
     assert server.get(f"/pathology/requests/{request_id}").status_code == 410
     assert analyzer.slides == 2
+
+
+def test_a_request_whose_slide_is_overwritten_while_the_plugin_sees_nothing_is_answered(
+    tmp_path: Path,
+) -> None:
+    first, second = two_of_one_name(tmp_path)
+    with OrthancServer(overrides={"OverwriteInstances": True}) as server:
+        request_id = submit(server, store_file(server, first)["ParentSeries"])
+        enabled = server.configuration.read_text("utf-8")
+        disabled = merge(json.loads(enabled), {"Pathology": {"Enabled": False}})
+        server.configuration.write_text(json.dumps(disabled), "utf-8")
+        server.kill()
+        store_over(server, "", second)
+        server.configuration.write_text(enabled, "utf-8")
+        server.kill()
+        with working(server, DigestAnalyzer(lambda: None), tmp_path):
+            assert_ends_with(server, request_id, second)

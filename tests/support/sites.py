@@ -122,10 +122,20 @@ def settings_of(section: Mapping[str, Any] | None = None) -> Settings:
 
 
 class MemorySite:
-    """The router in process, on the gateway in memory, under a clock that stands still."""
+    """The router in process, on the gateway in memory, under a clock that stands still.
 
-    def __init__(self, section: Mapping[str, Any] | None = None) -> None:
-        self.gateway = MemoryGateway()
+    Parameters
+    ----------
+    section
+        Settings of the plugin besides `SECTION`.
+    orthanc
+        Orthanc's own.
+    """
+
+    def __init__(
+        self, section: Mapping[str, Any] | None = None, *, orthanc: Mapping[str, Any] | None = None
+    ) -> None:
+        self.gateway = MemoryGateway({"AuthenticationEnabled": True, **(orthanc or {})})
         self.clock = FakeClock()
         self.audit = RecordingAudit()
         self.warnings: list[str] = []

@@ -93,6 +93,7 @@ def test_a_section_is_read() -> None:
         ({"RulesProperty": 5000}, "Pathology.RulesProperty"),
         ({"UnpublishedProperty": 5001}, "Pathology.UnpublishedProperty"),
         ({"DrainProperty": 5001}, "Pathology.DrainProperty"),
+        ({"CopiesProperty": 5000}, "Pathology.CopiesProperty"),
         ({"Workers": ["a"], "Monitors": ["a"]}, "Pathology.Monitors"),
         ({"Workers": ["a:b"]}, "Pathology.Workers"),
         ({"Monitors": ["a:b"]}, "Pathology.Monitors"),
