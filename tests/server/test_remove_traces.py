@@ -98,6 +98,9 @@ def test_everything_goes_but_the_slides(used: Used) -> None:
         for slide in (used.analysed, used.waiting)
     }
     used.switch_the_plugin_off()
+    used.server.request(
+        "PUT", f"/series/{used.analysed.series}/attachments/5002", data=b"a damaged archive"
+    ).raise_for_status()
 
     said = used.remove()
     assert (said.returncode, "would remove" in said.stdout, len(used.kept())) == (0, True, 3)
