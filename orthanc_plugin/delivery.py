@@ -127,7 +127,7 @@ def publishing(request: AnalysisRequest, delivery: Delivery, now: float) -> Anal
         record=delivery.record,
         outputs=delivery.outputs,
         summary=delivery.summary,
-        flags=tuple(dict.fromkeys((*request.flags, *delivery.flags))),
+        flags=delivery.flags,  # what was said of a slide or a result before is not true of this one
         grants=with_last_grant(
             request, confirmed=True, outcome=values.DELIVERED, body_sha256=delivery.body_sha256
         ),

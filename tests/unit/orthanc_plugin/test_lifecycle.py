@@ -280,6 +280,13 @@ def test_a_request_covers_new_content_of_its_slide_while_it_will_still_take_it(
     assert lifecycle.same_wish(request_of_f, a_request(fingerprint="g")) is covers_g
 
 
+def test_a_result_of_a_slide_that_was_replaced_before_is_not_said_to_be_of_the_former() -> None:
+    waiting = lifecycle.source_replaced(a_request(), "g", NOW)
+    assert waiting.flags == (values.SOURCE_REPLACED,)
+    done = delivery.publishing(working(waiting), replace(a_delivery(), flags=(values.UNAPPROVED_MODEL,)), NOW)
+    assert done.flags == (values.UNAPPROVED_MODEL,)
+
+
 def test_a_result_that_went_with_its_slide_stands_for_nothing() -> None:
     done = delivery.completed(delivered(), (), NOW)
     assert lifecycle.counts_as_repeat(done)
