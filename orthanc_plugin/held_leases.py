@@ -60,7 +60,9 @@ class HeldLeases:
         """Forget a lease where there is one."""
         if self._leases.pop(request_id, None) is not None:
             self._live.pop(request_id, None)
-            del self._request_of[self._token_of.pop(request_id)]
+            token = self._token_of.pop(request_id)
+            if self._request_of.get(token) == request_id:  # a token may have been used for two
+                del self._request_of[token]
 
     def renew(self, request_id: str, fence: int, expires_at: float, live: Live) -> bool:
         """Give a lease more time, and keep what its heartbeat said; tell whether that is news."""

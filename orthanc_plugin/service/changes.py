@@ -28,12 +28,14 @@ def series_deleted(core: Core, series_id: str) -> None:
     Raises
     ------
     StorageError, ApiError
-        Where Orthanc fails.
+        Where Orthanc fails; tried again later.
     """
+    known = core.index.state(series_id)
+    lost = core.replaced_unwritten.get(series_id) or (None if known is None else core.index.whole(known))
+    if lost is not None and lost.requests:
+        core.replaced_unwritten[series_id] = lost  # until it is done with: Orthanc may fail meanwhile
     if core.gateway.series(series_id) is not None:
-        known = core.index.state(series_id)
-        lost = None if known is None else core.index.whole(known)
-        _carry_over(core, core.replaced_unwritten.get(series_id) or lost)
+        _carry_over(core, lost)
         return
     _enter_withdrawn(core, core.index.state(series_id))
     state = core.store.forget(series_id)
@@ -71,7 +73,7 @@ def series_created(core: Core, series_id: str) -> None:
 
 
 def carry_over_unwritten(core: Core, series_id: str) -> None:
-    """Give a series that was stored again its requests back, where that has not been done or did not work.
+    """Do for a series that was deleted, or stored again, what has not been done or did not work.
 
     Raises
     ------
@@ -103,7 +105,6 @@ def _carry_over(core: Core, lost: SeriesState | None) -> None:
     if lost is None or not lost.requests:
         return
     series_id = lost.series_id
-    core.replaced_unwritten[series_id] = lost
     if not _is_whole(core, lost):
         if any(request.is_open for request in lost.requests):
             list_series_open(core, series_id)

@@ -70,7 +70,7 @@ def _carry_over(core: Core, series_id: str) -> None:
     try:
         carry_over_unwritten(core, series_id)
     except (StorageError, ApiError) as error:
-        core.warn(f"The requests of series {series_id}, stored again, are written later: {error}")
+        core.warn(f"The requests of series {series_id}, deleted or stored again, are seen to later: {error}")
 
 
 def _publish(core: Core, request_id: str) -> None:

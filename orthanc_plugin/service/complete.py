@@ -98,7 +98,7 @@ def _is_repeat(request: AnalysisRequest, proof: LeaseProof, body_sha256: str) ->
         return False
     if grant.body_sha256 != body_sha256:
         raise ApiError(409, "already_completed", "This lease has delivered something else already.")
-    if grant.outcome == values.SERIES_CHANGED:
+    if grant.outcome in {values.SERIES_CHANGED, values.SOURCE_REPLACED}:
         raise _series_changed()
     return True
 

@@ -46,6 +46,19 @@ def test_a_repeated_claim_finds_its_lease(queue: Queue) -> None:
     assert (second.request_id, second.fence) == (first.request_id, first.fence)
 
 
+def test_a_token_that_was_used_for_two_requests_breaks_neither(queue: Queue, site: Site) -> None:
+    token = new_token()
+    queue.submitted()
+    first = queue.claim(token=token)
+    first.heartbeat()
+    site.pass_time(2.1)
+    queue.submitted(priority=5)
+    second = queue.claim(token=token)
+    assert second.request_id != first.request_id
+    assert first.heartbeat().status == 200
+    assert [lease.complete().status for lease in (second, first)] == [200, 200]
+
+
 def test_higher_priority_goes_first_then_age(queue: Queue, site: Site) -> None:
     low, high, later = queue.submitted(), queue.submitted(priority=10), queue.submitted(priority=10)
     order = [queue.claim(f"{queue.model}-{number}").request_id for number in range(3)]

@@ -47,7 +47,8 @@ class Delivery:
         self._body = lease.body(*(named(name, content) for name, content in files.items()))
 
     def complete(self) -> int:
-        return self._lease.send(self._body).status
+        self.last = self._lease.send(self._body)
+        return self.last.status
 
 
 def deliver(queue: Queue, slide: Slide, results: int = 1) -> Delivery:
@@ -157,6 +158,19 @@ def test_a_slide_stored_again_after_publishing_was_interrupted_takes_its_result_
     site.pass_time(10)
     assert queue.status(delivery.request_id) == "pending"
     assert not others(site, slide)
+
+
+def test_a_result_that_went_with_its_slide_is_not_said_to_have_arrived(
+    site: MemorySite, queue: Queue, slide: Slide
+) -> None:
+    delivery = deliver(queue, slide)
+    site.gateway.fail_next("store_instance")
+    assert delivery.complete() == 503
+    site.overwrite(slide)
+    assert delivery.complete() == 409
+    assert delivery.last.json["code"] == "series_changed"
+    assert queue.claim("another").complete().status == 200
+    assert delivery.complete() == 409
 
 
 def test_the_new_analysis_of_a_slide_stored_again_may_have_the_uids_of_the_first(

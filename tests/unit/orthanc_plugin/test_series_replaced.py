@@ -102,6 +102,17 @@ def test_requests_whose_carrying_over_failed_are_carried_over_later(
     assert queue.get(lease.request_id)["flags"][-1] == "source_replaced"
 
 
+def test_a_deletion_that_could_not_be_looked_into_is_seen_to_later(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    request_id = queue.completed(slide).request_id
+    site.gateway.delete_series(slide.series)
+    site.gateway.fail_next("series")
+    _quietly(lambda: series_deleted(site.application.core, slide.series))
+    assert queue.status(request_id) == "completed"
+    site.pass_time(10)
+    assert site.call("GET", f"/pathology/requests/{request_id}").status == 410
+
+
 def _quietly(action: Callable[[], Any]) -> None:
     with contextlib.suppress(PluginError):
         action()
