@@ -24,9 +24,9 @@ class Stored:
 class Unpublished:
     """DICOM series that may have been stored for requests which are not completed, in one global property.
 
-    They are entered before the first of them is stored, and taken off when the request is completed or they
-    are deleted. What has to be deleted is thus known whatever happens in between to the process, and to the
-    slide, with which the request itself goes.
+    They are entered before the first of them is stored, and once more before a result is withdrawn, and taken
+    off when the request is completed or they are deleted. What has to be deleted is thus known whatever
+    happens in between to the process, and to the slide, with which the request itself goes.
     """
 
     def __init__(self, gateway: Gateway, number: int, warn: Callable[[str], None]) -> None:

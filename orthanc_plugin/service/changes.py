@@ -37,7 +37,6 @@ def series_deleted(core: Core, series_id: str) -> None:
     if core.gateway.series(series_id) is not None:
         _carry_over(core, lost)
         return
-    _enter_withdrawn(core, core.index.state(series_id))
     state = core.store.forget(series_id)
     state = core.replaced_unwritten.pop(series_id, state)
     if state is None or not state.requests:
@@ -49,13 +48,6 @@ def series_deleted(core: Core, series_id: str) -> None:
         event = Event(core.clock.now(), "source_deleted", "", request.status)
         core.audit.write(event, request_id=request.request_id, series=series_id)
     core.claims.assign()
-
-
-def _enter_withdrawn(core: Core, state: SeriesState | None) -> None:
-    """Let it be known which DICOM series of withdrawn results are still to be deleted."""
-    for request in () if state is None else state.requests:
-        if request.status == values.WITHDRAWN and request.outputs:
-            core.unpublished.add(request)
 
 
 def series_created(core: Core, series_id: str) -> None:

@@ -46,7 +46,16 @@ def withdraw(core: Core, request_id: str, user: str, reason: str) -> AnalysisReq
     ApiError
         409 where there is no result, 503 where Orthanc fails (what is left is deleted later).
     """
-    change_request(core, request_id, lambda item: withdrawn(item, user, reason, core.clock.now()))
+
+    def change(item: AnalysisRequest) -> AnalysisRequest:
+        return withdrawn(item, user, reason, core.clock.now())
+
+    try:
+        # What is to be deleted stays known where the slide goes meanwhile, and the request with it.
+        core.unpublished.add(change(find(core, request_id)))
+    except StorageError as error:
+        raise unavailable(error) from error
+    change_request(core, request_id, change)
     try:
         delete_result(core, request_id)
     except (StorageError, ApiError) as error:

@@ -254,17 +254,30 @@ def test_what_could_not_be_deleted_of_a_withdrawn_result_is_deleted_later(
     assert not others(site, slide)
 
 
+@pytest.mark.parametrize("is_heard_of", [True, False])
 def test_a_withdrawn_result_that_could_not_be_deleted_goes_after_its_slide_as_well(
-    site: MemorySite, queue: Queue, slide: Slide
+    site: MemorySite, queue: Queue, slide: Slide, is_heard_of: bool
 ) -> None:
     delivery = deliver(queue, slide)
     delivery.complete()
     site.gateway.fail_next("delete_series")
     queue.decide(delivery.request_id, "withdraw", reason="wrong slide")
-    site.delete(slide)
+    site.gateway.delete_series(slide.series)
+    if is_heard_of:
+        series_deleted(site.application.core, slide.series)
     site.restart(kill=True)
     site.pass_time(10)
     assert not others(site, slide)
+
+
+def test_nothing_is_withdrawn_that_could_not_be_entered(site: MemorySite, queue: Queue, slide: Slide) -> None:
+    delivery = deliver(queue, slide)
+    delivery.complete()
+    site.gateway.fail_next("set_global_property")
+    assert queue.decide(delivery.request_id, "withdraw", reason="wrong slide").status == 503
+    assert queue.status(delivery.request_id) == "completed"
+    site.pass_time(10)
+    assert others(site, slide)
 
 
 def test_a_result_that_orthanc_refuses_does_not_keep_the_others(
