@@ -119,6 +119,7 @@ def _look(core: Core, mark: str) -> tuple[str, bool]:
         # future was dated before the clock was set back.
         if not series.is_stable or settled < series.last_update <= now:
             is_all_settled = False
+            left.append(series.last_update)
         elif _is_done(core, series):
             seen.append(series.last_update)
         else:

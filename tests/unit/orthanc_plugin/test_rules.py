@@ -267,6 +267,22 @@ def test_a_slide_dated_ahead_takes_the_mark_no_further_than_now() -> None:
     assert late.series in {request.series for request in arrivals.requests()}
 
 
+def test_a_slide_that_settles_past_midnight_is_not_passed_over_for_one_dated_ahead() -> None:
+    arrivals = Arrivals()
+    clock = arrivals.site.clock
+    clock.advance(86400 - clock.now() % 86400 - 30)
+    late = arrivals.slide()
+    clock.shift(86400)
+    arrivals.slide()
+    clock.shift(-86400)
+    clock.advance(40)
+    arrivals.sweep()
+    assert late.series not in {request.series for request in arrivals.requests()}
+    clock.advance(100)
+    arrivals.sweep()
+    assert late.series in {request.series for request in arrivals.requests()}
+
+
 def test_a_slide_dated_ahead_by_a_wrong_clock_does_not_wait_for_that_date() -> None:
     arrivals = Arrivals()
     arrivals.site.clock.shift(5 * 86400)
