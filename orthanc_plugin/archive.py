@@ -7,10 +7,12 @@ Memory knows them like all others. One that changes comes back into the state wi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from .codec import DamagedError, SeriesState, decode_archive, encode_archive, encode_state
 from .damaged import set_aside
+from .errors import StorageError
 from .gateway import Gateway
 from .index import place_of
 from .lifecycle import is_to_be_deleted
@@ -101,14 +103,24 @@ class Archive:
             f"It is kept as attachment {number}; no files of results are deleted there."
         )
 
-    def write(self, series_id: str, *parts: Iterable[AnalysisRequest]) -> None:
-        """Write what the archive is to hold; of a request in several parts the last one counts.
+    def write(
+        self, series_id: str, held: Sequence[AnalysisRequest], folded: Sequence[AnalysisRequest]
+    ) -> None:
+        """Write what the archive is to hold: what it held, and what has left the state now.
 
         Raises
         ------
         StorageError
-            Where Orthanc fails.
+            Where Orthanc fails; the archive is what it was then, as far as Orthanc lets it.
         """
-        latest = {request.request_id: request for part in parts for request in part}
-        content = encode_archive(tuple(latest.values()))
-        self._gateway.put_attachment(series_id, self._number, content)
+        latest = {request.request_id: request for request in (*held, *folded)}
+        try:
+            self._put(series_id, latest.values())
+        except StorageError:
+            if held:  # a full disk cuts off what is written, and has room for what was there before
+                with suppress(StorageError):
+                    self._put(series_id, held)
+            raise
+
+    def _put(self, series_id: str, requests: Iterable[AnalysisRequest]) -> None:
+        self._gateway.put_attachment(series_id, self._number, encode_archive(tuple(requests)))

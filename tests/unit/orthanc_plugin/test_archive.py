@@ -203,6 +203,24 @@ def test_nothing_is_lost_when_a_write_that_folds_is_in_doubt(site: MemorySite, q
     assert queue.status(oldest) == "cancelled"
 
 
+def test_the_archive_is_put_back_where_a_full_disk_cut_the_next_one_off(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, put = archived_result(site, queue, slide := site.new_slide()), site.gateway.put_attachment
+    last = queue.submitted(slide, parameters={"n": "last"})
+    room = len(site.gateway.get_attachment(slide.series, ARCHIVE) or b"")
+
+    def put_on_a_full_disk(series: str, number: int, content: bytes) -> None:
+        put(series, number, content[:room])
+        if len(content) > room:
+            raise StorageError("Orthanc could not write it whole.")
+
+    monkeypatch.setattr(site.gateway, "put_attachment", put_on_a_full_disk)
+    assert queue.decide(last, "cancel").status == 503
+    site.restart(kill=True)
+    assert (queue.status(done), queue.status(last), site.warnings) == ("completed", "pending", [])
+
+
 def spoil(site: MemorySite, slide: Slide, *, gone: bool) -> bytes:
     content = site.gateway.get_attachment(slide.series, ARCHIVE) or b""
     site.gateway.delete_attachment(slide.series, ARCHIVE)
