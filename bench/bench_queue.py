@@ -178,17 +178,23 @@ Work = Callable[[int, list[int], float], Exchange]
 """What one of several connections does until a time: its number, and a list that grows by what is done."""
 
 
-def _run(work: Work, port: int, user: tuple[str, str], seconds: float) -> float:
+def _run(work: Work, port: int, user: tuple[str, str], seconds: float, connections: int) -> float:
     done: list[int] = []
     until = time.monotonic() + seconds
-    elapsed = drive(port, user, [work(number, done, until) for number in range(CONNECTIONS)])
+    elapsed = drive(port, user, [work(number, done, until) for number in range(connections)])
     return len(done) / elapsed
 
 
-def rate(work: Work, server: OrthancServer, user: tuple[str, str], seconds: float) -> float:
+def rate(
+    work: Work,
+    server: OrthancServer,
+    user: tuple[str, str],
+    seconds: float,
+    connections: int = CONNECTIONS,
+) -> float:
     """Return how often several connections together get something done in a second."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_run, work, server.port, user, seconds).result()
+        return pool.submit(_run, work, server.port, user, seconds, connections).result()
 
 
 def calls_rate(server: OrthancServer, series: list[str], seconds: float) -> float:
