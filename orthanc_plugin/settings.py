@@ -3,32 +3,21 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from . import setting_values as read
 from .arrival import ArrivalRule
 from .errors import SettingsError
+from .setting_values import PermittedModel
 from .webhook_client import Endpoint
 
 _SECTION = "Pathology"
 _FIRST_USER_NUMBER = 1024
 _LAST_USER_NUMBER = 65535
 _DEFAULT_HTTP_THREADS = 50
-
-
-@dataclass(frozen=True)
-class PermittedModel:
-    """A model that the site allows; `version` and `sha256` restrict it further where they are given."""
-
-    name: str
-    version: str | None = None
-    sha256: str | None = None
-    is_default: bool = False
-    enabled: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,199 +91,6 @@ class Settings:
     webhook: Endpoint | None = None
 
 
-def _bool(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise SettingsError(f"{key} must be true or false, not {value!r}.")
-    return value
-
-
-def _text(key: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise SettingsError(f"{key} must be a non-empty string, not {value!r}.")
-    return value
-
-
-def _names(key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise SettingsError(f'{key} must be a list of strings such as ["lab"], not {value!r}.')
-    return tuple(_text(f"{key}[{position}]", item) for position, item in enumerate(value))
-
-
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?")
-_DEFAULT_PORTS = frozenset({("http", ":80"), ("https", ":443")})
-
-
-def _origins(key: str, value: Any) -> tuple[str, ...]:
-    """Return origins, each as a browser writes it: any other way of writing one would never be met."""
-    origins = _names(key, value)
-    for position, origin in enumerate(origins):
-        parts = _ORIGIN.fullmatch(origin)
-        if parts is None or parts.groups() in _DEFAULT_PORTS:
-            raise SettingsError(
-                f"{key}[{position}] must be an origin as browsers send it, such as "
-                "https://viewer.example.org: scheme and host in lower case, a port only where it is not the "
-                f"usual one, nothing after it; not {origin!r}."
-            )
-    return origins
-
-
-_HEADERS_OF_CLIENTS = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "accept-language",
-        "authorization",
-        "connection",
-        "content-length",
-        "content-type",
-        "cookie",
-        "host",
-        "origin",
-        "proxy-authorization",
-        "referer",
-        "user-agent",
-    }
-)
-
-
-def _user_header(key: str, value: Any) -> str:
-    name = _text(key, value).lower()
-    if name in _HEADERS_OF_CLIENTS or re.fullmatch(r"[a-z0-9!#$%&'*+.^_`|~-]+", name) is None:
-        raise SettingsError(
-            f"{key} must be the name of a header that the proxy adds, such as X-Remote-User, not {value!r}."
-        )
-    return name
-
-
-def _whole(low: int, high: int) -> Callable[[str, Any], int]:
-    def check(key: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise SettingsError(f"{key} must be a whole number from {low} to {high}, not {value!r}.")
-        return value
-
-    return check
-
-
-def _seconds(low: float, high: float) -> Callable[[str, Any], float]:
-    def check(key: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise SettingsError(f"{key} must be a number of seconds from {low:g} to {high:g}, not {value!r}.")
-        return float(value)
-
-    return check
-
-
-def _sha256(key: str, value: Any) -> str:
-    text = _text(key, value).lower()
-    if len(text) != 64 or set(text) - set("0123456789abcdef"):
-        raise SettingsError(f"{key} must be a SHA-256 as 64 hexadecimal digits, not {value!r}.")
-    return text
-
-
-_MODEL_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
-    "Name": ("name", _text),
-    "Version": ("version", _text),
-    "Sha256": ("sha256", _sha256),
-    "Default": ("is_default", _bool),
-    "Enabled": ("enabled", _bool),
-}
-
-
-def _model(key: str, value: Any) -> PermittedModel:
-    if not isinstance(value, dict) or "Name" not in value:
-        raise SettingsError(f'{key} must be an object with at least "Name", not {value!r}.')
-    return PermittedModel(**_checked(key, value, _MODEL_KEYS))
-
-
-def _models(key: str, value: Any) -> tuple[PermittedModel, ...]:
-    if not isinstance(value, list):
-        raise SettingsError(f"{key} must be a list of models, not {value!r}.")
-    models = tuple(_model(f"{key}[{position}]", item) for position, item in enumerate(value))
-    if sum(model.is_default for model in models) > 1:
-        raise SettingsError(f"{key} may name only one model as Default.")
-    return models
-
-
-def _patterns(key: str, value: Any) -> tuple[str, ...]:
-    return _names(key, value) if isinstance(value, list) else (_text(key, value),)
-
-
-def _match(key: str, value: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    if not isinstance(value, dict) or not value:
-        raise SettingsError(
-            f'{key} must be an object such as {{"BodyPartExamined": "MOUTH"}}, not {value!r}.'
-        )
-    for name in value:
-        if re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", name) is None:
-            raise SettingsError(f"{key}: {name!r} is no keyword of a DICOM tag, nor Stain, nor RemoteAET.")
-    return tuple((name, _patterns(f"{key}.{name}", given)) for name, given in value.items())
-
-
-_RULE_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
-    "Name": ("name", _text),
-    "Match": ("match", _match),
-    "Model": ("model", _text),
-    "Version": ("model_version", _text),
-    "Priority": ("priority", _whole(-100, 100)),
-}
-
-
-def _rule(key: str, value: Any) -> ArrivalRule:
-    if not isinstance(value, dict) or not {"Match", "Model"} <= value.keys():
-        raise SettingsError(f'{key} must be an object with at least "Match" and "Model", not {value!r}.')
-    checked = _checked(key, value, _RULE_KEYS)
-    return ArrivalRule(**{"name": checked["model"], **checked})
-
-
-def _rules(key: str, value: Any) -> tuple[ArrivalRule, ...]:
-    if not isinstance(value, list):
-        raise SettingsError(f"{key} must be a list of rules, not {value!r}.")
-    return tuple(_rule(f"{key}[{position}]", item) for position, item in enumerate(value))
-
-
-def _address(key: str, value: Any) -> str:
-    """Return the webhook's address; it may hold a secret itself and is not quoted."""
-    text = _text(key, value) if isinstance(value, str) else ""
-    try:
-        parts = urlsplit(text)
-        fits = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-        (parts.hostname or "").encode("idna")
-    except ValueError:  # a port that is no number, a host with an empty label
-        fits = False
-    if not fits or parts.username is not None or parts.fragment or re.fullmatch(r"[!-~]+", text) is None:
-        raise SettingsError(
-            f"{key} must be an address such as https://lis.example.org/pathology: http or https, a host, no "
-            "user name in it."
-        )
-    return text
-
-
-def _signing_key(key: str, value: Any) -> bytes:
-    """Return the secret's bytes; it is never quoted."""
-    text = value.removeprefix("whsec_") if isinstance(value, str) else ""
-    try:
-        decoded = base64.b64decode(text, validate=True)
-    except ValueError:
-        decoded = b""
-    if not 24 <= len(decoded) <= 64:
-        raise SettingsError(
-            f"{key} must be 24 to 64 random bytes in Base64; make one with: openssl rand -base64 32"
-        )
-    return decoded
-
-
-_WEBHOOK_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
-    "Url": ("url", _address),
-    "Secret": ("key", _signing_key),
-}
-
-
-def _webhook(key: str, value: Any) -> Endpoint:
-    if not isinstance(value, dict) or not _WEBHOOK_KEYS.keys() <= value.keys():
-        raise SettingsError(f'{key} must be an object with "Url" and "Secret".')
-    return Endpoint(**_checked(key, value, _WEBHOOK_KEYS))
-
-
 def _runs_permitted_models(settings: Settings) -> bool:
     if settings.models is None:
         return True
@@ -302,48 +98,36 @@ def _runs_permitted_models(settings: Settings) -> bool:
     return all(rule.model in names for rule in settings.rules)
 
 
-_number = _whole(_FIRST_USER_NUMBER, _LAST_USER_NUMBER)
-_KEYS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
-    "Enabled": ("enabled", _bool),
-    "Workers": ("workers", _names),
-    "Monitors": ("monitors", _names),
-    "AllowedOrigins": ("allowed_origins", _origins),
-    "TrustedUserHeader": ("trusted_user_header", _user_header),
-    "Models": ("models", _models),
+_number = read.whole(_FIRST_USER_NUMBER, _LAST_USER_NUMBER)
+_KEYS: Mapping[str, tuple[str, read.Reader]] = {
+    "Enabled": ("enabled", read.truth),
+    "Workers": ("workers", read.names),
+    "Monitors": ("monitors", read.names),
+    "AllowedOrigins": ("allowed_origins", read.origins),
+    "TrustedUserHeader": ("trusted_user_header", read.user_header),
+    "Models": ("models", read.models),
     "MetadataNumber": ("metadata_number", _number),
     "ArchiveAttachment": ("archive_number", _number),
     "DamagedMetadataNumber": ("damaged_number", _number),
     "FirstAttachment": ("first_attachment", _number),
     "GlobalProperty": ("global_property", _number),
     "UnpublishedProperty": ("unpublished_property", _number),
-    "Rules": ("rules", _rules),
+    "Rules": ("rules", read.rules),
     "RulesProperty": ("rules_property", _number),
     "DrainProperty": ("drain_property", _number),
     "CopiesProperty": ("copies_property", _number),
-    "LeaseSeconds": ("lease_s", _seconds(1, 3600)),
-    "HeartbeatSeconds": ("heartbeat_s", _seconds(0.2, 1200)),
-    "ConfirmSeconds": ("confirm_s", _seconds(0.5, 600)),
-    "RetrySeconds": ("retry_s", _seconds(0, 3600)),
-    "AllowTokenless": ("allow_tokenless", _bool),
-    "MaxAttempts": ("max_attempts", _whole(1, 20)),
-    "ClaimWaiters": ("claim_waiters", _whole(0, 200)),
-    "PageWaiters": ("page_waiters", _whole(0, 200)),
-    "Audit": ("audit", _text),
-    "Source": ("source_url", _text),
-    "Webhook": ("webhook", _webhook),
+    "LeaseSeconds": ("lease_s", read.seconds(1, 3600)),
+    "HeartbeatSeconds": ("heartbeat_s", read.seconds(0.2, 1200)),
+    "ConfirmSeconds": ("confirm_s", read.seconds(0.5, 600)),
+    "RetrySeconds": ("retry_s", read.seconds(0, 3600)),
+    "AllowTokenless": ("allow_tokenless", read.truth),
+    "MaxAttempts": ("max_attempts", read.whole(1, 20)),
+    "ClaimWaiters": ("claim_waiters", read.whole(0, 200)),
+    "PageWaiters": ("page_waiters", read.whole(0, 200)),
+    "Audit": ("audit", read.text),
+    "Source": ("source_url", read.text),
+    "Webhook": ("webhook", read.webhook),
 }
-
-
-def _checked(
-    where: str, section: Mapping[str, Any], keys: Mapping[str, tuple[str, Callable[[str, Any], Any]]]
-) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in section.items():
-        if key not in keys:
-            raise SettingsError(f"{where}.{key} is no setting; the settings are {', '.join(sorted(keys))}.")
-        name, check = keys[key]
-        values[name] = check(f"{where}.{key}", value)
-    return values
 
 
 @dataclass(frozen=True)
@@ -422,7 +206,7 @@ def read_settings(configuration: Mapping[str, Any]) -> Settings:
     section = configuration.get(_SECTION, {})
     if not isinstance(section, dict):
         raise SettingsError(f"{_SECTION} must be an object, not {section!r}.")
-    settings = Settings(**_checked(_SECTION, section, _KEYS))
+    settings = Settings(**read.checked(_SECTION, section, _KEYS))
     for rule in _RULES:
         if not rule.holds(settings):
             raise SettingsError(rule.sentence)

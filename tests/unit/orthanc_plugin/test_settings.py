@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.errors import SettingsError
-from orthanc_plugin.settings import PermittedModel, Settings, doubts, read_settings
+from orthanc_plugin.setting_values import PermittedModel
+from orthanc_plugin.settings import Settings, doubts, read_settings
 
 WEBHOOK = {"Url": "https://lis.example.org/hook", "Secret": "whsec_" + "QUJD" * 11}
 
