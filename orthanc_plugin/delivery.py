@@ -147,9 +147,6 @@ def completed(
     """Finish a request whose DICOM results are stored, but for those that Orthanc has `refused`."""
     if request.status != values.PUBLISHING:
         return request
-    flags = request.flags
-    if refused:
-        flags = tuple(dict.fromkeys((*flags, values.DICOM_RESULTS_REFUSED)))
     return changed(
         request,
         now,
@@ -158,5 +155,5 @@ def completed(
         "; ".join(refused),
         status=values.COMPLETED,
         outputs=outputs,
-        flags=flags,
+        flags=(*request.flags, values.DICOM_RESULTS_REFUSED) if refused else request.flags,
     )
