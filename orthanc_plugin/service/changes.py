@@ -13,7 +13,7 @@ from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.lifecycle import source_replaced
 from orthanc_plugin.store import artifact_numbers, record_numbers
-from orthanc_plugin.values import AnalysisRequest, Event
+from orthanc_plugin.values import AnalysisRequest, Event, replaced
 
 from .core import Core, list_series_open
 
@@ -37,17 +37,33 @@ def series_deleted(core: Core, series_id: str) -> None:
     if core.gateway.series(series_id) is not None:
         _carry_over(core, lost)
         return
-    state = core.store.forget(series_id)
-    state = core.replaced_unwritten.pop(series_id, state)
-    if state is None or not state.requests:
+    state = core.store.forget(series_id) or SeriesState(series_id, core.settings.first_attachment)
+    state = _with_earlier(state, core.replaced_unwritten.pop(series_id, None))
+    if not state.requests:
         return
-    core.replaced[series_id] = (state, core.clock.monotonic())
+    before = _deleted_before(core, series_id)
+    core.replaced[series_id] = (_with_earlier(state, before), core.clock.monotonic())
     while len(core.replaced) > _REMEMBERED:
         del core.replaced[next(iter(core.replaced))]
     for request in state.requests:
         event = Event(core.clock.now(), "source_deleted", "", request.status)
         core.audit.write(event, request_id=request.request_id, series=series_id)
     core.claims.assign()
+
+
+def _deleted_before(core: Core, series_id: str) -> SeriesState | None:
+    """Return what went with a series a moment ago, where the plugin has not heard that it came back."""
+    state, deleted_at = core.replaced.pop(series_id, (None, 0.0))
+    return state if core.clock.monotonic() - deleted_at <= _REPLACED_WITHIN_S else None
+
+
+def _with_earlier(state: SeriesState, earlier: SeriesState | None) -> SeriesState:
+    """Return a state with the requests that only an earlier one of its series has."""
+    if earlier is None:
+        return state
+    former = tuple(request for request in earlier.requests if state.find(request.request_id) is None)
+    number = max(earlier.next_number, state.next_number)
+    return replaced(state, next_number=number, requests=(*former, *state.requests))
 
 
 def series_created(core: Core, series_id: str) -> None:
@@ -58,8 +74,8 @@ def series_created(core: Core, series_id: str) -> None:
     StorageError, ApiError
         Where Orthanc fails.
     """
-    state, deleted_at = core.replaced.pop(series_id, (None, 0.0))
-    if state is not None and core.clock.monotonic() - deleted_at <= _REPLACED_WITHIN_S:
+    state = _deleted_before(core, series_id)
+    if state is not None:
         core.replaced_unwritten[series_id] = state
     carry_over_unwritten(core, series_id)
 

@@ -224,3 +224,20 @@ def test_no_dicom_result_stays_of_a_slide_stored_again_while_it_was_published(
     publish(site.application.core, request_id)
     assert queue.status(request_id) == "pending"
     assert site.series_ids() == {slide.series}
+
+
+def test_a_slide_deleted_twice_before_its_return_is_heard_of_keeps_all_its_requests(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    older = queue.submitted(slide)
+    site.delete(slide)
+    store_again(site, slide)
+    newer = queue.submitted(slide, parameters={"a": 1})
+    site.delete(slide)
+    store_again(site, slide)
+    series_created(site.application.core, slide.series)
+
+    site.restart(kill=True)
+    assert queue.status(older) == "pending"
+    assert queue.status(newer) == "pending"
