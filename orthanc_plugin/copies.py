@@ -58,7 +58,7 @@ class Copies:
             self._write({**wanted, **self._copies()})
 
     def drop(self, request_id: str) -> None:
-        """Drop the copy of a request that was not written.
+        """Drop the copy of a request that was not written, or has ended, where there is one.
 
         Raises
         ------

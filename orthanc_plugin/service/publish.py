@@ -77,6 +77,8 @@ def delete_unpublished(core: Core, request_id: str) -> None:
         if request.status == values.PUBLISHING:
             return
         if request.status == values.COMPLETED:
+            # First: by a copy the request could be analysed anew, and these results would be in the way.
+            core.copies.drop(request_id)
             kept = {output.series_instance_uid for output in request.outputs}
     for uid in stored.series_instance_uids:
         if uid not in kept:

@@ -20,7 +20,7 @@ def load_open(core: Core) -> None:
         Where Orthanc cannot read what it keeps beside the series: open ones, copies, drained workers.
     """
     core.workers.recall_drained()
-    for series_id in core.listed.read():
+    for series_id in {**dict.fromkeys(core.listed.read()), **core.copies.of_series()}:
         _load(core, series_id)
     find_lost(core)
     core.ready.open_known.set()

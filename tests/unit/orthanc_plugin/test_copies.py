@@ -8,8 +8,10 @@ from itertools import count
 
 import pytest
 
+from orthanc_plugin.errors import StorageError
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import MemorySite, Slide
+from tests.support.tiny_dicom import tiny_result
 
 
 @pytest.fixture
@@ -131,6 +133,47 @@ def test_what_was_never_accepted_is_not_found_by_its_copy(site: MemorySite, queu
     assert len(copied(site)) == 2
     site.restart(kill=True)
     assert [request.request_id for request in site.application.core.index.snapshot()] == [accepted]
+
+
+def test_nor_is_it_where_its_slide_is_not_listed_as_one_with_open_requests(
+    site: MemorySite, queue: Queue
+) -> None:
+    finished = queue.completed(slide := site.new_slide()).request_id
+    site.gateway.fail_next("set_global_property", after=True)
+    assert queue.submit(slide, parameters={"a": 1}).status == 503
+    left = site.gateway.get_global_property(5004) or ""
+    site.pass_time(61)
+    site.gateway.set_global_property(5004, left)
+    site.restart(kill=True)
+    assert [request.request_id for request in site.application.core.index.snapshot()] == [finished]
+
+
+def test_a_request_with_dicom_results_is_copied_no_longer_than_it_is_open(
+    site: MemorySite, queue: Queue
+) -> None:
+    queue.submitted(slide := site.new_slide())
+    report = tiny_result(slide.study_uid)
+    lease = queue.claim()
+    lease.put("report.dcm", report, "application/dicom")
+    assert lease.complete(named("report.dcm", report)).status == 200
+    assert copied(site) == set()
+
+
+def test_dicom_results_that_were_completed_are_not_in_the_way_of_a_request_found_again(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(request_id: str) -> None:
+        raise StorageError("Orthanc was killed here.")
+
+    request_id = queue.submitted(slide := site.new_slide())
+    report = tiny_result(slide.study_uid)
+    monkeypatch.setattr(site.application.core.copies, "drop", killed)
+    for _ in range(2):
+        lease = queue.claim()
+        lease.put("report.dcm", report, "application/dicom")
+        assert lease.complete(named("report.dcm", report)).status == 200
+        assert queue.status(request_id) == "completed"
+        store_again_unseen(site, slide)
 
 
 def test_nothing_is_accepted_whose_copy_cannot_be_written(site: MemorySite, queue: Queue) -> None:
