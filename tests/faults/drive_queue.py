@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from unittest.mock import patch
 
-from tests.support.queue_driver import BrokenPromiseError, QueueDriver, step
+from tests.support.queue_driver import QueueDriver, small_archive
+from tests.support.queue_promises import BrokenPromiseError
+from tests.support.queue_steps import step
 
 EPISODE_STEPS = 250
 """Long enough for every transition, short enough that a series holds few requests and a step stays cheap."""
@@ -57,16 +59,17 @@ def drive_episode(seed: int, steps: int = EPISODE_STEPS) -> Tally:
     ids = random.Random(seed)
     try:
         # The plugin's own random ids decide between requests of the same moment.
-        with patch("uuid.uuid4", lambda: uuid.UUID(int=ids.getrandbits(128))):
+        with small_archive(), patch("uuid.uuid4", lambda: uuid.UUID(int=ids.getrandbits(128))):
             driver = QueueDriver()
             for _ in range(steps):
                 step(driver, chance)
                 tally.steps += 1
-            driver.check_settled()
+            driver.settle()
     except BrokenPromiseError as broken:
         tally.broke(broken.kind, f"{broken} (seed {seed}, step {tally.steps})")
-    tally.results = len(driver.promises.results)
-    tally.crashes = driver.crashes
+    tally.results = driver.counts.pop("results", 0)
+    tally.crashes = driver.counts.pop("crashes", 0)
+    tally.faults += driver.counts
     return tally
 
 

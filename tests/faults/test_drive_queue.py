@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.drive_queue import drive, drive_episode
-from tests.support.queue_driver import QueueDriver, require
+from tests.support.queue_driver import QueueDriver
+from tests.support.queue_promises import require
 
 
 def test_a_short_run_keeps_every_promise() -> None:

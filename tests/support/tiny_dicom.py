@@ -42,13 +42,13 @@ def tiny_slide(
     return _file(dataset)
 
 
-def tiny_result(study_uid: str, *, series_uid: str | None = None) -> bytes:
+def tiny_result(study_uid: str, *, series_uid: str | None = None, sop_uid: str | None = None) -> bytes:
     """Return a DICOM object of a result, with a nested sequence before its series' UID."""
     dataset = Dataset()
     dataset.PatientID = dataset.PatientName = f"TINY-{study_uid[-12:]}"
     dataset.StudyInstanceUID = study_uid
     dataset.SeriesInstanceUID = series_uid or generate_uid()
-    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, sop_uid or generate_uid()
     dataset.Modality = "SR"
     referenced, instance = Dataset(), Dataset()
     instance.ReferencedSOPInstanceUID = generate_uid()

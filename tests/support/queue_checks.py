@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The comparison of what was promised with what memory says and with what Orthanc holds."""
+
+from __future__ import annotations
+
+import hashlib
+
+from orthanc_plugin.store import named_numbers
+from orthanc_plugin.values import OPEN, SOURCE_REPLACED, AnalysisRequest, Artifact
+from tests.support.queue_orthanc import StruckSite
+from tests.support.queue_promises import Damage, Promises, require
+
+
+def check(site: StruckSite, promises: Promises) -> None:
+    """Compare what memory says with what was promised."""
+    core = site.application.core
+    if core.ready.unread:
+        return  # it says so, and answers 503
+    requests = {request.request_id: request for request in core.index.snapshot()}
+    expected = promises.expected()
+    require(expected <= requests.keys(), "lost", "an accepted request is gone")
+    for request_id in expected & promises.results.keys():
+        request = requests[request_id]
+        is_kept = request.status in {"publishing", "completed", "withdrawn"}
+        require(is_kept, "lost", f"a request with a result is {request.status}")
+        was_asked = request.status != "withdrawn" or request_id in promises.asked_back
+        require(was_asked, "lost", "a result was withdrawn that nobody withdrew")
+        is_same = request.fence == promises.results[request_id][0]
+        require(is_same, "superseded", "a result stands under another fence")
+    for request in requests.values():
+        require(0 <= request.attempts <= request.fence, "other", "attempts and fence do not fit")
+        is_leased = request.status != "processing" or core.index.lease(request.request_id) is not None
+        require(is_leased, "other", "a request is in work without a lease")
+        (promises.open.add if request.is_open else promises.open.discard)(request.request_id)
+        promises.published.pop(request.request_id, None)
+        if request.status == "completed":
+            promises.published[request.request_id] = {output.series for output in request.outputs}
+    ahead = [request.grants[-1].worker_id for request in core.index.prefetched()]
+    require(len(ahead) == len(set(ahead)), "other", "a worker holds two slides ahead")
+
+
+def check_dicom(site: StruckSite, promises: Promises, slides: set[str]) -> None:
+    """Compare the study with the completed requests, once all is quiet."""
+    requests = site.application.core.index.snapshot()
+    unfinished = [item for item in requests if item.status == "publishing"]
+    require(not unfinished, "other", "a request is still being published")
+    completed = [item for item in requests if item.status == "completed"]
+    published = {output.series for item in completed for output in item.outputs}
+    left_by_deleted = {series for held in promises.published.values() for series in held}
+    extra = site.series_ids() - slides - published - left_by_deleted
+    require(not extra, "orphans", "there are DICOM series of no completed request")
+    whole = {
+        output.series for item in completed if item.request_id not in promises.torn for output in item.outputs
+    }
+    require(whole <= site.series_ids(), "lost", "a DICOM series of a completed request is gone")
+
+
+def check_files(site: StruckSite, promises: Promises, slides: set[str]) -> None:
+    """Compare what lies at the slides with what their requests name, once all is quiet after a start."""
+    requests = site.application.core.index.snapshot()
+    for series in slides - promises.torn:
+        of_slide = tuple(item for item in requests if item.series == series)
+        named = named_numbers(of_slide)
+        files = set(site.gateway.list_attachments(series)) - {site.settings.archive_number}
+        require(files <= named, "orphans", "there are left-over attachments")
+        values = set(site.gateway.list_metadata(series)) - {site.settings.metadata_number}
+        require(values <= named, "orphans", "there are left-over results")
+    for damage in promises.set_aside:
+        _check_set_aside(site, damage)
+    for item in requests:
+        is_cancelled = not item.cancel_requested or item.status in {*OPEN, "cancelled", "failed"}
+        require(is_cancelled, "other", "a cancelled request was finished")
+        if item.status == "completed" and item.request_id not in promises.torn:
+            _check_result(site, promises, item)
+
+
+def _check_set_aside(site: StruckSite, damage: Damage) -> None:
+    require(damage.lies_in(site, set_aside=True), "lost", "a damaged value was not kept")
+    held = site.gateway.numbers_at(damage.series)
+    for request_id, files in damage.files.items():
+        is_unknown = site.application.core.index.get(request_id) is None
+        require(not is_unknown or files <= held, "lost", "files that a damaged value names were deleted")
+
+
+def _check_result(site: StruckSite, promises: Promises, item: AnalysisRequest) -> None:
+    if SOURCE_REPLACED in item.flags:
+        require(item.series in promises.replaced, "lost", "a slide that stayed is said to be replaced")
+    else:
+        require(item.record is not None, "lost", "a completed request has no result")
+    for artifact in item.artifacts:
+        _require_whole(artifact, site.gateway.get_attachment(item.series, artifact.number))
+    if item.record is not None:
+        _require_whole(item.record, site.gateway.get_metadata(item.series, item.record.number))
+    delivered = {artifact.sha256 for artifact in item.artifacts}
+    for output in item.outputs if delivered else ():
+        (instance,) = site.gateway.instances(output.series)
+        stored = hashlib.sha256(site.gateway.dicom_file(instance.instance_id)).hexdigest()
+        require(stored in delivered, "superseded", "a DICOM series is of another attempt")
+
+
+def _require_whole(artifact: Artifact, content: bytes | None) -> None:
+    is_whole = content is not None and hashlib.sha256(content).hexdigest() == artifact.sha256
+    require(is_whole, "lost", f"{artifact.name} of a completed request is gone or another")
