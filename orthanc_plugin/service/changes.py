@@ -7,6 +7,8 @@ metadata and attachments, and create it anew within a millisecond. What memory h
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from orthanc_plugin import values
 from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import fingerprint
@@ -92,7 +94,7 @@ def carry_over_unwritten(core: Core, series_id: str) -> None:
         series_deleted(core, series_id)
 
 
-def find_lost(core: Core) -> None:
+def find_lost(core: Core, series_ids: Iterable[str]) -> None:
     """Find the requests that went with a slide which was stored again unseen, to be carried over.
 
     Raises
@@ -100,11 +102,12 @@ def find_lost(core: Core) -> None:
     StorageError
         Where Orthanc cannot read.
     """
-    for series_id, requests in core.copies.of_series().items():
+    copies = core.copies.of_series()
+    for series_id in copies.keys() & set(series_ids):
         # A value that is there was not taken along: what it lacks was never accepted.
         is_read = core.index.state(series_id) is not None or series_id in core.ready.unread
         if not is_read and core.gateway.series(series_id) is not None:
-            lost = SeriesState(series_id, core.settings.first_attachment, requests=requests)
+            lost = SeriesState(series_id, core.settings.first_attachment, requests=copies[series_id])
             core.replaced_unwritten[series_id] = lost
 
 

@@ -20,9 +20,10 @@ def load_open(core: Core) -> None:
         Where Orthanc cannot read what it keeps beside the series: open ones, copies, drained workers.
     """
     core.workers.recall_drained()
-    for series_id in {**dict.fromkeys(core.listed.read()), **core.copies.of_series()}:
+    copied = core.copies.of_series()
+    for series_id in {**dict.fromkeys(core.listed.read()), **copied}:
         _load(core, series_id)
-    find_lost(core)
+    find_lost(core, copied)
     core.ready.open_known.set()
     core.claims.assign()
     finish_leftovers(core)
@@ -55,14 +56,16 @@ def load_unread(core: Core) -> None:
 
 
 def _load(core: Core, series_id: str) -> None:
+    was_unread = series_id in core.ready.unread
     try:
         core.store.load_stored(series_id)
         core.ready.unread.discard(series_id)
+        if was_unread:
+            find_lost(core, [series_id])
     except (StorageError, ApiError) as error:
-        if series_id in core.ready.unread:  # it has been said
-            return
         core.ready.unread.add(series_id)
-        core.warn(f"The requests of series {series_id} could not be read yet: {error}")
+        if not was_unread:  # else it has been said
+            core.warn(f"The requests of series {series_id} could not be read yet: {error}")
 
 
 def _delete_orphans(core: Core, series_id: str) -> None:

@@ -73,6 +73,17 @@ def test_it_is_found_even_where_orthanc_fails_at_first(site: MemorySite, queue: 
     assert queue.status(request_id) == "pending"
 
 
+def test_it_is_found_even_where_orthanc_could_not_read_its_slide_at_first(
+    site: MemorySite, queue: Queue
+) -> None:
+    request_id = queue.submitted(slide := site.new_slide())
+    site.gateway.fail_next("get_metadata")
+    store_again_unseen(site, slide)
+    site.pass_time(10)
+    site.restart(kill=True)
+    assert queue.status(request_id) == "pending"
+
+
 def test_every_request_of_a_cohort_is_copied_with_one_write(
     site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
