@@ -109,6 +109,7 @@ class Copies:
             f"{json.dumps(series_id)}:{encode_archive(requests).decode()}"
             for series_id, requests in _by_series(copies.values()).items()
         )
+        self._held = None  # where this fails it is in doubt what is there, and read again
         self._gateway.set_global_property(self._number, "{" + ",".join(parts) + "}")
         self._held = copies
 

@@ -81,6 +81,8 @@ class StruckGateway(MemoryGateway):
             strike.act()
         if operation in TAKING_ROOM and self.writes_without_room:
             self.writes_without_room -= 1
+            if operation == "put_attachment":
+                self._cut_off_new(*arguments)
             raise StorageError(f"Orthanc could not {operation}: no space left on the device.")
         if operation == "store_instance" and self.files_to_refuse:
             self.files_to_refuse -= 1
@@ -89,6 +91,12 @@ class StruckGateway(MemoryGateway):
         if strike is not None and strike.after:
             strike.act()
         return result
+
+    def _cut_off_new(self, series_id: str, number: int, content: bytes) -> None:
+        """Keep the beginning of a new attachment, as Orthanc 1.10 does; one that was there is put back."""
+        held = self._series.get(series_id)
+        if held is not None:
+            held.attachments.setdefault(number, content[:8])
 
     def _due(self) -> Strike | None:
         strike = self.strike

@@ -161,9 +161,10 @@ class Promises:
         self.shaken.clear()
         for series in shaken:
             written = _written(site, series)
-            kept = {item for item in self.of_series(series) if _names(written, item)}
-            copied = set() if written else self._known_by_copies(site, series)
-            self._excuse(self.of_series(series) - kept - copied)
+            known = {item.request_id for item in site.application.core.index.ordered(source=series)}
+            gone = {item for item in known | self.of_series(series) if not _names(written, item)}
+            copied = set() if written else self._copied(site, series, known)
+            self._excuse(gone - copied)
             self._forget_leases(copied)
             self._tear(site, series)
             if copied:
@@ -175,9 +176,8 @@ class Promises:
                 self._tear(site, damage.series)
         self.damaged.clear()
 
-    def _known_by_copies(self, site: StruckSite, series: str) -> set[str]:
+    def _copied(self, site: StruckSite, series: str, known: set[str]) -> set[str]:
         """Return the open requests of a slide that was stored again a moment before the process died."""
-        known = {item.request_id for item in site.application.core.index.ordered(source=series)}
         return (
             self.of_series(series) & self.copied & self.open & known if site.gateway.holds(series) else set()
         )

@@ -159,6 +159,15 @@ def test_nor_is_it_where_its_slide_is_not_listed_as_one_with_open_requests(
     assert [request.request_id for request in site.application.core.index.snapshot()] == [finished]
 
 
+def test_a_copy_whose_writing_was_in_doubt_is_given_up_like_others(site: MemorySite, queue: Queue) -> None:
+    accepted = queue.submitted(slide := site.new_slide())
+    site.gateway.fail_next("set_global_property", after=True)
+    assert queue.submit(slide, parameters={"a": 1}).status == 503
+    assert len(copied(site)) == 2
+    site.pass_time(61)
+    assert copied(site) == {accepted}
+
+
 def test_a_request_with_dicom_results_is_copied_no_longer_than_it_is_open(
     site: MemorySite, queue: Queue
 ) -> None:
