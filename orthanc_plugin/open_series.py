@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from .clock import Clock
-from .errors import StorageError
 from .gateway import Gateway
+from .global_property import Form, GlobalProperty, compact, texts_of
 
 _GRACE_S = 60.0
+_FORM: Form[Mapping[str, None]] = Form(
+    encode=lambda listed: compact(list(listed)),
+    decode=lambda value: dict.fromkeys(texts_of(value)),
+    empty={},
+    loss="All series are looked through instead.",
+)
 
 
 class OpenSeries:
@@ -21,33 +26,23 @@ class OpenSeries:
     """
 
     def __init__(self, gateway: Gateway, number: int, clock: Clock, warn: Callable[[str], None]) -> None:
-        self._gateway = gateway
-        self._number = number
+        self._property = GlobalProperty(gateway, number, _FORM, warn)
         self._clock = clock
-        self._warn = warn
         self._lock = threading.Lock()
-        self._listed: dict[str, float] = {}
+        self._since: dict[str, float] = {}
 
     def read(self) -> tuple[str, ...]:
-        """Return the listed series; an unreadable list is reported and empty (the full scan finds the rest).
+        """Return the listed series; where the list is unreadable, the full scan finds the rest.
 
         Raises
         ------
         StorageError
             Where Orthanc cannot read.
         """
-        text = self._gateway.get_global_property(self._number)
-        try:
-            listed = [] if text is None else json.loads(text)
-        except ValueError:
-            listed = None
-        if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-            self._warn(f"Global property {self._number} is damaged; all series are looked through instead.")
-            listed = []
         with self._lock:
-            for series_id in listed:
-                self._listed.setdefault(series_id, self._clock.monotonic())
-            return tuple(self._listed)
+            listed = self._property.get()
+            self._since = {**dict.fromkeys(listed, self._clock.monotonic()), **self._since}
+            return tuple(listed)
 
     def add(self, series_ids: Iterable[str]) -> None:
         """List series, durably and with one write, before requests are opened on them.
@@ -55,36 +50,26 @@ class OpenSeries:
         Raises
         ------
         StorageError
-            Where Orthanc cannot write.
+            Where Orthanc cannot read or write.
         """
         with self._lock:
             added = dict.fromkeys(series_ids, self._clock.monotonic())
-            new = added.keys() - self._listed.keys()
-            self._listed.update(added)
-            if not new:
-                return
-            try:
-                self._write()
-            except StorageError:
-                for series_id in new:
-                    del self._listed[series_id]
-                raise
+            self._since.update(added)
+            listed = self._property.get()
+            if not added.keys() <= listed.keys():
+                self._property.put({**listed, **dict.fromkeys(added)})
 
     def prune(self, open_series: Callable[[], set[str]]) -> None:
-        """Take off what has no open request and was not listed a moment ago."""
+        """Take off what has no open request and was not listed a moment ago.
+
+        Raises
+        ------
+        StorageError
+            Where Orthanc cannot read or write.
+        """
         with self._lock:
             limit = self._clock.monotonic() - _GRACE_S
-            still_open = open_series()
-            ended = [
-                series_id
-                for series_id, since in self._listed.items()
-                if since < limit and series_id not in still_open
-            ]
-            if not ended:
-                return
-            for series_id in ended:
-                del self._listed[series_id]
-            self._write()
-
-    def _write(self) -> None:
-        self._gateway.set_global_property(self._number, json.dumps(list(self._listed), separators=(",", ":")))
+            recent = {series_id for series_id, since in self._since.items() if since >= limit}
+            kept = recent | open_series()
+            self._property.put({listed: None for listed in self._property.get() if listed in kept})
+            self._since = {series_id: self._since[series_id] for series_id in recent}

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .gateway import Gateway
+from .global_property import Form, GlobalProperty, compact, texts_of
 from .values import AnalysisRequest
 
 
@@ -21,6 +21,30 @@ class Stored:
     series_instance_uids: tuple[str, ...]
 
 
+def _encoded(entries: Mapping[str, Stored]) -> str:
+    return compact(
+        {key: [item.study_instance_uid, *item.series_instance_uids] for key, item in entries.items()}
+    )
+
+
+def _decoded(value: Any) -> Mapping[str, Stored]:
+    return {key: _stored(item) for key, item in value.items()}
+
+
+def _stored(value: Any) -> Stored:
+    study, *series = texts_of(value)
+    return Stored(study, tuple(series))
+
+
+_FORM: Form[Mapping[str, Stored]] = Form(
+    encode=_encoded,
+    decode=_decoded,
+    empty={},
+    loss="If Orthanc ended while it took DICOM results, some may lie in a study that belong to no completed "
+    "request.",
+)
+
+
 class Unpublished:
     """DICOM series that may have been stored for requests which are not completed, in one global property.
 
@@ -30,11 +54,8 @@ class Unpublished:
     """
 
     def __init__(self, gateway: Gateway, number: int, warn: Callable[[str], None]) -> None:
-        self._gateway = gateway
-        self._number = number
-        self._warn = warn
+        self._property = GlobalProperty(gateway, number, _FORM, warn)
         self._lock = threading.Lock()
-        self._held: Mapping[str, Stored] | None = None
 
     def add(self, request: AnalysisRequest) -> None:
         """Enter the DICOM series of a request's result, durably, beside those that were entered before.
@@ -45,12 +66,12 @@ class Unpublished:
             Where Orthanc cannot read or write.
         """
         with self._lock:
-            held = self._entries()
+            held = self._property.get()
             known = held.get(request.request_id, Stored(request.study_instance_uid, ()))
             uids = (output.series_instance_uid for output in request.outputs)
             series = tuple(dict.fromkeys((*known.series_instance_uids, *uids)))
-            if series != known.series_instance_uids:
-                self._write({**held, request.request_id: Stored(known.study_instance_uid, series)})
+            if series:
+                self._property.put({**held, request.request_id: Stored(known.study_instance_uid, series)})
 
     def remove(self, request_id: str) -> None:
         """Take off what a request had entered.
@@ -61,9 +82,8 @@ class Unpublished:
             Where Orthanc cannot read or write.
         """
         with self._lock:
-            held = self._entries()
-            if request_id in held:
-                self._write({key: stored for key, stored in held.items() if key != request_id})
+            held = self._property.get()
+            self._property.put({key: stored for key, stored in held.items() if key != request_id})
 
     def of(self, request_id: str) -> Stored | None:
         """Return what a request has entered, or None.
@@ -74,7 +94,7 @@ class Unpublished:
             Where Orthanc cannot read.
         """
         with self._lock:
-            return self._entries().get(request_id)
+            return self._property.get().get(request_id)
 
     def requests(self) -> tuple[str, ...]:
         """Return the ids of the requests that have entered anything.
@@ -85,33 +105,4 @@ class Unpublished:
             Where Orthanc cannot read.
         """
         with self._lock:
-            return tuple(self._entries())
-
-    def _entries(self) -> Mapping[str, Stored]:
-        if self._held is None:
-            self._held = self._decoded(self._gateway.get_global_property(self._number))
-        return self._held
-
-    def _decoded(self, text: str | None) -> Mapping[str, Stored]:
-        try:
-            return {} if text is None else {key: _stored(value) for key, value in json.loads(text).items()}
-        except (AttributeError, TypeError, ValueError):
-            self._warn(
-                f"Global property {self._number} is damaged. If Orthanc ended while it took DICOM results, "
-                "some may lie in a study that belong to no completed request."
-            )
-            return {}
-
-    def _write(self, entries: Mapping[str, Stored]) -> None:
-        written = {
-            key: [item.study_instance_uid, *item.series_instance_uids] for key, item in entries.items()
-        }
-        self._gateway.set_global_property(self._number, json.dumps(written, separators=(",", ":")))
-        self._held = entries
-
-
-def _stored(value: Any) -> Stored:
-    study, *series = value
-    if not all(isinstance(uid, str) for uid in (study, *series)):
-        raise TypeError("a UID is a text")
-    return Stored(study, tuple(series))
+            return tuple(self._property.get())

@@ -67,7 +67,7 @@ class Workers:
         """Note a claim; a drain that a person asked for stays."""
         with self._lock:
             self._workers.pop(worker.worker_id, None)
-            self._put(replaced(worker, drain=worker.worker_id in self._drained))
+            self._put(replaced(worker, drain=worker.worker_id in self._drained.names()))
 
     def heard(self, grant: Grant, counters: Counters) -> None:
         """Note a sign of life under a lease, and what the worker counted if it did.
@@ -105,7 +105,7 @@ class Workers:
             default_model=None,
             seen=0.0,
             seen_monotonic=0.0,
-            drain=grant.worker_id in self._drained,
+            drain=grant.worker_id in self._drained.names(),
             silence_s=OLDER_ALIVE_S if grant.tokenless else ALIVE_S,
         )
 
@@ -117,11 +117,11 @@ class Workers:
         StorageError
             Where Orthanc cannot read.
         """
-        self._drained.read()
+        self._drained.names()
 
     def drains(self, worker_id: str) -> bool:
         """Tell whether a person wants this worker to take nothing more."""
-        return worker_id in self._drained
+        return worker_id in self._drained.names()
 
     def set_drain(self, worker_id: str, *, drain: bool) -> None:
         """Let a worker finish what it has and take nothing more, durably (or take work again).
@@ -135,7 +135,7 @@ class Workers:
         """
         with self._lock:
             is_known = worker_id in self._workers
-        if not is_known and worker_id not in self._drained:
+        if not is_known and worker_id not in self._drained.names():
             raise ApiError(404, "unknown_worker", "No worker of this name was heard of since the start.")
         self._drained.put(worker_id, drain=drain)
         with self._lock:
