@@ -14,6 +14,7 @@ from .transition import (
     attempts_uncounted,
     changed,
     ended_cancelled,
+    ended_failed,
     with_last_grant,
 )
 from .values import AnalysisRequest, Artifact, Failure, Output, replaced
@@ -79,9 +80,7 @@ def series_changed(
         failure = Failure(
             values.SERIES_CHANGED, "The slide kept changing while it was analysed.", retryable=False
         )
-        return changed(
-            ended, now, "failed", grant.worker_id, failure.message, status=values.FAILED, error=failure
-        )
+        return ended_failed(ended, now, grant.worker_id, failure.message, failure)
     return changed(
         ended,
         now,

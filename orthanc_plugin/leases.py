@@ -17,6 +17,7 @@ from .transition import (
     attempts_uncounted,
     changed,
     ended_cancelled,
+    ended_failed,
     with_last_grant,
     wrong_state,
 )
@@ -256,13 +257,4 @@ def refused_at_claim(request: AnalysisRequest, failure: Failure, now: float) -> 
     """
     if request.status != values.PENDING:
         return request
-    return changed(
-        request,
-        now,
-        "failed",
-        "",
-        f"{failure.code}: {failure.message}",
-        status=values.FAILED,
-        error=failure,
-        not_before=None,
-    )
+    return ended_failed(request, now, "", f"{failure.code}: {failure.message}", failure)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from . import values
@@ -12,6 +13,8 @@ from .values import AnalysisRequest, Event, Failure, Grant, replaced
 _FIRST_EVENTS_KEPT = 4
 _LAST_EVENTS_KEPT = 28
 _MAX_BACK_OFF_S = 3600.0
+_NO_RESULT: Mapping[str, Any] = {"artifacts": (), "record": None, "outputs": ()}
+"""Once no result can come any more, what attempts have sent of one is not named, and deleted in time."""
 
 
 def changed(
@@ -61,7 +64,32 @@ def ended_cancelled(request: AnalysisRequest, now: float, by: str, detail: str) 
     if request.status == values.PROCESSING and request.grants[-1].outcome is None:
         grants = with_last_grant(request, outcome=values.ENDED_BY_PERSON)
     return changed(
-        request, now, "cancelled", by, detail, status=values.CANCELLED, not_before=None, grants=grants
+        request,
+        now,
+        "cancelled",
+        by,
+        detail,
+        status=values.CANCELLED,
+        not_before=None,
+        grants=grants,
+        **_NO_RESULT,
+    )
+
+
+def ended_failed(
+    request: AnalysisRequest, now: float, by: str, detail: str, failure: Failure
+) -> AnalysisRequest:
+    """End a request as failed, whatever ended the work on it."""
+    return changed(
+        request,
+        now,
+        "failed",
+        by,
+        detail,
+        status=values.FAILED,
+        error=failure,
+        not_before=None,
+        **_NO_RESULT,
     )
 
 
@@ -87,4 +115,4 @@ def again_or_failed(
             error=failure,
             not_before=now + wait,
         )
-    return changed(request, now, "failed", by, detail, status=values.FAILED, error=failure, not_before=None)
+    return ended_failed(request, now, by, detail, failure)

@@ -59,8 +59,8 @@ def check_files(site: StruckSite, promises: Promises, slides: set[str]) -> None:
     """Compare what lies at the slides with what their requests name, once all is quiet after a start."""
     requests = site.application.core.index.snapshot()
     for series in slides - promises.torn:
-        of_slide = tuple(item for item in requests if item.series == series)
-        named = named_numbers(of_slide)
+        of_slide = (item for item in requests if item.series == series)
+        named = named_numbers(tuple(item for item in of_slide if item.status not in {"failed", "cancelled"}))
         files = set(site.gateway.list_attachments(series)) - {site.settings.archive_number}
         require(files <= named, "orphans", "there are left-over attachments")
         values = set(site.gateway.list_metadata(series)) - {site.settings.metadata_number}

@@ -330,6 +330,24 @@ def test_left_over_attachments_go_with_the_next_claim(site: MemorySite, queue: Q
     assert site.gateway.list_attachments(slide.series) == ()
 
 
+@pytest.mark.parametrize("end", ["fails", "is cancelled"])
+def test_what_a_request_had_sent_that_ends_without_a_result_goes_with_the_next_start(
+    site: MemorySite, queue: Queue, end: str
+) -> None:
+    request_id = queue.submitted(slide := site.new_slide())
+    lease = queue.claim()
+    lease.put("heatmap.png", PNG)
+    if end == "fails":
+        lease.fail("no_tissue", retryable=False)
+    else:
+        queue.decide(request_id, "cancel")
+        lease.heartbeat(status="cancelled")
+    assert queue.status(request_id) in {"failed", "cancelled"}
+    assert site.gateway.list_attachments(slide.series) != ()
+    site.restart()
+    assert site.gateway.list_attachments(slide.series) == ()
+
+
 def test_the_list_of_open_series_is_written_before_the_request(site: MemorySite, queue: Queue) -> None:
     slide = site.new_slide()
     site.gateway.fail_next("put_metadata")
