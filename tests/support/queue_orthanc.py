@@ -13,7 +13,7 @@ from typing import Any
 from orthanc_plugin.application import Application
 from orthanc_plugin.errors import FileRefusedError, StorageError
 from orthanc_plugin.memory_gateway import MemoryGateway
-from tests.support.sites import LABEL, MemorySite, Slide
+from tests.support.sites import LABEL, MemorySite, Slide, settings_of
 
 DELETED, NEW_SERIES = "DELETED", "NEW_SERIES"
 READS = (
@@ -31,6 +31,7 @@ TAKING_ROOM = ("put_metadata", "put_attachment", "set_global_property", "store_i
 READS_AND_WRITES = (*READS, *TAKING_ROOM, "delete_attachment", "delete_metadata", "delete_series")
 SAME, OTHER = b"\0" * 128 + b"DICM" + b"slide", b"\0" * 128 + b"DICM" + b"changed"
 """What the only image of a slide may hold."""
+_FIRST_ATTACHMENT = settings_of().first_attachment
 _MOST_LOOKS = 500
 """At series, over one call; a call that does not end is broken as well."""
 
@@ -93,9 +94,9 @@ class StruckGateway(MemoryGateway):
         return result
 
     def _cut_off_new(self, series_id: str, number: int, content: bytes) -> None:
-        """Keep the beginning of a new attachment, as Orthanc 1.10 does; one that was there is put back."""
+        """Keep the beginning of a result, as Orthanc 1.10 does; an archive is put back where it can be."""
         held = self._series.get(series_id)
-        if held is not None:
+        if held is not None and number >= _FIRST_ATTACHMENT:
             held.attachments.setdefault(number, content[:8])
 
     def _due(self) -> Strike | None:
