@@ -53,7 +53,8 @@ class Drained:
             if len(names) > _MOST:
                 raise ApiError(
                     409,
-                    "wrong_state",
-                    f"{_MOST} workers are drained already; end that of some which are gone.",
+                    "too_many_drained",
+                    f"{_MOST} workers are drained already. End the drain of some that are gone for good: "
+                    "GET /pathology/workers lists them.",
                 )
             self._property.put(names)

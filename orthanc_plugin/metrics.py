@@ -210,6 +210,7 @@ def _webhook_metrics(core: Core) -> tuple[Metric, ...]:
 def _worker_metrics(core: Core) -> tuple[Metric, ...]:
     busy = listing.requests_of_workers(core)
     known = sorted(core.workers.all(), key=lambda worker: worker.worker_id)
+    drained = core.workers.drained()
     return (
         Metric(
             "pathology_worker_up",
@@ -233,7 +234,7 @@ def _worker_metrics(core: Core) -> tuple[Metric, ...]:
             "pathology_worker_draining",
             "gauge",
             "Whether a person wants a worker to take nothing more.",
-            tuple(Sample(item.drain, {"worker": item.worker_id}) for item in known),
+            tuple(Sample(item.worker_id in drained, {"worker": item.worker_id}) for item in known),
         ),
         *(_counter_metric(name, known) for name in KNOWN),
     )

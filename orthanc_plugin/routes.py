@@ -321,7 +321,7 @@ class Routes:
         return json_response(200, {"success": True, "models": listing.models(self._core)})
 
     def workers(self, _request: Request, _parts: Parts) -> Response:
-        """List the workers heard of since the start."""
+        """List the workers heard of since the start, and those that are drained."""
         found = listing.workers(self._core)
         return json_response(200, {"success": True, "count": len(found), "workers": found})
 

@@ -256,7 +256,7 @@ SCHEMAS: dict[str, Schema] = {
                     {
                         "worker_id": _NAME,
                         "alive": _FLAG,
-                        "last_seen": _TIME,
+                        "last_seen": nullable(_TIME),
                         "software": _ANY_TEXT,
                         "device": _ANY_TEXT,
                         "models": many(record(_MODEL, *_MODEL)),

@@ -182,7 +182,7 @@ def instance_members(instances: Iterable[InstanceInfo]) -> list[dict[str, Any]]:
     ]
 
 
-def worker_member(worker: Worker, *, alive: bool, working_on: str | None) -> dict[str, Any]:
+def worker_member(worker: Worker, *, alive: bool, drain: bool, working_on: str | None) -> dict[str, Any]:
     """Return a worker and what it is doing."""
     return {
         "worker_id": worker.worker_id,
@@ -195,6 +195,22 @@ def worker_member(worker: Worker, *, alive: bool, working_on: str | None) -> dic
         ],
         "default_model": worker.default_model,
         "request_id": working_on,
-        "drain": worker.drain,
+        "drain": drain,
         "counters": dict(worker.counters),
+    }
+
+
+def silent_member(worker_id: str, *, working_on: str | None) -> dict[str, Any]:
+    """Return a drained worker that nothing was heard of: its name is all that a restart keeps."""
+    return {
+        "worker_id": worker_id,
+        "alive": False,
+        "last_seen": None,
+        "software": "",
+        "device": "",
+        "models": [],
+        "default_model": None,
+        "request_id": working_on,
+        "drain": True,
+        "counters": {},
     }

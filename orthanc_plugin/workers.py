@@ -36,7 +36,6 @@ class Worker:
     default_model: str | None
     seen: float
     seen_monotonic: float
-    drain: bool = False
     counters: Counters = field(default_factory=dict)
     silence_s: float = ALIVE_S
 
@@ -64,10 +63,10 @@ class Workers:
         self._workers: dict[str, Worker] = {}
 
     def claimed(self, worker: Worker) -> None:
-        """Note a claim; a drain that a person asked for stays."""
+        """Note a claim."""
         with self._lock:
             self._workers.pop(worker.worker_id, None)
-            self._put(replaced(worker, drain=worker.worker_id in self._drained.names()))
+            self._put(worker)
 
     def heard(self, grant: Grant, counters: Counters) -> None:
         """Note a sign of life under a lease, and what the worker counted if it did.
@@ -105,23 +104,22 @@ class Workers:
             default_model=None,
             seen=0.0,
             seen_monotonic=0.0,
-            drain=grant.worker_id in self._drained.names(),
             silence_s=OLDER_ALIVE_S if grant.tokenless else ALIVE_S,
         )
 
-    def recall_drained(self) -> None:
-        """Read which workers were drained before the start.
+    def drained(self) -> frozenset[str]:
+        """Return the workers that a person wants to take nothing more, whether they were heard of or not.
 
         Raises
         ------
         StorageError
             Where Orthanc cannot read.
         """
-        self._drained.names()
+        return self._drained.names()
 
     def drains(self, worker_id: str) -> bool:
         """Tell whether a person wants this worker to take nothing more."""
-        return worker_id in self._drained.names()
+        return worker_id in self.drained()
 
     def set_drain(self, worker_id: str, *, drain: bool) -> None:
         """Let a worker finish what it has and take nothing more, durably (or take work again).
@@ -135,12 +133,9 @@ class Workers:
         """
         with self._lock:
             is_known = worker_id in self._workers
-        if not is_known and worker_id not in self._drained.names():
+        if not is_known and not self.drains(worker_id):
             raise ApiError(404, "unknown_worker", "No worker of this name was heard of since the start.")
         self._drained.put(worker_id, drain=drain)
-        with self._lock:
-            if worker_id in self._workers:
-                self._workers[worker_id] = replaced(self._workers[worker_id], drain=drain)
 
     def all(self) -> list[Worker]:
         """Return every worker heard of, the latest claim last."""
@@ -153,4 +148,5 @@ class Workers:
 
     def alive(self) -> list[Worker]:
         """Return the workers that were heard of lately and take work."""
-        return [worker for worker in self.all() if self.is_alive(worker) and not worker.drain]
+        drained = self.drained()
+        return [worker for worker in self.all() if self.is_alive(worker) and worker.worker_id not in drained]

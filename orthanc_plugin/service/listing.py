@@ -18,7 +18,7 @@ from orthanc_plugin.fields import bad_field
 from orthanc_plugin.index import START, Kind, Place, kind_of
 from orthanc_plugin.leases import is_due, is_prefetched
 from orthanc_plugin.values import AnalysisRequest
-from orthanc_plugin.views import worker_member
+from orthanc_plugin.views import silent_member, worker_member
 from orthanc_plugin.workers import permits
 
 from .core import Core, find, starting
@@ -210,13 +210,21 @@ def requests_of_workers(core: Core) -> dict[str, str]:
 
 
 def workers(core: Core) -> list[dict[str, Any]]:
-    """Return every worker heard of since the start, and what it is doing."""
+    """Return every worker heard of since the start, and what it is doing; then other drained ones."""
     working_on = requests_of_workers(core)
+    drained, heard_of = core.workers.drained(), core.workers.all()
+    silent = drained - {worker.worker_id for worker in heard_of}
     return [
-        worker_member(
-            worker, alive=core.workers.is_alive(worker), working_on=working_on.get(worker.worker_id)
-        )
-        for worker in core.workers.all()
+        *(
+            worker_member(
+                worker,
+                alive=core.workers.is_alive(worker),
+                drain=worker.worker_id in drained,
+                working_on=working_on.get(worker.worker_id),
+            )
+            for worker in heard_of
+        ),
+        *(silent_member(worker_id, working_on=working_on.get(worker_id)) for worker_id in sorted(silent)),
     ]
 
 

@@ -19,7 +19,7 @@ def load_open(core: Core) -> None:
     StorageError
         Where Orthanc cannot read what it keeps beside the series: open ones, copies, drained workers.
     """
-    core.workers.recall_drained()
+    core.workers.drained()
     copied = core.copies.of_series()
     for series_id in {**dict.fromkeys(core.listed.read()), **copied}:
         _load(core, series_id)

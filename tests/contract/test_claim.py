@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.contract.test_openapi import problems
 from tests.support.queue_client import Queue, new_token
 from tests.support.sites import MONITOR, PERSON, WORKER, Site
 
@@ -266,6 +267,10 @@ def test_a_drain_outlives_a_restart_until_it_is_ended(queue: Queue, site: Site) 
     assert site.call("POST", drain, body={}).status == 200
     site.restart()
     request_id = queue.submitted()
+    answer = site.call("GET", "/pathology/workers").json
+    assert problems(site.call("GET", "/pathology/openapi.json").json, "Workers", answer) == []
+    (silent,) = (item for item in answer["workers"] if item["worker_id"] == worker)
+    assert (silent["drain"], silent["alive"], silent["last_seen"]) == (True, False, None)
     assert queue.try_claim(worker).status == 204
     known = site.call("GET", "/pathology/workers").json["workers"]
     assert [item["drain"] for item in known if item["worker_id"] == worker] == [True]

@@ -66,9 +66,10 @@ def worker_row(worker: Mapping[str, Any]) -> str:
     """Return one line for a worker: what it does, and what it has counted since its start."""
     doing = f"works on {worker['request_id']}" if worker.get("request_id") else "waits for requests"
     if not worker["alive"]:
-        doing = f"was last heard of at {worker.get('last_seen')}"
-    elif worker.get("drain"):
-        doing += ", takes nothing more"
+        seen = worker.get("last_seen")
+        doing = f"was last heard of at {seen}" if seen else "was not heard of since Orthanc's start"
+    if worker.get("drain"):
+        doing += ", is given nothing more"
     text = f"{worker['worker_id']:<24}  {worker.get('device') or '?':<24}  {doing}"
     counters = worker.get("counters") or {}
     if counters.get("encode_s"):

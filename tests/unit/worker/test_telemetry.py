@@ -104,6 +104,10 @@ def test_a_persons_list_tells_what_each_worker_does() -> None:
     idle = {"worker_id": "lab", "alive": True, "device": "cuda:0", "request_id": None, "counters": {}}
     assert worker_row(idle).endswith("waits for requests")
     busy = {**idle, "request_id": "r1", "drain": True, "counters": {"tiles": 100, "encode_s": 4.0}}
-    assert worker_row(busy).endswith("works on r1, takes nothing more; 100 patches encoded, 25 a second")
+    assert worker_row(busy).endswith("works on r1, is given nothing more; 100 patches encoded, 25 a second")
     gone = {**idle, "alive": False, "last_seen": "2026-11-25T10:00:00Z"}
     assert worker_row(gone).endswith("was last heard of at 2026-11-25T10:00:00Z")
+    drained = {**gone, "drain": True}
+    assert worker_row(drained).endswith("was last heard of at 2026-11-25T10:00:00Z, is given nothing more")
+    silent = {**drained, "last_seen": None}
+    assert worker_row(silent).endswith("was not heard of since Orthanc's start, is given nothing more")
