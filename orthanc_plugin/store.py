@@ -23,6 +23,7 @@ MAX_OPEN = 20
 LAST_NUMBER = 65535
 
 Change = Callable[[SeriesState], SeriesState]
+RequestChange = Callable[[AnalysisRequest], AnalysisRequest]
 
 
 def with_request(state: SeriesState, request: AnalysisRequest) -> SeriesState:
@@ -286,26 +287,60 @@ class Store:
             return self._index.forget_series(series_id)
 
     def carry_over(
-        self, series_id: str, lost: SeriesState, change: Callable[[AnalysisRequest], AnalysisRequest]
-    ) -> SeriesState:
-        """Write the requests of `lost`, each changed, to a series beside those that it has got since.
+        self, series_id: str, lost: SeriesState, change: RequestChange
+    ) -> tuple[AnalysisRequest, ...]:
+        """Write the requests of `lost` to a series that lacks them or files of theirs, each of those changed.
+
+        What lacks is looked for in the same step: a result that is delivered just then is not taken for one
+        that went. What the series has got since stays beside them.
+
+        Returns
+        -------
+        tuple of AnalysisRequest
+            What was lacking, as it was before; where that is nothing, nothing is written.
 
         Raises
         ------
         ApiError
             410 and 503, as `transact`.
+        StorageError
+            Where Orthanc cannot read.
         """
         with self._lock(series_id):
-            held = self._index.whole(self._known(series_id))
-            carried = tuple(change(held.find(old.request_id) or old) for old in lost.requests)
+            state = self._known(series_id)
+            is_stored = self._gateway.get_metadata(series_id, self._settings.metadata_number) is not None
+            intact = self._intact(state) if is_stored else set()
+            held = self._index.whole(state)
+            latest = tuple(held.find(old.request_id) or old for old in lost.requests)
+            lacking = tuple(request for request in latest if request.request_id not in intact)
+            if not lacking:
+                return ()
+            if is_stored and state.schema > SCHEMA:
+                raise _newer()
+            carried = tuple(item if item.request_id in intact else change(item) for item in latest)
             since = tuple(item for item in held.requests if lost.find(item.request_id) is None)
-            state = SeriesState(
+            merged = SeriesState(
                 series_id,
                 next_number=max(lost.next_number, held.next_number),
                 revision=max(lost.revision, held.revision) + 1,
                 requests=(*carried, *since),
             )
-            return self._write(state, must_fit=False)
+            self._write(merged, must_fit=False)
+            return lacking
+
+    def _intact(self, state: SeriesState) -> set[str]:
+        """Return the ids of a series' requests of which it holds all that they name.
+
+        That it has metadata does not tell: a transition before the news of a deletion writes that again.
+        """
+        files = set(self._gateway.list_attachments(state.series_id))
+        numbers = set(self._gateway.list_metadata(state.series_id)) | files
+        held = self._index.whole(state) if self._settings.archive_number in files else state
+        return {
+            request.request_id
+            for request in held.requests
+            if artifact_numbers((request,)) <= files and record_numbers((request,)) <= numbers
+        }
 
     def _fresh_lease(self, request: AnalysisRequest) -> Lease:
         """Return the lease that a grant begins with; an older worker confirms nothing."""

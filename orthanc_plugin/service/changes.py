@@ -14,8 +14,7 @@ from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.lifecycle import source_replaced
-from orthanc_plugin.store import artifact_numbers, record_numbers
-from orthanc_plugin.values import AnalysisRequest, Event, replaced
+from orthanc_plugin.values import Event, replaced
 
 from .core import Core, list_series_open
 
@@ -32,13 +31,19 @@ def series_deleted(core: Core, series_id: str) -> None:
     StorageError, ApiError
         Where Orthanc fails; tried again later.
     """
-    known = core.index.state(series_id)
-    lost = core.replaced_unwritten.get(series_id) or (None if known is None else core.index.whole(known))
-    if lost is not None and lost.requests:
-        core.replaced_unwritten[series_id] = lost  # until it is done with: Orthanc may fail meanwhile
-    if core.gateway.series(series_id) is not None:
-        _carry_over(core, lost)
-        return
+    with core.replacing:
+        known = core.index.state(series_id)
+        lost = core.replaced_unwritten.get(series_id) or (None if known is None else core.index.whole(known))
+        if lost is not None and lost.requests:
+            core.replaced_unwritten[series_id] = lost  # until it is done with: Orthanc may fail meanwhile
+        if core.gateway.series(series_id) is None:
+            _let_go(core, series_id)
+        else:
+            _carry_over(core, lost)
+
+
+def _let_go(core: Core, series_id: str) -> None:
+    """Forget the requests of a series that is gone, but for a moment in which it may come back."""
     state = core.store.forget(series_id) or SeriesState(series_id, core.settings.first_attachment)
     state = _with_earlier(state, core.replaced_unwritten.pop(series_id, None))
     if not state.requests:
@@ -76,10 +81,11 @@ def series_created(core: Core, series_id: str) -> None:
     StorageError, ApiError
         Where Orthanc fails.
     """
-    state = _deleted_before(core, series_id)
-    if state is not None:
-        core.replaced_unwritten[series_id] = state
-    carry_over_unwritten(core, series_id)
+    with core.replacing:
+        state = _deleted_before(core, series_id)
+        if state is not None:
+            core.replaced_unwritten[series_id] = state
+        carry_over_unwritten(core, series_id)
 
 
 def carry_over_unwritten(core: Core, series_id: str) -> None:
@@ -90,8 +96,9 @@ def carry_over_unwritten(core: Core, series_id: str) -> None:
     StorageError, ApiError
         Where Orthanc fails; to be tried again.
     """
-    if series_id in core.replaced_unwritten:
-        series_deleted(core, series_id)
+    with core.replacing:
+        if series_id in core.replaced_unwritten:
+            series_deleted(core, series_id)
 
 
 def find_lost(core: Core, series_ids: Iterable[str]) -> None:
@@ -116,38 +123,16 @@ def _carry_over(core: Core, lost: SeriesState | None) -> None:
     if lost is None or not lost.requests:
         return
     series_id = lost.series_id
-    if not _is_whole(core, lost):
-        if any(request.is_open for request in lost.requests):
-            list_series_open(core, series_id)
-        content = fingerprint(core.gateway.instances(series_id))
-        now = core.clock.now()
-
-        def change(request: AnalysisRequest) -> AnalysisRequest:
-            return source_replaced(request, content, now)
-
-        core.store.carry_over(series_id, lost, change)
-        for request in lost.requests:
-            event = Event(now, values.SOURCE_REPLACED, "", request.status)
-            core.audit.write(event, request_id=request.request_id, series=series_id)
-        core.claims.assign()
+    if any(request.is_open for request in lost.requests):
+        list_series_open(core, series_id)
+    content = fingerprint(core.gateway.instances(series_id))
+    now = core.clock.now()
+    lacking = core.store.carry_over(series_id, lost, lambda request: source_replaced(request, content, now))
+    for request in lacking:
+        event = Event(now, values.SOURCE_REPLACED, "", request.status)
+        core.audit.write(event, request_id=request.request_id, series=series_id)
+    core.claims.assign()
     core.replaced_unwritten.pop(series_id, None)
-
-
-def _is_whole(core: Core, known: SeriesState) -> bool:
-    """Tell whether a series still holds what was known of it.
-
-    Its metadata alone does not tell: a transition between the storing and the news of it writes that again.
-    """
-    if core.gateway.get_metadata(known.series_id, core.settings.metadata_number) is None:
-        return False
-    state = core.store.load(known.series_id)
-    held = core.index.whole(state)
-    if any(held.find(request.request_id) is None for request in known.requests):
-        return False
-    files = set(core.gateway.list_attachments(known.series_id))
-    values = set(core.gateway.list_metadata(known.series_id))
-    needed = artifact_numbers(held.requests) | ({core.settings.archive_number} if state.folded else set())
-    return needed <= files and record_numbers(held.requests) <= values | files
 
 
 def note_arrival(core: Core, series: SeriesInfo) -> None:

@@ -19,7 +19,7 @@ from orthanc_plugin.gateway import Gateway
 from orthanc_plugin.index import Index
 from orthanc_plugin.open_series import OpenSeries
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.store import Change, Store, source_deleted, take_number, with_request
+from orthanc_plugin.store import Change, RequestChange, Store, source_deleted, take_number, with_request
 from orthanc_plugin.tallies import Tallies
 from orthanc_plugin.transition import new_events
 from orthanc_plugin.unpublished import Unpublished
@@ -29,7 +29,6 @@ from orthanc_plugin.webhook import Webhook
 from orthanc_plugin.webhook_client import post
 from orthanc_plugin.workers import Workers
 
-RequestChange = Callable[[AnalysisRequest], AnalysisRequest]
 StateChange = Callable[[SeriesState, AnalysisRequest], SeriesState]
 
 signed_in: ContextVar[str] = ContextVar("signed_in", default="")
@@ -51,7 +50,11 @@ class Readiness:
 
 @dataclass(frozen=True)
 class Core:
-    """One queue on one Orthanc."""
+    """One queue on one Orthanc.
+
+    `replacing` is held while it is seen to what became of a series that was deleted or stored again, one at a
+    time: it is taken before the lock of any series, and never while that or the index' is held.
+    """
 
     settings: Settings
     gateway: Gateway
@@ -71,6 +74,7 @@ class Core:
     tallies: Tallies = field(default_factory=Tallies)
     ruled: dict[str, str] = field(default_factory=dict)
     publishing: set[str] = field(default_factory=set)
+    replacing: threading.RLock = field(default_factory=threading.RLock)
     replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)
     replaced_unwritten: dict[str, SeriesState] = field(default_factory=dict)
     webhook: Webhook | None = None

@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from orthanc_plugin.errors import PluginError
+from orthanc_plugin.codec import SeriesState
+from orthanc_plugin.errors import ApiError, PluginError
+from orthanc_plugin.gateway import InstanceInfo
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.publish import publish
 from tests.support.queue_client import PNG, RESULT, Queue, named
 from tests.support.sites import MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result
+
+STATE = 5000
 
 
 @pytest.fixture
@@ -179,6 +185,118 @@ def test_a_slide_whose_result_went_with_it_is_analysed_again_without_force(
     assert again.status == 201
     assert again.json["request"]["fingerprint"] == queue.get(lease.request_id)["fingerprint"]
     assert queue.submit(slide).json["request_id"] == again.json["request_id"]
+
+
+def before_it_is_carried_over(
+    site: MemorySite, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]
+) -> None:
+    """Let something happen, once, after the news of a slide stored again and before that is seen to."""
+    read, left = site.gateway.instances, [act]
+
+    def instances(series_id: str) -> tuple[InstanceInfo, ...]:
+        if left:
+            left.pop()()
+        return read(series_id)
+
+    monkeypatch.setattr(site.gateway, "instances", instances)
+
+
+def test_a_result_delivered_before_a_slide_stored_again_is_seen_to_stays(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    lease = queue.claim()
+    store_again(site, slide, content=b"")
+    before_it_is_carried_over(site, monkeypatch, lease.complete)
+    hear_of_it(site, slide)
+    request = queue.get(request_id)
+    assert (request["status"], request["result"]) == ("completed", RESULT)
+
+
+def test_a_result_delivered_between_two_that_carry_a_slide_over_stays(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    store_again(site, slide, content=b"")
+
+    def another_carries_over() -> None:
+        series_deleted(site.application.core, slide.series)
+        assert queue.claim().complete().status == 200
+
+    before_it_is_carried_over(site, monkeypatch, another_carries_over)
+    hear_of_it(site, slide)
+    request = queue.get(request_id)
+    assert (request["status"], request["result"]) == ("completed", RESULT)
+
+
+def test_a_result_delivered_after_the_slide_was_stored_again_is_not_lost_with_an_earlier_one(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    earlier = queue.completed(slide).request_id
+    later = queue.submitted(slide, parameters={"a": 1})
+    lease = queue.claim()
+    store_again(site, slide, content=b"")
+    assert lease.complete().status == 200
+    hear_of_it(site, slide)
+    assert "source_replaced" in queue.get(earlier)["flags"]
+    request = queue.get(later)
+    assert ("source_replaced" in request["flags"], request["result"]) == (False, RESULT)
+
+
+def test_a_deletion_that_two_hear_of_at_once_is_audited_once(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    site.gateway.delete_series(slide.series)
+    core = site.application.core
+    other, whole = threading.Thread(target=series_deleted, args=(core, slide.series)), core.index.whole
+
+    def whole_meanwhile(state: SeriesState) -> SeriesState:
+        monkeypatch.undo()
+        other.start()
+        other.join(0.2)  # it waits for us
+        return whole(state)
+
+    monkeypatch.setattr(core.index, "whole", whole_meanwhile)
+    series_deleted(core, slide.series)
+    other.join()
+    said = [event.event for event, subject in site.audit.events if subject == request_id]
+    assert said == ["submitted", "source_deleted"]
+
+
+def written_by_a_newer_plugin(site: MemorySite, slide: Slide) -> bytes:
+    """Let the state of a slide be one that a newer plugin wrote, and this one understands."""
+    state = json.loads(site.gateway.get_metadata(slide.series, STATE) or b"")
+    newer = json.dumps({**state, "schema": 2}).encode()
+    site.gateway.put_metadata(slide.series, STATE, newer)
+    site.restart(kill=True)
+    return newer
+
+
+def test_the_state_that_a_newer_plugin_wrote_is_not_carried_over(site: MemorySite, queue: Queue) -> None:
+    lease = queue.completed(slide := site.new_slide())
+    newer = written_by_a_newer_plugin(site, slide)
+    known = site.application.core.index.get(lease.request_id)
+    assert known is not None
+    site.gateway.delete_attachment(slide.series, known.artifacts[0].number)
+    with pytest.raises(ApiError, match="newer"):
+        series_deleted(site.application.core, slide.series)
+    assert site.gateway.get_metadata(slide.series, STATE) == newer
+
+
+def test_requests_that_a_newer_plugin_wrote_and_that_went_with_their_slide_are_carried_over(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    written_by_a_newer_plugin(site, slide)
+    site.overwrite(slide)
+    site.restart(kill=True)
+    assert queue.status(request_id) == "pending"
 
 
 def deliver(queue: Queue, slide: Slide) -> tuple[str, bytes]:
