@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 
+from orthanc_plugin.lifecycle import is_to_be_deleted
 from orthanc_plugin.store import named_numbers
 from orthanc_plugin.values import OPEN, SOURCE_REPLACED, AnalysisRequest, Artifact
 from tests.support.queue_orthanc import StruckSite
@@ -35,7 +36,9 @@ def check(site: StruckSite, promises: Promises) -> None:
         promises.published.pop(request.request_id, None)
         if request.status == "completed":
             promises.published[request.request_id] = {output.series for output in request.outputs}
-    ahead = [request.grants[-1].worker_id for request in core.index.prefetched()]
+    # A slide that comes back brings its lease along, whatever its worker has fetched ahead meanwhile.
+    prefetched = [item for item in core.index.prefetched() if SOURCE_REPLACED not in item.flags]
+    ahead = [request.grants[-1].worker_id for request in prefetched]
     require(len(ahead) == len(set(ahead)), "other", "a worker holds two slides ahead")
 
 
@@ -70,6 +73,8 @@ def check_files(site: StruckSite, promises: Promises, slides: set[str]) -> None:
     for item in requests:
         is_cancelled = not item.cancel_requested or item.status in {*OPEN, "cancelled", "failed"}
         require(is_cancelled, "other", "a cancelled request was finished")
+        is_left = item.status == "withdrawn" and is_to_be_deleted(item)
+        require(not is_left, "orphans", "the files of a withdrawn result are still there")
         if item.status == "completed" and item.request_id not in promises.torn:
             _check_result(site, promises, item)
 

@@ -79,11 +79,14 @@ def _of_slides(driver: QueueDriver, chance: random.Random) -> Choices:
 
 def _in_the_middle(driver: QueueDriver, chance: random.Random) -> None:
     """Let something happen in the middle of what comes next."""
-    calls, after = chance.randrange(1, 13), chance.random() < 0.5
-    if chance.random() < 0.5:
+    calls, after = chance.randrange(1, chance.choice((13, 50))), chance.random() < 0.5
+    what = chance.randrange(5)
+    if what < 2:
         driver.interrupt(calls, _one_of(_of_slides(driver, chance), chance), after=after)
-    else:
+    elif what < 4:
         driver.meanwhile(calls, _one_of(_of_people_and_workers(driver, chance), chance), after=after)
+    else:  # a file is sent again, another one by then
+        driver.meanwhile(calls, lambda: driver.put(0, drawn_anew=True), after=after)
 
 
 def _once_in_a_while(driver: QueueDriver, chance: random.Random) -> None:
