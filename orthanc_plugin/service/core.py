@@ -74,6 +74,7 @@ class Core:
     tallies: Tallies = field(default_factory=Tallies)
     ruled: dict[str, str] = field(default_factory=dict)
     publishing: set[str] = field(default_factory=set)
+    failing_since: dict[str, float] = field(default_factory=dict)
     replacing: threading.RLock = field(default_factory=threading.RLock)
     replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)
     replaced_unwritten: dict[str, SeriesState] = field(default_factory=dict)

@@ -85,6 +85,7 @@ def delete_unpublished(core: Core, request_id: str) -> None:
             for series_id in core.gateway.lookup_series(uid, stored.study_instance_uid):
                 core.gateway.delete_series(series_id)
     core.unpublished.remove(request_id)
+    core.failing_since.pop(request_id, None)
 
 
 @contextmanager
@@ -142,8 +143,12 @@ def _store(core: Core, request: AnalysisRequest, number: int) -> Output:
 
 
 def _is_given_up(core: Core, request: AnalysisRequest) -> bool:
-    """Tell whether Orthanc has failed to store a result for so long that it is completed without."""
-    return core.clock.now() - request.updated > _STORED_WITHIN_S
+    """Tell whether Orthanc has failed to store a result for so long that it is completed without.
+
+    That is counted while the plugin tries, not while Orthanc is off or its clock is set.
+    """
+    now = core.clock.monotonic()
+    return now - core.failing_since.setdefault(request.request_id, now) > _STORED_WITHIN_S
 
 
 def _delete_stored(core: Core, outputs: tuple[Output, ...]) -> None:

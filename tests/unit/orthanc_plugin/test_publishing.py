@@ -320,3 +320,42 @@ def test_an_orthanc_that_cannot_store_is_waited_for_but_not_for_ever(
     assert request["status"] == "completed"
     assert "dicom_results_refused" in request["flags"]
     assert request["history"][-1]["detail"] == "result-0.dcm: The disk is full."
+
+
+def clock_runs_ahead(site: MemorySite) -> None:
+    site.clock.shift(3 * DAY_S)
+
+
+def orthanc_is_off_for_days(site: MemorySite) -> None:
+    site.clock.advance(3 * DAY_S)
+    site.gateway.fail_next("store_instance")
+    site.restart(kill=True)
+
+
+@pytest.mark.parametrize("meanwhile", [clock_runs_ahead, orthanc_is_off_for_days])
+def test_a_result_is_not_given_up_at_one_failure_after_days_in_which_nobody_tried(
+    site: MemorySite, queue: Queue, slide: Slide, meanwhile: Callable[[MemorySite], None]
+) -> None:
+    delivery = deliver(queue, slide)
+    site.gateway.fail_next("store_instance")
+    assert delivery.complete() == 503
+    meanwhile(site)
+    site.gateway.fail_next("store_instance")
+    site.pass_time(10)
+    assert queue.status(delivery.request_id) == "publishing"
+    site.pass_time(10)
+    request = queue.get(delivery.request_id)
+    assert (request["status"], len(request["dicom"])) == ("completed", 1)
+    assert "dicom_results_refused" not in request["flags"]
+
+
+def test_a_second_delivery_has_the_whole_time_again(site: MemorySite, queue: Queue, slide: Slide) -> None:
+    delivery = deliver(queue, slide)
+    site.gateway.fail_next("store_instance")
+    assert delivery.complete() == 503
+    site.overwrite(slide)
+    site.pass_time(2 * DAY_S)
+    again = queue.claim()
+    site.gateway.fail_next("store_instance")
+    assert Delivery(again, tiny_result(slide.study_uid)).complete() == 503
+    assert queue.status(delivery.request_id) == "publishing"
