@@ -6,6 +6,7 @@ PluginError
 ├── StorageError           Orthanc's database or disk refused a read or a write
 │   └── FileRefusedError   Orthanc refuses a file for what it is; it will refuse it again
 └── ApiError               an answer to a client: status, code, sentence
+    └── BusyError          another call is at the same request; it is seen to, or to be sent again
 """
 
 from __future__ import annotations
@@ -62,3 +63,15 @@ class ApiError(PluginError):
         self.message = message
         self.headers = dict(headers or {})
         self.details = dict(details or {})
+
+
+class BusyError(ApiError):
+    """Another call stores or deletes the results of the same request right now."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            503,
+            "too_busy",
+            "Another call is at the results of this request right now. Send the same again.",
+            headers={"Retry-After": "1"},
+        )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orthanc_plugin import values
-from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.errors import ApiError, BusyError, StorageError
 from orthanc_plugin.leases import expired
 from orthanc_plugin.lifecycle import is_to_be_deleted
 from orthanc_plugin.values import AnalysisRequest
@@ -49,7 +49,7 @@ def finish_leftovers(core: Core) -> None:
         _attempt(core, request.request_id, lambda item: _publish(core, item.request_id))
     for request in core.index.with_status(values.WITHDRAWN):
         if is_to_be_deleted(request):
-            _attempt(core, request.request_id, lambda item: delete_result(core, item.request_id))
+            _attempt(core, request.request_id, lambda item: _delete_result(core, item.request_id))
     _delete_unpublished(core)
     try:
         core.listed.prune(lambda: core.index.open_series() | core.ready.unread)
@@ -78,6 +78,11 @@ def _publish(core: Core, request_id: str) -> None:
         publish(core, request_id)
 
 
+def _delete_result(core: Core, request_id: str) -> None:
+    with alone(core, request_id):
+        delete_result(core, request_id)
+
+
 def _delete_unpublished(core: Core) -> None:
     try:
         for request_id in core.unpublished.requests():
@@ -90,6 +95,8 @@ def _delete_unpublished_of(core: Core, request_id: str) -> None:
     try:
         with alone(core, request_id):
             delete_unpublished(core, request_id)
+    except BusyError:
+        return
     except (StorageError, ApiError) as error:
         core.warn(f"The DICOM results of request {request_id} are looked at again later: {error}")
 
@@ -100,6 +107,8 @@ def _attempt(core: Core, request_id: str, action: Callable[[AnalysisRequest], No
         return True
     try:
         action(request)
+    except BusyError:
+        return True  # whoever is at it sees to it
     except (StorageError, ApiError) as error:
         if isinstance(error, ApiError) and error.status == 410:
             return _attempt(core, request_id, lambda item: series_deleted(core, item.series))

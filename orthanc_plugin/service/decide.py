@@ -8,7 +8,7 @@ from orthanc_plugin.lifecycle import cancelled, retried, reviewed, withdrawn
 from orthanc_plugin.values import AnalysisRequest, Event, Review
 
 from .core import Core, announce_open, audit_call, change_request, find, unavailable
-from .publish import delete_result
+from .publish import alone, delete_result
 
 
 def cancel(core: Core, request_id: str, user: str) -> AnalysisRequest:
@@ -44,22 +44,24 @@ def withdraw(core: Core, request_id: str, user: str, reason: str) -> AnalysisReq
     Raises
     ------
     ApiError
-        409 where there is no result, 503 where Orthanc fails (what is left is deleted later).
+        409 where there is no result; 503 where Orthanc fails (what is left is deleted later), and where
+        another call is at its results.
     """
 
     def change(item: AnalysisRequest) -> AnalysisRequest:
         return withdrawn(item, user, reason, core.clock.now())
 
-    try:
-        # What is to be deleted stays known where the slide goes meanwhile, and the request with it.
-        core.unpublished.add(change(find(core, request_id)))
-    except StorageError as error:
-        raise unavailable(error) from error
-    change_request(core, request_id, change)
-    try:
-        delete_result(core, request_id)
-    except (StorageError, ApiError) as error:
-        core.warn(f"The files of withdrawn request {request_id} are not all deleted yet: {error}")
+    with alone(core, request_id):
+        try:
+            # What is to be deleted stays known where the slide goes meanwhile, and the request with it.
+            core.unpublished.add(change(find(core, request_id)))
+        except StorageError as error:
+            raise unavailable(error) from error
+        change_request(core, request_id, change)
+        try:
+            delete_result(core, request_id)
+        except (StorageError, ApiError) as error:
+            core.warn(f"The files of withdrawn request {request_id} are not all deleted yet: {error}")
     return find(core, request_id)
 
 

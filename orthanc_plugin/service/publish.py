@@ -11,7 +11,7 @@ from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE
 from orthanc_plugin.delivery import completed
 from orthanc_plugin.dicom_identity import read_identity
-from orthanc_plugin.errors import ApiError, FileRefusedError, StorageError
+from orthanc_plugin.errors import ApiError, BusyError, FileRefusedError, StorageError
 from orthanc_plugin.lifecycle import is_to_be_deleted, result_deleted
 from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Output
@@ -90,21 +90,16 @@ def delete_unpublished(core: Core, request_id: str) -> None:
 
 @contextmanager
 def alone(core: Core, request_id: str) -> Iterator[None]:
-    """Let one completion of a request go on at a time; another one is to come again, it does not wait.
+    """Let one call at a time store or delete the results of a request; another one does not wait.
 
     Raises
     ------
-    ApiError
-        503 ``too_busy``.
+    BusyError
+        Where another one is at it.
     """
     with core.index.lock:
         if request_id in core.publishing:
-            raise ApiError(
-                503,
-                "too_busy",
-                "This request is being completed right now. Send the same again.",
-                headers={"Retry-After": "1"},
-            )
+            raise BusyError
         core.publishing.add(request_id)
     try:
         yield
@@ -168,7 +163,7 @@ def _bytes_of(core: Core, request: AnalysisRequest, number: int) -> bytes:
 
 
 def delete_result(core: Core, request_id: str) -> None:
-    """Delete the DICOM series and the artifacts of a withdrawn request.
+    """Delete the DICOM series and the artifacts of a withdrawn request. Hold `alone` meanwhile.
 
     Raises
     ------

@@ -10,6 +10,8 @@ import pytest
 
 from orthanc_plugin.errors import FileRefusedError, StorageError
 from orthanc_plugin.service.changes import series_deleted
+from orthanc_plugin.service.clockwork import finish_leftovers
+from orthanc_plugin.values import AnalysisRequest
 from tests.support.queue_client import Lease, Queue, named
 from tests.support.sites import MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result
@@ -268,6 +270,63 @@ def test_a_withdrawn_result_that_could_not_be_deleted_goes_after_its_slide_as_we
     site.restart(kill=True)
     site.pass_time(10)
     assert not others(site, slide)
+
+
+def test_a_look_at_what_is_left_does_not_take_a_withdrawal_for_a_result_that_stays(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide)
+    delivery.complete()
+    core = site.application.core
+    enter = core.unpublished.add
+
+    def enter_before_a_look(request: AnalysisRequest) -> None:
+        enter(request)
+        finish_leftovers(core)
+
+    monkeypatch.setattr(core.unpublished, "add", enter_before_a_look)
+    site.gateway.fail_next("delete_series")
+    assert queue.decide(delivery.request_id, "withdraw", reason="wrong slide").status == 200
+    site.gateway.delete_series(slide.series)
+    site.restart(kill=True)
+    site.pass_time(10)
+    assert not others(site, slide)
+
+
+def test_a_withdrawn_result_is_deleted_by_one_at_a_time(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide)
+    delivery.complete()
+    delete, deleted = site.gateway.delete_series, []
+
+    def delete_after_a_look(series_id: str) -> None:
+        deleted.append(series_id)
+        if len(deleted) == 1:
+            finish_leftovers(site.application.core)
+            answer = queue.decide(delivery.request_id, "withdraw", reason="twice")
+            assert (answer.status, answer.json["code"]) == (503, "too_busy")
+        delete(series_id)
+
+    monkeypatch.setattr(site.gateway, "delete_series", delete_after_a_look)
+    assert queue.decide(delivery.request_id, "withdraw", reason="wrong slide").status == 200
+    assert len(deleted) == 1
+    assert site.warnings == []
+
+
+def test_a_look_at_what_is_left_says_nothing_of_a_result_that_is_being_stored(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide)
+    store = site.gateway.store_instance
+
+    def store_after_a_look(content: bytes) -> str:
+        finish_leftovers(site.application.core)
+        return store(content)
+
+    monkeypatch.setattr(site.gateway, "store_instance", store_after_a_look)
+    assert delivery.complete() == 200
+    assert site.warnings == []
 
 
 def test_nothing_is_withdrawn_that_could_not_be_entered(site: MemorySite, queue: Queue, slide: Slide) -> None:
