@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from .archive import MAX_BYTES, Archive, fold
@@ -47,6 +47,17 @@ def take_number(state: SeriesState) -> tuple[int, SeriesState]:
     if state.next_number > LAST_NUMBER:
         raise ApiError(413, "too_many_requests_on_series", "This series has no room for further results.")
     return state.next_number, replaced(state, next_number=state.next_number + 1)
+
+
+def roomiest_number(first: int, taken: Iterable[int]) -> int:
+    """Return where the longest row of numbers begins that are not taken.
+
+    Ours follow one another; one that stands far from them, up to the last of all, is a site's.
+    """
+    held = {number for number in taken if first <= number <= LAST_NUMBER}
+    edges = sorted({first - 1, *held, LAST_NUMBER + 1})
+    before, _ = max(zip(edges, edges[1:]), key=lambda pair: pair[1] - pair[0])
+    return before + 1
 
 
 def named_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
@@ -261,7 +272,7 @@ class Store:
     def _begun_afresh(self, series_id: str) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
         """Return a state without requests that uses no number again, and what the archive still holds."""
         taken = (*self._gateway.list_attachments(series_id), *self._gateway.list_metadata(series_id))
-        state = SeriesState(series_id, max((self._settings.first_attachment - 1, *taken)) + 1)
+        state = SeriesState(series_id, roomiest_number(self._settings.first_attachment, taken))
         archived, schema = self._archive.read(state)
         return replaced(state, folded=len(archived), schema=schema), archived
 

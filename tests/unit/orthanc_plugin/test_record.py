@@ -215,6 +215,17 @@ def test_a_fresh_state_uses_no_number_that_a_damaged_one_may_name(site: MemorySi
     assert number_of(site, queue.claim().request_id) == 5108
 
 
+def test_a_site_s_own_last_number_does_not_use_up_the_numbers_of_a_fresh_state(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    site.gateway.put_metadata(slide.series, 5000, b"damaged")
+    site.gateway.put_metadata(slide.series, 5107, encode_record(RESULT))
+    site.gateway.put_metadata(slide.series, 65535, b"a site's own")
+    queue.submitted(slide)
+    assert number_of(site, queue.claim().request_id) == 5108
+
+
 def test_a_failed_write_does_not_forget_that_a_lease_was_confirmed(site: MemorySite, queue: Queue) -> None:
     request_id = queue.submitted()
     queue.claim().heartbeat()
