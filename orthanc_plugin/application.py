@@ -24,6 +24,8 @@ from .settings import Settings, names_of_numbers
 from .store import LAST_NUMBER
 
 OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/[\s\S]*)?")
+_READS = re.compile(r"/tools/(?:count-resources|create-archive|create-media|find|lookup)/?")
+"""What is asked by POST and stores nothing."""
 _LONGEST_HOLD_S = 10.0
 _FORGED = ApiError(403, "forged_user", "Only the proxy on this machine may name the user.")
 _AUDITED = frozenset({"forbidden_role", "forbidden_origin", "lease_lost", "already_completed"})
@@ -89,7 +91,7 @@ class Application:
             return True
         if self._refusal(self.user_of(headers), method, uri, headers) is not None:
             return False
-        if method != "GET" and self.core.overwrites:
+        if method != "GET" and self.core.overwrites and not _READS.fullmatch(uri):
             # A slide overwritten before its requests are read would take them along.
             self.core.ready.all_known.wait(_LONGEST_HOLD_S)
         return True

@@ -39,7 +39,12 @@ def test_an_instance_is_stored_once_the_requests_are_read() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "overwrites"),
-    [("GET", "/system", True), ("POST", "/pathology/claim", True), ("POST", "/instances", False)],
+    [
+        ("GET", "/system", True),
+        ("POST", "/tools/find", True),
+        ("POST", "/pathology/claim", True),
+        ("POST", "/instances", False),
+    ],
 )
 def test_nothing_else_waits(
     monkeypatch: pytest.MonkeyPatch, method: str, path: str, overwrites: bool
