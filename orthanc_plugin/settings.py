@@ -229,13 +229,18 @@ def _check_orthanc(configuration: Mapping[str, Any], settings: Settings) -> None
 
 
 def _check_threads(configuration: Mapping[str, Any], settings: Settings) -> None:
-    threads = configuration.get("HttpThreadsCount", _DEFAULT_HTTP_THREADS)
-    waiters = settings.claim_waiters + settings.page_waiters
-    if isinstance(threads, int) and waiters >= threads:
+    if _threads_left(configuration, settings) < 0:
         raise SettingsError(
-            f"Pathology.ClaimWaiters and Pathology.PageWaiters may hold {waiters} of Orthanc's {threads} "
-            "HTTP threads, and would leave none for others: lower them, or set a larger HttpThreadsCount."
+            "Pathology.ClaimWaiters and Pathology.PageWaiters are more than Orthanc has HTTP threads: "
+            "lower them, or set a larger HttpThreadsCount."
         )
+
+
+def _threads_left(configuration: Mapping[str, Any], settings: Settings) -> int:
+    """Return how many of Orthanc's HTTP threads are free while all that may wait do."""
+    threads = configuration.get("HttpThreadsCount")
+    count = threads if isinstance(threads, int) else _DEFAULT_HTTP_THREADS
+    return count - settings.claim_waiters - settings.page_waiters
 
 
 def _check_numbers_free(configuration: Mapping[str, Any], first: int) -> None:
@@ -272,6 +277,11 @@ def doubts(configuration: Mapping[str, Any], settings: Settings) -> tuple[str, .
         found.append("Pathology.Workers names nobody, so no request will ever be analysed.")
     if settings.webhook is not None and _is_plain_elsewhere(settings.webhook.url):
         found.append("Pathology.Webhook.Url is plain http to another machine: anybody between can read it.")
+    if _threads_left(configuration, settings) == 0:
+        found.append(
+            "Pathology.ClaimWaiters and Pathology.PageWaiters may hold all of Orthanc's HTTP threads, and "
+            "others wait for 30 s then: lower them, or set a larger HttpThreadsCount."
+        )
     registered = configuration.get("RegisteredUsers")
     if settings.trusted_user_header is None and isinstance(registered, dict):
         unknown = sorted({*settings.workers, *settings.monitors} - registered.keys())

@@ -108,7 +108,7 @@ def test_a_section_is_read() -> None:
         ({"TrustedUserHeader": "Authorization"}, "Pathology.TrustedUserHeader"),
         ({"TrustedUserHeader": "host"}, "Pathology.TrustedUserHeader"),
         ({"TrustedUserHeader": "X-Remote-User:"}, "Pathology.TrustedUserHeader"),
-        ({"ClaimWaiters": 40, "PageWaiters": 10}, "HttpThreadsCount"),
+        ({"ClaimWaiters": 41, "PageWaiters": 10}, "HttpThreadsCount"),
         ([], "Pathology"),
     ],
 )
@@ -131,7 +131,14 @@ def test_more_threads_have_room_for_more_waiters() -> None:
     section = {"ClaimWaiters": 100, "PageWaiters": 50}
     assert read(section, HttpThreadsCount=200).claim_waiters == 100
     with pytest.raises(SettingsError, match="HttpThreadsCount"):
-        read(HttpThreadsCount=20)
+        read(HttpThreadsCount=19)
+
+
+@pytest.mark.parametrize(("threads", "doubted"), [(20, True), (21, False)])
+def test_waiters_that_may_hold_every_thread_are_doubted(threads: int, doubted: bool) -> None:
+    settings = read(HttpThreadsCount=threads)
+    said = doubts({"HttpThreadsCount": threads}, settings)
+    assert any("HttpThreadsCount" in doubt for doubt in said) is doubted
 
 
 def test_rules_are_read() -> None:
