@@ -122,7 +122,7 @@ _MEMBERS: Mapping[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
 _TIMES: Mapping[type, tuple[str, ...]] = {
     kind: tuple(name for name, types in members if float in types) for kind, members in _MEMBERS.items()
 }
-"""Every number that is no whole one is a time."""
+"""Every float member is a time."""
 
 
 def _build(kind: type[Value], value: Any, parts: Mapping[str, Callable[[Any], Any]]) -> Value:
