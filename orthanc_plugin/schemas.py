@@ -8,7 +8,7 @@ from typing import Any
 from .artifacts import MOST_ARTIFACTS
 from .counters import KNOWN
 from .service.submit import MAX_SERIES_OF_COHORT
-from .values import STATUSES
+from .values import FLAGS, OUTCOMES, STATUSES
 
 Schema = dict[str, Any]
 
@@ -70,6 +70,17 @@ _STATE: dict[str, Schema] = {
 _FAILURE = record(
     {"code": _NAME, "message": text(2000, shortest=0), "retryable": _FLAG}, "code", "message", "retryable"
 )
+_VERDICT: Schema = {"enum": ["agree", "disagree", "unusable"]}
+_REVIEW = {"verdict": _VERDICT, "comment": _ANY_TEXT, "by": _ANY_TEXT, "at": _TIME}
+_ATTEMPT = {
+    "fence": {"type": "integer", "minimum": 1},
+    "worker_id": _ANY_TEXT,
+    "at": _TIME,
+    "confirmed": _FLAG,
+    "outcome": {"enum": [*OUTCOMES, None], "description": "null while it holds."},
+    "error": nullable(_FAILURE),
+}
+_EVENT = {"at": _TIME, "event": _ANY_TEXT, "by": _ANY_TEXT, "detail": _ANY_TEXT}
 _NAMED = record(
     {"name": text(), "size": number(0, 2**31, kind="integer"), "sha256": _SHA256}, "name", "size", "sha256"
 )
@@ -111,6 +122,7 @@ SCHEMAS: dict[str, Schema] = {
             "study_instance_uid": _ANY_TEXT,
             "model": nullable(_ANY_TEXT),
             "model_version": nullable(_ANY_TEXT),
+            "model_sha256": nullable(_SHA256),
             "parameters": {"type": "object"},
             "priority": {"type": "integer"},
             "fingerprint": _SHA256,
@@ -124,13 +136,18 @@ SCHEMAS: dict[str, Schema] = {
             "worker_id": nullable(_ANY_TEXT),
             "stage": nullable(_ANY_TEXT),
             "progress": nullable({"type": "number"}),
+            "detail": nullable(_ANY_TEXT),
             "cancel_requested": _FLAG,
             "error": nullable(_FAILURE),
             "summary": nullable({"type": "object"}),
             "result": nullable({"type": "object"}),
             "artifacts": many({"type": "object"}),
             "dicom": many({"type": "object"}),
-            "flags": many(_ANY_TEXT),
+            "review": nullable(record(_REVIEW, *_REVIEW)),
+            "predecessor": nullable(_ANY_TEXT),
+            "flags": many({"enum": list(FLAGS)}),
+            "grants": many(ref("Attempt")),
+            "history": many(record(_EVENT, *_EVENT)),
             "version": _ANY_TEXT,
         },
         "request_id",
@@ -138,6 +155,7 @@ SCHEMAS: dict[str, Schema] = {
         "series",
         "version",
     ),
+    "Attempt": record(_ATTEMPT, *_ATTEMPT),
     "Analyze": record(
         {
             "series": _ID,
@@ -192,7 +210,7 @@ SCHEMAS: dict[str, Schema] = {
     "Empty": record({}),
     "Withdraw": record({"reason": text(500)}, "reason"),
     "Review": record(
-        {"verdict": {"enum": ["agree", "disagree", "unusable"]}, "comment": nullable(text(2000, shortest=0))},
+        {"verdict": _VERDICT, "comment": nullable(text(2000, shortest=0))},
         "verdict",
     ),
     "Drain": record({"drain": _FLAG}),

@@ -30,8 +30,9 @@ SOURCE_REPLACED = "source_replaced"
 UNAPPROVED_MODEL = "unapproved_model"
 DICOM_RESULTS_REFUSED = "dicom_results_refused"
 RESULT_UNREADABLE = "result_unreadable"
+FLAGS = (UNAPPROVED_MODEL, SOURCE_REPLACED, DICOM_RESULTS_REFUSED, RESULT_UNREADABLE)
 
-# What became of a grant.
+# What became of a grant, which may also be `FAILED` or `SOURCE_REPLACED`.
 EXPIRED = "expired"
 UNCONFIRMED = "unconfirmed"
 HANDED_BACK = "handed_back"
@@ -39,6 +40,17 @@ SERIES_CHANGED = "series_changed"
 DELIVERED = "delivered"
 ENDED_BY_PERSON = "ended_by_person"
 TAKEN_OVER = "taken_over"
+OUTCOMES = (
+    DELIVERED,
+    FAILED,
+    EXPIRED,
+    UNCONFIRMED,
+    HANDED_BACK,
+    TAKEN_OVER,
+    SERIES_CHANGED,
+    SOURCE_REPLACED,
+    ENDED_BY_PERSON,
+)
 
 
 _TEXT = "_json_text"

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from orthanc_plugin.openapi import OPERATIONS
+from tests.support.orthanc_server import ROOT
 from tests.support.queue_client import Queue
 from tests.support.sites import WORKER, MemorySite, Site
 
@@ -57,6 +60,53 @@ def test_answers_are_what_the_document_says(document: dict[str, Any], queue: Que
     assert problems(document, "One", one.json) == []
     assert problems(document, "List", listed.json) == []
     assert problems(document, "Error", refused.json) == []
+
+
+def test_attempts_reviews_and_history_are_what_the_document_says(
+    document: dict[str, Any], queue: Queue, site: Site
+) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+    lease.heartbeat(stage="encode", detail="half of it")
+    assert problems(document, "Request", queue.get(request_id)) == []
+    lease.fail("out_of_memory", retryable=True)
+    assert problems(document, "Request", queue.get(request_id)) == []
+    queue.decide(request_id, "retry")
+    queue.claim().complete()
+    assert queue.decide(request_id, "review", verdict="agree").status == 200
+    request = queue.get(request_id)
+    assert [attempt["outcome"] for attempt in request["grants"]] == ["failed", "delivered"]
+    assert problems(document, "Request", request) == []
+
+
+@pytest.mark.parametrize(
+    ("member", "wrong"),
+    [("outcome", "out_of_memory"), ("error", {"code": "x"}), ("confirmed", None), ("fence", 0)],
+)
+def test_an_attempt_that_says_anything_else_is_none(
+    document: dict[str, Any], queue: Queue, member: str, wrong: Any
+) -> None:
+    queue.submitted()
+    (attempt,) = queue.get(queue.claim().request_id)["grants"]
+    assert problems(document, "Attempt", attempt) == []
+    assert problems(document, "Attempt", {**attempt, member: wrong})
+
+
+@pytest.mark.parametrize(
+    ("names", "schema"),
+    [
+        (r"Their `outcome` is `null` while they hold, then(.*?)\.\n", ("Attempt", "properties", "outcome")),
+        (r"^`flags`:(.*?)\n`version`", ("Request", "properties", "flags", "items")),
+    ],
+)
+def test_the_outcomes_and_flags_are_those_that_the_contract_names(
+    document: dict[str, Any], names: str, schema: tuple[str, ...]
+) -> None:
+    found = re.search(names, (ROOT / "docs/rest.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    described = reduce(lambda value, key: value[key], schema, document["components"]["schemas"])
+    told = set(re.findall(r"`([a-z]+(?:_[a-z]+)*)`", found[1])) - {"error", "result"}
+    assert set(described["enum"]) - {None} == told
 
 
 def test_what_older_workers_send_is_allowed_where_it_is_taken(
