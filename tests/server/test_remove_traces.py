@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from tests.install.page import commands
 from tests.support.orthanc_server import ROOT, OrthancServer, free_port, parse_configuration
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import ServerSite, Slide
@@ -111,6 +116,31 @@ def test_everything_goes_but_the_slides(used: Used) -> None:
     for series, was in before.items():
         assert used.server.get(f"/series/{series}").json()["Instances"] == was["Instances"]
     assert used.remove("--yes").stdout == "0 trace(s) removed.\n"
+
+
+def properties(index: Path) -> set[int]:
+    """Return the numbers of the plugin's properties in the database of an Orthanc that is stopped."""
+    with closing(sqlite3.connect(index)) as database:
+        rows = database.execute("SELECT property FROM GlobalProperties WHERE property >= 1024")
+        return {number for (number,) in rows}
+
+
+def test_the_commands_of_the_page_empty_the_plugins_properties_and_no_other(used: Used) -> None:
+    used.switch_the_plugin_off()
+    used.server.stop()
+    index = used.server.folder / "storage/index"
+    with closing(sqlite3.connect(index)) as database, database:
+        database.executemany(
+            "INSERT OR REPLACE INTO GlobalProperties VALUES (?, 'x')", [(4999,), (5004,), (5005,)]
+        )
+    before = properties(index)
+    assert before >= {4999, 5000, 5004, 5005}
+    (line,) = re.findall(r"^python3 .*$", "\n".join(commands("operate.md", "Uninstall")), re.MULTILINE)
+    command = line.replace("/var/lib/orthanc/db-v6/index", str(index)).replace("python3", sys.executable)
+    subprocess.run(["sh", "-c", command], check=True)
+    assert properties(index) == before - set(range(5000, 5005))
+    used.server.start()
+    assert set(used.server.get("/series").json()) >= {used.analysed.series, used.waiting.series}
 
 
 def test_while_the_plugin_runs_it_lets_nobody(used: Used) -> None:
