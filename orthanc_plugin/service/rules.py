@@ -7,7 +7,9 @@ that changed since a stored mark are looked at again, at the start and from time
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from itertools import chain
 
 from orthanc_plugin.arrival import Arrival, matches
 from orthanc_plugin.eligibility import check_eligible, is_slide_image
@@ -20,6 +22,8 @@ from .submit import Target, Wish, submit
 SWEEP_EVERY_S = 600.0
 _SOON_S = 10.0
 _DEFAULT_STABLE_AGE_S = 60.0
+_MOST_FAILED = 100
+"""Beyond that it is Orthanc that fails, and the mark stays where it is."""
 _DAY = 8
 """Length of the date in Orthanc's LastUpdate (``20261122T165403``, UTC)."""
 
@@ -94,26 +98,45 @@ def sweep(core: Core) -> float:
     if not stored:
         core.gateway.set_global_property(number, _now(core))
         return SWEEP_EVERY_S
+    before = _read_mark(stored)
     # A clock that ran ahead may have left a mark of the future, which would hide what arrives until then.
-    mark, is_all_settled = _look(core, min(stored, _now(core)))
-    if mark != stored:
-        core.gateway.set_global_property(number, mark)
+    after, is_all_settled = _look(core, replace(before, at=min(before.at, _now(core))))
+    if str(after) != stored:
+        core.gateway.set_global_property(number, str(after))
     return SWEEP_EVERY_S if is_all_settled else _stable_age(core)
 
 
-def _look(core: Core, mark: str) -> tuple[str, bool]:
-    """Return up to when all has been looked at, and whether nothing is still to settle.
+@dataclass(frozen=True)
+class _Mark:
+    """Up to when all series have been looked at, and those among them that could not be read."""
 
-    The whole day of the mark is looked at, so that a clock set back hides nothing.
+    at: str
+    failed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join((self.at, *self.failed))
+
+
+def _read_mark(text: str) -> _Mark:
+    at, *failed = text.split(" ")
+    return _Mark(at, tuple(failed))
+
+
+def _look(core: Core, mark: _Mark) -> tuple[_Mark, bool]:
+    """Return the mark after a look at what came since and at what failed, and whether nothing has to settle.
+
+    The whole day of the mark is looked at, so that a clock set back hides nothing. A series that cannot be
+    read does not hold the mark: a rule that is added later would submit all that has come since.
     """
     now, is_all_settled = _now(core), True
-    seen, left = [mark], [now]
+    seen, left, failed = [mark.at], [now], list[str]()
     settled = _stamp(core.clock.now() - _stable_age(core))
-    for series_id in core.gateway.list_series():
+    others = (series_id for series_id in core.gateway.list_series() if series_id not in mark.failed)
+    for series_id in chain(mark.failed, others):
         if core.ready.stopping.is_set():
             return mark, True
         series = core.gateway.series(series_id)
-        if series is None or series.last_update[:_DAY] < mark[:_DAY]:
+        if series is None or (series.last_update[:_DAY] < mark.at[:_DAY] and series_id not in mark.failed):
             continue
         # After a kill a series reads as stable at once, though its sender may have more of it. One of the
         # future was dated before the clock was set back.
@@ -122,9 +145,12 @@ def _look(core: Core, mark: str) -> tuple[str, bool]:
             left.append(series.last_update)
         elif _is_done(core, series):
             seen.append(series.last_update)
+        elif len(failed) < _MOST_FAILED:
+            failed.append(series_id)
+            seen.append(series.last_update)
         else:
             left.append(series.last_update)
-    return min(*left, max(seen)), is_all_settled
+    return _Mark(min(*left, max(seen)), tuple(failed)), is_all_settled
 
 
 def _is_done(core: Core, series: SeriesInfo) -> bool:

@@ -12,7 +12,7 @@ from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.rules import SWEEP_EVERY_S, series_arrived, sweep
 from orthanc_plugin.values import AnalysisRequest
 from tests.support.queue_client import Queue
-from tests.support.sites import MemorySite, Slide
+from tests.support.sites import MemorySite, Slide, settings_of
 
 RULE = {"Name": "mouths", "Match": {"BodyPartExamined": "MOUTH"}, "Model": "oral", "Priority": -10}
 
@@ -189,23 +189,29 @@ def test_a_slide_that_could_not_be_read_is_looked_at_again() -> None:
     assert len(arrivals.requests()) == 1
 
 
-def test_one_bad_slide_keeps_no_other_from_its_analysis_and_is_looked_at_until_it_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    arrivals = Arrivals()
-    bad, gateway = arrivals.slide(), arrivals.site.gateway
-    (instance,) = gateway.instances(bad.series)
-    arrivals.site.clock.advance(3 * 86400)
-    later = arrivals.slide()
-    arrivals.site.clock.advance(100)
+def damage(arrivals: Arrivals, monkeypatch: pytest.MonkeyPatch, *slides: Slide) -> None:
+    """Let slides be ones that cannot be read."""
+    gateway = arrivals.site.gateway
+    damaged = {item.instance_id for slide in slides for item in gateway.instances(slide.series)}
     read = gateway.tags
 
     def tags(instance_id: str) -> Any:
-        if instance_id == instance.instance_id:
+        if instance_id in damaged:
             raise StorageError("The file is damaged.")
         return read(instance_id)
 
     monkeypatch.setattr(gateway, "tags", tags)
+
+
+def test_one_bad_slide_keeps_no_other_from_its_analysis_and_is_looked_at_until_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrivals = Arrivals()
+    bad = arrivals.slide()
+    arrivals.site.clock.advance(3 * 86400)
+    later = arrivals.slide()
+    arrivals.site.clock.advance(100)
+    damage(arrivals, monkeypatch, bad)
     for _ in range(2):
         assert arrivals.sweep() == SWEEP_EVERY_S
         assert [request.series for request in arrivals.requests()] == [later.series]
@@ -215,6 +221,46 @@ def test_one_bad_slide_keeps_no_other_from_its_analysis_and_is_looked_at_until_i
     arrivals.site.restart()
     arrivals.sweep()
     assert {request.series for request in arrivals.requests()} == {bad.series, later.series}
+
+
+def test_a_rule_added_later_submits_nothing_old_for_a_slide_that_could_never_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrivals = Arrivals()
+    damage(arrivals, monkeypatch, arrivals.slide())
+    for _ in range(3):
+        arrivals.site.clock.advance(86400)
+        arrivals.slide()
+        arrivals.site.clock.advance(100)
+        arrivals.sweep()
+    arrivals.site.settings = settings_of({"Rules": [RULE, {**RULE, "Model": "new"}]})
+    arrivals.site.clock.advance(86400)
+    arrivals.slide()
+    arrivals.site.restart(kill=True)
+    arrivals.site.clock.advance(100)
+    arrivals.sweep()
+    # Those of the day of the mark, and the one that came since.
+    assert len([request for request in arrivals.requests() if request.model == "new"]) == 2
+
+
+def test_many_slides_that_cannot_be_read_are_all_looked_at_until_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrivals = Arrivals()
+    slides = [arrivals.slide() for _ in range(120)]
+    damage(arrivals, monkeypatch, *slides)
+    arrivals.site.clock.advance(3 * 86400)
+    arrivals.slide()
+    arrivals.site.clock.advance(100)
+    for _ in range(2):
+        arrivals.sweep()
+        assert len(arrivals.requests()) == 1
+    assert len(arrivals.site.gateway.get_global_property(5001) or "") < 5_000
+
+    monkeypatch.undo()
+    arrivals.site.restart(kill=True)
+    arrivals.sweep()
+    assert len(arrivals.requests()) == 121
 
 
 def test_a_slide_with_requests_of_a_newer_plugin_keeps_no_other_from_its_analysis() -> None:
