@@ -323,15 +323,13 @@ def test_a_review_before_a_slide_stored_again_is_carried_over_is_kept(site: Memo
         site.restart(kill=True)
 
 
-def test_an_archive_that_went_with_its_slide_is_missed_whatever_was_in_it(
-    site: MemorySite, queue: Queue
-) -> None:
+def test_a_lost_archive_of_cancelled_requests_is_written_again(site: MemorySite, queue: Queue) -> None:
     slide = site.new_slide()
     fill(queue, slide, MAX_FINISHED + 1)
-    reviewed = queue.submitted(slide, parameters={"n": "open"})
+    another = queue.submitted(slide, parameters={"n": "open"})
     site.gateway.delete_series(slide.series)
     site.gateway.add_slide(slide.series_uid, slide.study_uid)
-    queue.decide(reviewed, "cancel")  # a transition before the news writes the state again
+    queue.decide(another, "cancel")  # a transition before the news writes the state again
     site.gateway.delete_attachment(slide.series, ARCHIVE)
     series_deleted(site.application.core, slide.series)
     site.restart(kill=True)
