@@ -55,6 +55,8 @@ class QueueDriver(Actors):
         series = self.slides[slide].series
         if self.gateway.holds(series):
             self.counts["deleted"] += 1
+            if series in self.site.application.core.ready.unread:  # nobody has read yet what goes with it
+                self.promises.slide_gone(series)
             self.promises.slide_lost(series, self.site.clock.monotonic())
             self.gateway.lose(self.slides[slide])
 
