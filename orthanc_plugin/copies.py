@@ -5,117 +5,154 @@ from __future__ import annotations
 
 import json
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Mapping
+from typing import Union
 
-from .clock import Clock
 from .codec import DamagedError, NewerError, decode_archive, encode_archive
 from .gateway import Gateway
 from .values import AnalysisRequest
 
-_GRACE_S = 60.0
+SHARDS = 64
+"""Global properties that the copies are spread over: each write rewrites one of them."""
+
+Part = Union[tuple[AnalysisRequest, ...], str]
+"""The copies of one series, or their text where this version cannot read it."""
 
 
 class Copies:
-    """Open requests as they were submitted, in one global property.
+    """Open requests as they were submitted, in `SHARDS` global properties by their series.
 
     Storing a slide's only file again makes Orthanc delete the series, with its requests, and create it anew.
     Memory writes them again, unless Orthanc was killed in between or had not read them yet: what was accepted
-    is then known by its copy. One is kept before its request is written, and given up some time after it has
-    ended.
+    is then known by its copy. One is kept before its request is written, and dropped once it has ended.
     """
 
-    def __init__(self, gateway: Gateway, number: int, clock: Clock, warn: Callable[[str], None]) -> None:
+    def __init__(self, gateway: Gateway, number: int, warn: Callable[[str], None]) -> None:
         self._gateway = gateway
         self._number = number
-        self._clock = clock
         self._warn = warn
         self._lock = threading.Lock()
-        self._held: Mapping[str, AnalysisRequest] | None = None
-        self._since: dict[str, float] = {}
+        self._held: dict[int, Mapping[str, Part]] = {}
+        self._announced: set[str] = set()
 
     def of_series(self) -> dict[str, tuple[AnalysisRequest, ...]]:
-        """Return the copies by Orthanc id of the series.
+        """Return the copies by Orthanc id of the series, without those whose request is yet to be written.
 
         Raises
         ------
         StorageError
             Where Orthanc cannot read.
         """
+        found = {}
         with self._lock:
-            return _by_series(self._copies().values())
+            for shard in range(SHARDS):
+                for series_id, part in self._parts(shard).items():
+                    found[series_id] = tuple(
+                        copy for copy in _copies(part) if copy.request_id not in self._announced
+                    )
+        return {series_id: copies for series_id, copies in found.items() if copies}
 
     def keep(self, requests: Iterable[AnalysisRequest]) -> None:
-        """Keep copies, durably and with one write, of requests that are about to be written.
+        """Keep copies, durably, of requests that are about to be written; `release` them then.
 
         Raises
         ------
         StorageError
             Where Orthanc cannot read or write.
         """
+        wanted: dict[int, list[AnalysisRequest]] = {}
+        for request in requests:
+            wanted.setdefault(_shard(request.series), []).append(request)
         with self._lock:
-            wanted = {request.request_id: request for request in requests}
-            self._since.update(dict.fromkeys(wanted, self._clock.monotonic()))
-            self._write({**wanted, **self._copies()})
+            for shard, copies in wanted.items():
+                self._announced.update(copy.request_id for copy in copies)
+                self._write(shard, _with_copies(self._parts(shard), copies))
 
-    def drop(self, request_id: str) -> None:
-        """Drop the copy of a request that was not written, or has ended, where there is one.
+    def release(self, request_ids: Iterable[str]) -> None:
+        """Let copies be dropped again: their requests are written, or will not be."""
+        with self._lock:
+            self._announced.difference_update(request_ids)
+
+    def prune(self, has_ended: Callable[[str], bool], series_ids: Iterable[str] | None = None) -> None:
+        """Drop the copies of what has ended, on some series or on all, but for what is yet to be written.
 
         Raises
         ------
         StorageError
             Where Orthanc cannot read or write.
         """
+        shards = range(SHARDS) if series_ids is None else {_shard(series_id) for series_id in series_ids}
         with self._lock:
-            self._since.pop(request_id, None)
-            self._write({known: copy for known, copy in self._copies().items() if known != request_id})
+            for shard in shards:
+                self._write(shard, self._left(self._parts(shard), has_ended))
 
-    def give_up(self, ended: Callable[[str], bool]) -> None:
-        """Drop the copies of what has `ended`, but for those that were made a moment ago.
+    def _left(self, parts: Mapping[str, Part], has_ended: Callable[[str], bool]) -> Mapping[str, Part]:
+        def stays(copy: AnalysisRequest) -> bool:
+            return copy.request_id in self._announced or not has_ended(copy.request_id)
 
-        Raises
-        ------
-        StorageError
-            Where Orthanc cannot read or write.
-        """
-        with self._lock:
-            limit = self._clock.monotonic() - _GRACE_S
-            left = {
-                request_id: request
-                for request_id, request in self._copies().items()
-                if self._since.get(request_id, limit) > limit or not ended(request_id)
-            }
-            self._write(left)
-            self._since = {known: since for known, since in self._since.items() if known in left}
+        left = {
+            series_id: part if isinstance(part, str) else tuple(filter(stays, part))
+            for series_id, part in parts.items()
+        }
+        return {series_id: part for series_id, part in left.items() if part}
 
-    def _copies(self) -> Mapping[str, AnalysisRequest]:
-        if self._held is None:
-            self._held = {request.request_id: request for request in self._read()}
-        return self._held
+    def _parts(self, shard: int) -> Mapping[str, Part]:
+        if shard not in self._held:
+            self._held[shard] = self._decoded(shard, self._gateway.get_global_property(self._number + shard))
+        return self._held[shard]
 
-    def _read(self) -> list[AnalysisRequest]:
-        text = self._gateway.get_global_property(self._number)
+    def _decoded(self, shard: int, text: str | None) -> Mapping[str, Part]:
         try:
-            of_series = json.loads(text or "{}").items()
-            parts = [decode_archive(series_id, json.dumps(part).encode()) for series_id, part in of_series]
-        except (ValueError, AttributeError, DamagedError, NewerError) as error:
-            self._warn(f"Global property {self._number} cannot be read ({error}); its copies are dropped.")
-            return []
-        return [request for requests, _ in parts for request in requests]
+            # A series that does not belong here was left there under another CopiesProperty.
+            return {
+                series_id: self._part(shard, series_id, json.dumps(part))
+                for series_id, part in json.loads(text or "{}").items()
+                if _shard(series_id) == shard
+            }
+        except (ValueError, AttributeError, RecursionError) as error:
+            self._warn(
+                f"Global property {self._number + shard} is damaged ({error}); its copies of open requests "
+                "are dropped."
+            )
+            return {}
 
-    def _write(self, copies: Mapping[str, AnalysisRequest]) -> None:
-        if copies == self._held:
+    def _part(self, shard: int, series_id: str, text: str) -> Part:
+        try:
+            return decode_archive(series_id, text.encode())[0]
+        except (DamagedError, NewerError) as error:
+            self._warn(
+                f"The copies of series {series_id} in global property {self._number + shard} cannot be read "
+                f"({error}); they are left as they are."
+            )
+            return text
+
+    def _write(self, shard: int, parts: Mapping[str, Part]) -> None:
+        if parts == self._held[shard]:
             return
-        parts = (
-            f"{json.dumps(series_id)}:{encode_archive(requests).decode()}"
-            for series_id, requests in _by_series(copies.values()).items()
-        )
-        self._held = None  # where this fails it is in doubt what is there, and read again
-        self._gateway.set_global_property(self._number, "{" + ",".join(parts) + "}")
-        self._held = copies
+        texts = (f"{json.dumps(series_id)}:{_text(part)}" for series_id, part in parts.items())
+        del self._held[shard]  # after a write that failed nobody knows what is stored: it is read again
+        self._gateway.set_global_property(self._number + shard, "{" + ",".join(texts) + "}")
+        self._held[shard] = parts
 
 
-def _by_series(requests: Iterable[AnalysisRequest]) -> dict[str, tuple[AnalysisRequest, ...]]:
-    found: dict[str, tuple[AnalysisRequest, ...]] = {}
-    for request in requests:
-        found[request.series] = (*found.get(request.series, ()), request)
-    return found
+def _shard(series_id: str) -> int:
+    return zlib.crc32(series_id.encode("utf-8", "replace")) % SHARDS
+
+
+def _copies(part: Part) -> tuple[AnalysisRequest, ...]:
+    return () if isinstance(part, str) else part
+
+
+def _text(part: Part) -> str:
+    return part if isinstance(part, str) else encode_archive(part).decode()
+
+
+def _with_copies(parts: Mapping[str, Part], wanted: Iterable[AnalysisRequest]) -> Mapping[str, Part]:
+    """Return parts with further copies; one that is held already stays as it is."""
+    added = dict(parts)
+    for copy in wanted:
+        held = _copies(added.get(copy.series, ()))
+        if all(known.request_id != copy.request_id for known in held):
+            added[copy.series] = (*held, copy)
+    return added

@@ -25,6 +25,30 @@ def submitted(request: AnalysisRequest) -> AnalysisRequest:
     return changed(request, request.created, "submitted", request.created_by)
 
 
+def as_submitted(request: AnalysisRequest) -> AnalysisRequest:
+    """Return an open request without what became of it, as a copy of it is kept.
+
+    A lease of before brings nothing to a request that is found by its copy: others may have been given since.
+    """
+    if not request.grants:
+        return request
+    return replaced(
+        request,
+        status=values.PENDING,
+        fence=0,
+        attempts=0,
+        not_before=None,
+        cancel_requested=False,
+        series_changes=0,
+        error=None,
+        grants=(),
+        artifacts=(),
+        record=None,
+        outputs=(),
+        summary=None,
+    )
+
+
 def same_wish(old: AnalysisRequest, new: AnalysisRequest) -> bool:
     """Tell whether an earlier request asks for the same analysis of the same content as a new one."""
     return _key(old) == _key(new) and covers(old, new.fingerprint)

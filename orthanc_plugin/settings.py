@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from . import setting_values as read
 from .arrival import ArrivalRule
+from .copies import SHARDS
 from .errors import SettingsError
 from .setting_values import PermittedModel
 from .webhook_client import Endpoint
@@ -50,8 +51,8 @@ class Settings:
     rules_property
         Number of the database's global property that says up to when arrivals have been looked at.
     copies_property
-        Number of the database's global property that holds copies of open requests whose slide may take them
-        along (see `copies`).
+        Number of the first of the `SHARDS` global properties of the database that hold copies of open
+        requests whose slide may take them along (see `copies`).
     drain_property
         Number of the database's global property that lists the workers which are to take nothing more.
     audit
@@ -115,7 +116,7 @@ _KEYS: Mapping[str, tuple[str, read.Reader]] = {
     "Rules": ("rules", read.rules),
     "RulesProperty": ("rules_property", _number),
     "DrainProperty": ("drain_property", _number),
-    "CopiesProperty": ("copies_property", _number),
+    "CopiesProperty": ("copies_property", read.whole(_FIRST_USER_NUMBER, _LAST_USER_NUMBER - SHARDS + 1)),
     "LeaseSeconds": ("lease_s", read.seconds(1, 3600)),
     "HeartbeatSeconds": ("heartbeat_s", read.seconds(0.2, 1200)),
     "ConfirmSeconds": ("confirm_s", read.seconds(0.5, 600)),
@@ -170,13 +171,14 @@ _RULES = (
                     settings.rules_property,
                     settings.unpublished_property,
                     settings.drain_property,
-                    settings.copies_property,
+                    *range(settings.copies_property, settings.copies_property + SHARDS),
                 }
             )
-            == 5
+            == 4 + SHARDS
         ),
         "Pathology.GlobalProperty, Pathology.RulesProperty, Pathology.UnpublishedProperty, "
-        "Pathology.DrainProperty and Pathology.CopiesProperty must differ.",
+        "Pathology.DrainProperty and Pathology.CopiesProperty must differ; the latter is the first of "
+        f"{SHARDS} numbers.",
     ),
     _Rule(
         _runs_permitted_models,

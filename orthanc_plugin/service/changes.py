@@ -16,7 +16,7 @@ from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.lifecycle import source_replaced
 from orthanc_plugin.values import Event, replaced
 
-from .core import Core, list_series_open
+from .core import Core, announced, at_risk
 
 _REMEMBERED = 100
 _REPLACED_WITHIN_S = 10.0
@@ -88,6 +88,19 @@ def series_created(core: Core, series_id: str) -> None:
         carry_over_unwritten(core, series_id)
 
 
+def look_after(core: Core, series_id: str) -> None:
+    """Do first what has not been done for a series that was stored again: before it gets a new request.
+
+    Raises
+    ------
+    StorageError, ApiError
+        Where Orthanc fails.
+    """
+    if series_id in core.ready.unread:
+        find_lost(core, [series_id])
+    carry_over_unwritten(core, series_id)
+
+
 def carry_over_unwritten(core: Core, series_id: str) -> None:
     """Do for a series that was deleted, or stored again, what has not been done or did not work.
 
@@ -109,13 +122,21 @@ def find_lost(core: Core, series_ids: Iterable[str]) -> None:
     StorageError
         Where Orthanc cannot read.
     """
-    copies = core.copies.of_series()
-    for series_id in copies.keys() & set(series_ids):
-        # A value that is there was not taken along: what it lacks was never accepted.
-        is_read = core.index.state(series_id) is not None or series_id in core.ready.unread
-        if not is_read and core.gateway.series(series_id) is not None:
-            lost = SeriesState(series_id, core.settings.first_attachment, requests=copies[series_id])
-            core.replaced_unwritten[series_id] = lost
+    if not core.overwrites:
+        return
+    with core.replacing:
+        copies = core.copies.of_series()
+        for series_id in copies.keys() & set(series_ids):
+            if core.index.state(series_id) is None and _has_lost_its_value(core, series_id):
+                lost = SeriesState(series_id, core.settings.first_attachment, requests=copies[series_id])
+                core.replaced_unwritten[series_id] = lost
+
+
+def _has_lost_its_value(core: Core, series_id: str) -> bool:
+    """Tell whether a series went with its requests; what a value that is there lacks was never accepted."""
+    if core.gateway.series(series_id) is None:
+        return False
+    return core.gateway.get_metadata(series_id, core.settings.metadata_number) is None
 
 
 def _carry_over(core: Core, lost: SeriesState | None) -> None:
@@ -123,11 +144,13 @@ def _carry_over(core: Core, lost: SeriesState | None) -> None:
     if lost is None or not lost.requests:
         return
     series_id = lost.series_id
-    if any(request.is_open for request in lost.requests):
-        list_series_open(core, series_id)
+    still_open = [request for request in lost.requests if request.is_open]
     content = fingerprint(core.gateway.instances(series_id))
     now = core.clock.now()
-    lacking = core.store.carry_over(series_id, lost, lambda request: source_replaced(request, content, now))
+    with announced(core, still_open, at_risk(core, still_open)):
+        lacking = core.store.carry_over(
+            series_id, lost, lambda request: source_replaced(request, content, now)
+        )
     for request in lacking:
         event = Event(now, values.SOURCE_REPLACED, "", request.status)
         core.audit.write(event, request_id=request.request_id, series=series_id)

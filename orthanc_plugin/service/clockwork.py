@@ -12,7 +12,7 @@ from orthanc_plugin.lifecycle import is_to_be_deleted
 from orthanc_plugin.values import AnalysisRequest
 
 from .changes import carry_over_unwritten, series_deleted
-from .core import Core, change_request
+from .core import Core, change_request, has_ended
 from .publish import alone, delete_result, delete_unpublished, publish
 
 TICK_S = 0.5
@@ -43,8 +43,7 @@ def _expire(core: Core, request: AnalysisRequest) -> None:
 
 def finish_leftovers(core: Core) -> None:
     """Carry over, publish and delete what could not be, and shorten the list of open series."""
-    for series_id in tuple(core.replaced_unwritten):
-        _carry_over(core, series_id)
+    carry_over_all(core)
     for request in core.index.with_status(values.PUBLISHING):
         _attempt(core, request.request_id, lambda item: _publish(core, item.request_id))
     for request in core.index.with_status(values.WITHDRAWN):
@@ -53,17 +52,16 @@ def finish_leftovers(core: Core) -> None:
     _delete_unpublished(core)
     try:
         core.listed.prune(lambda: core.index.open_series() | core.ready.unread)
-        core.copies.give_up(lambda request_id: _has_ended(core, request_id))
+        if core.overwrites:
+            core.copies.prune(lambda request_id: has_ended(core, request_id))
     except StorageError as error:
         core.warn(f"The lists of what is open could not be shortened: {error}")
 
 
-def _has_ended(core: Core, request_id: str) -> bool:
-    request = core.index.get(request_id)
-    if request is not None:
-        return not request.is_open
-    is_all_known = core.ready.all_known.is_set() and not core.ready.unread
-    return is_all_known and not core.replaced_unwritten
+def carry_over_all(core: Core) -> None:
+    """Write the requests again that went with a slide, wherever that has not been done or did not work."""
+    for series_id in tuple(core.replaced_unwritten):
+        _carry_over(core, series_id)
 
 
 def _carry_over(core: Core, series_id: str) -> None:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -15,8 +16,9 @@ from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.copies import Copies
 from orthanc_plugin.drained import Drained
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.gateway import Gateway
+from orthanc_plugin.gateway import Gateway, SeriesInfo
 from orthanc_plugin.index import Index
+from orthanc_plugin.lifecycle import as_submitted
 from orthanc_plugin.open_series import OpenSeries
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import Change, RequestChange, Store, source_deleted, take_number, with_request
@@ -100,7 +102,7 @@ def build_core(
         index=index,
         store=Store(gateway, settings, index, clock, warn),
         listed=OpenSeries(gateway, settings.global_property, clock, warn),
-        copies=Copies(gateway, settings.copies_property, clock, warn),
+        copies=Copies(gateway, settings.copies_property, warn),
         overwrites=gateway.configuration().get("OverwriteInstances") not in {None, False},
         unpublished=Unpublished(gateway, settings.unpublished_property, warn),
         claims=ClaimPool(index, clock, settings.claim_waiters),
@@ -156,7 +158,18 @@ def unknown_request() -> ApiError:
 def is_known_gone(core: Core, request_id: str) -> bool:
     """Tell of a request that is not known whether there is none (any more), and not one yet to be read."""
     everything_is_read = core.ready.all_known.is_set() and not core.ready.unread
-    return everything_is_read or core.index.is_gone(request_id)
+    return core.index.is_gone(request_id) or (everything_is_read and not _is_unwritten(core, request_id))
+
+
+def _is_unwritten(core: Core, request_id: str) -> bool:
+    """Tell whether a request went with a slide that was stored again, and is yet to be written to it."""
+    return any(state.find(request_id) for state in tuple(core.replaced_unwritten.values()))
+
+
+def has_ended(core: Core, request_id: str) -> bool:
+    """Tell whether no work is to be done (any more) for a request, as far as is known."""
+    request = core.index.get(request_id)
+    return is_known_gone(core, request_id) if request is None else not request.is_open
 
 
 def change_request(core: Core, request_id: str, change: RequestChange) -> AnalysisRequest:
@@ -186,6 +199,8 @@ def note_request(core: Core, request_id: str, change: RequestChange) -> Analysis
 def _change(core: Core, request_id: str, change: StateChange) -> AnalysisRequest:
     before, after = _apply(core, core.store.transact, request_id, change)
     core.claims.assign()
+    if not after.is_open:
+        drop_copies(core, after.series)
     audit_change(core, before, after)
     return after
 
@@ -243,38 +258,55 @@ def audit_call(core: Core, *events: Event, request_id: str = "", series: str = "
     core.audit.write(*events, request_id=request_id, series=series, user=signed_in.get())
 
 
-def list_series_open(core: Core, *series_ids: str) -> None:
-    """List series as ones with open requests, before any is written.
+@contextmanager
+def announced(
+    core: Core, requests: Iterable[AnalysisRequest], copied: Iterable[AnalysisRequest]
+) -> Iterator[None]:
+    """Let a restart know of requests that are written within: of their series, and of copies of some of them.
 
     Raises
     ------
     ApiError
         503 where Orthanc cannot write.
     """
+    copies = [as_submitted(request) for request in copied] if core.overwrites else []
     try:
-        core.listed.add(series_ids)
-    except StorageError as error:
-        raise unavailable(error) from error
+        try:
+            core.listed.add([request.series for request in requests])
+            if copies:
+                core.copies.keep(copies)
+        except StorageError as error:
+            raise unavailable(error) from error
+        yield
+    finally:
+        if copies:
+            core.copies.release([copy.request_id for copy in copies])
+            drop_copies(core, *(copy.series for copy in copies))
 
 
-def announce_open(core: Core, *requests: AnalysisRequest) -> None:
-    """Let a restart know of requests, before any is written: of their series, and of those that may get lost.
+def at_risk(core: Core, requests: Iterable[AnalysisRequest]) -> list[AnalysisRequest]:
+    """Return the requests whose slide takes them along where it is stored again: those on one of one file.
 
     Raises
     ------
-    ApiError
-        503 where Orthanc cannot write.
+    StorageError
+        Where Orthanc cannot read.
     """
-    list_series_open(core, *(request.series for request in requests))
+    if not core.overwrites:
+        return []
+    return [request for request in requests if has_one_file(core.gateway.series(request.series))]
+
+
+def has_one_file(series: SeriesInfo | None) -> bool:
+    """Tell whether an Orthanc that overwrites replaces the whole series when a file of it is stored again."""
+    return series is not None and len(series.instance_ids) == 1
+
+
+def drop_copies(core: Core, *series_ids: str) -> None:
+    """Drop the copies of what has ended, or was not written; where Orthanc fails, the next tick does."""
     if not core.overwrites:
         return
     try:
-        core.copies.keep([request for request in requests if _has_one_file(core, request.series)])
+        core.copies.prune(lambda request_id: has_ended(core, request_id), series_ids)
     except StorageError as error:
-        raise unavailable(error) from error
-
-
-def _has_one_file(core: Core, series_id: str) -> bool:
-    """Tell whether storing a file of a series again would replace the whole series."""
-    series = core.gateway.series(series_id)
-    return series is not None and len(series.instance_ids) == 1
+        core.warn(f"The copies of requests that have ended are dropped later: {error}")

@@ -7,7 +7,7 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.lifecycle import cancelled, retried, reviewed, withdrawn
 from orthanc_plugin.values import AnalysisRequest, Event, Review
 
-from .core import Core, announce_open, audit_call, change_request, find, unavailable
+from .core import Core, announced, at_risk, audit_call, change_request, find, unavailable
 from .publish import alone, delete_result
 
 
@@ -34,8 +34,12 @@ def retry(core: Core, request_id: str, user: str) -> AnalysisRequest:
     def change(request: AnalysisRequest) -> AnalysisRequest:
         return retried(request, user, core.clock.now())
 
-    announce_open(core, change(find(core, request_id)))
-    return change_request(core, request_id, change)
+    try:
+        wanted = [change(find(core, request_id))]
+        with announced(core, wanted, at_risk(core, wanted)):
+            return change_request(core, request_id, change)
+    except StorageError as error:
+        raise unavailable(error) from error
 
 
 def withdraw(core: Core, request_id: str, user: str, reason: str) -> AnalysisRequest:

@@ -17,7 +17,7 @@ from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Output
 
 from .changes import series_deleted
-from .core import Core, change_request, find, is_known_gone
+from .core import Core, change_request, find, has_ended, is_known_gone
 
 _STORED_WITHIN_S = 24 * 3600.0
 """A disk that is full on a Friday is seen to by then; what Orthanc still does not take it never will."""
@@ -78,7 +78,8 @@ def delete_unpublished(core: Core, request_id: str) -> None:
             return
         if request.status == values.COMPLETED:
             # First: by a copy the request could be analysed anew, and these results would be in the way.
-            core.copies.drop(request_id)
+            if core.overwrites:
+                core.copies.prune(lambda copied: has_ended(core, copied), [request.series])
             kept = {output.series_instance_uid for output in request.outputs}
     for uid in stored.series_instance_uids:
         if uid not in kept:

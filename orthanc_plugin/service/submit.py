@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,8 @@ from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import MAX_OPEN, with_request
 from orthanc_plugin.values import AnalysisRequest, canonical
 
-from .changes import note_arrival
-from .core import Core, announce_open, audit_change, unavailable
+from .changes import look_after, note_arrival
+from .core import Core, announced, audit_change, has_one_file, unavailable
 
 _MAX_PARAMETERS = 4096
 _MOST_NAMED = 10
@@ -68,6 +68,14 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class _New:
+    """A request that no earlier one stands for, not written yet, and how the slide is stored."""
+
+    request: AnalysisRequest
+    has_one_file: bool
+
+
+@dataclass(frozen=True)
 class Submitted:
     """A request that stands for the wish, and whether it is new."""
 
@@ -110,8 +118,11 @@ def submit(core: Core, target: Target, wish: Wish, user: str) -> tuple[list[Subm
     try:
         series_ids = _resolve(core, target)
         if not target.is_many:
-            request = _new_request(core, series_ids[0], wish, user)
-            return [_record(core, request, wish)], []
+            found = _earlier_or_new(core, series_ids[0], wish, user)
+            if isinstance(found, Submitted):
+                return [found], []
+            with _announced(core, [found]):
+                return [_record(core, found.request, wish)], []
         return _submit_all(core, series_ids, wish, user)
     except StorageError as error:
         raise unavailable(error) from error
@@ -182,17 +193,17 @@ def _refuse_too_many(found: tuple[str, ...], what: str, remedy: str) -> None:
 def _submit_all(
     core: Core, series_ids: tuple[str, ...], wish: Wish, user: str
 ) -> tuple[list[Submitted], list[Skipped]]:
-    wanted: list[AnalysisRequest] = []
+    wanted: list[Submitted | _New] = []
     done: list[Submitted] = []
     skipped: list[Skipped] = []
     for series_id in series_ids:
         with _skipping(skipped, series_id):
-            wanted.append(_new_request(core, series_id, wish, user))
+            wanted.append(_earlier_or_new(core, series_id, wish, user))
     # One write for all: the list is as long as what waits, and each of them finds itself listed.
-    announce_open(core, *map(submitted, wanted))
-    for request in wanted:
-        with _skipping(skipped, request.series):
-            done.append(_record(core, request, wish))
+    with _announced(core, [found for found in wanted if isinstance(found, _New)]):
+        for found in wanted:
+            with _skipping(skipped, found.request.series):
+                done.append(_record(core, found.request, wish) if isinstance(found, _New) else found)
     if not done:
         raise ApiError(
             422,
@@ -219,15 +230,20 @@ def skipped_member(item: Skipped) -> dict[str, str]:
     return {"series": item.series, "code": item.error.code, "error": item.error.message}
 
 
+def _announced(core: Core, found: list[_New]) -> AbstractContextManager[None]:
+    requests = [submitted(new.request) for new in found]
+    copied = [request for request, new in zip(requests, found) if new.has_one_file]
+    return announced(core, requests, copied)
+
+
 def _record(core: Core, request: AnalysisRequest, wish: Wish) -> Submitted:
-    """Write a new request, unless an earlier one stands for it.
+    """Write a new request that was announced, unless an earlier one stands for it by now.
 
     It is created now, and not when it was checked: of a large cohort that may be a minute ago, and whoever
     follows the list by time has passed it.
     """
     now = core.clock.now()
     request = submitted(replace(request, created=now, updated=now))
-    announce_open(core, request)
     outcome: list[Submitted] = []
 
     def on_state(state: SeriesState) -> SeriesState:
@@ -236,13 +252,15 @@ def _record(core: Core, request: AnalysisRequest, wish: Wish) -> Submitted:
         outcome.append(submission)
         return changed
 
-    core.store.transact(request.series, on_state, must_fit=True)
+    core.listed.add([request.series])  # of a large cohort it may have been taken off again
+    try:
+        core.store.transact(request.series, on_state, must_fit=True)
+    finally:
+        core.copies.release([request.request_id])
     core.claims.assign()
     submission = outcome[-1]
     if submission.created:
         audit_change(core, None, submission.request)
-    else:
-        core.copies.drop(request.request_id)
     return submission
 
 
@@ -275,7 +293,15 @@ def _add(
     return with_request(state, request), Submitted(request, created=True)
 
 
-def _new_request(core: Core, series_id: str, wish: Wish, user: str) -> AnalysisRequest:
+def _earlier_or_new(core: Core, series_id: str, wish: Wish, user: str) -> Submitted | _New:
+    """Return the request that stands for a wish already, or a new one; nothing is written."""
+    look_after(core, series_id)
+    new = _new_request(core, series_id, wish, user)
+    same = _same(core, core.store.load(series_id), new.request, once=wish.once)
+    return Submitted(same[-1], created=False) if same and not wish.force else new
+
+
+def _new_request(core: Core, series_id: str, wish: Wish, user: str) -> _New:
     series = core.gateway.series(series_id)
     if series is None:
         raise ApiError(404, "unknown_resource", "Orthanc has no such series (any more).")
@@ -283,7 +309,7 @@ def _new_request(core: Core, series_id: str, wish: Wish, user: str) -> AnalysisR
     check_eligible(series, instances, core.index.is_output(series.series_instance_uid))
     note_arrival(core, series)
     now = core.clock.now()
-    return AnalysisRequest(
+    request = AnalysisRequest(
         request_id=uuid.uuid4().hex,
         series=series_id,
         study=series.study_id,
@@ -300,6 +326,7 @@ def _new_request(core: Core, series_id: str, wish: Wish, user: str) -> AnalysisR
         max_attempts=core.settings.max_attempts,
         status=values.PENDING,
     )
+    return _New(request, has_one_file(series))
 
 
 def warnings_for(core: Core, request: AnalysisRequest) -> list[str]:
