@@ -7,10 +7,12 @@ import json
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Union
+from functools import partial
+from typing import Any, Union
 
 from .codec import DamagedError, NewerError, decode_archive, encode_archive
 from .gateway import Gateway
+from .global_property import Form, GlobalProperty
 from .values import AnalysisRequest
 
 SHARDS = 64
@@ -29,12 +31,16 @@ class Copies:
     """
 
     def __init__(self, gateway: Gateway, number: int, warn: Callable[[str], None]) -> None:
-        self._gateway = gateway
-        self._number = number
         self._warn = warn
         self._lock = threading.Lock()
-        self._held: dict[int, Mapping[str, Part]] = {}
         self._announced: set[str] = set()
+        self._shards = [
+            GlobalProperty(gateway, number + shard, self._form(shard), warn) for shard in range(SHARDS)
+        ]
+
+    def _form(self, shard: int) -> Form[Mapping[str, Part]]:
+        loss = "Open requests may go with slides of one file that are stored again."
+        return Form(encode=_encoded, decode=partial(self._decoded, shard), empty={}, loss=loss)
 
     def of_series(self) -> dict[str, tuple[AnalysisRequest, ...]]:
         """Return the copies by Orthanc id of the series, without those whose request is yet to be written.
@@ -46,8 +52,8 @@ class Copies:
         """
         found = {}
         with self._lock:
-            for shard in range(SHARDS):
-                for series_id, part in self._parts(shard).items():
+            for shard in self._shards:
+                for series_id, part in shard.get().items():
                     found[series_id] = tuple(
                         copy for copy in _copies(part) if copy.request_id not in self._announced
                     )
@@ -67,7 +73,7 @@ class Copies:
         with self._lock:
             for shard, copies in wanted.items():
                 self._announced.update(copy.request_id for copy in copies)
-                self._write(shard, _with_copies(self._parts(shard), copies))
+                self._shards[shard].put(_with_copies(self._shards[shard].get(), copies))
 
     def release(self, request_ids: Iterable[str]) -> None:
         """Let copies be dropped again: their requests are written, or will not be."""
@@ -85,7 +91,7 @@ class Copies:
         shards = range(SHARDS) if series_ids is None else {_shard(series_id) for series_id in series_ids}
         with self._lock:
             for shard in shards:
-                self._write(shard, self._left(self._parts(shard), has_ended))
+                self._shards[shard].put(self._left(self._shards[shard].get(), has_ended))
 
     def _left(self, parts: Mapping[str, Part], has_ended: Callable[[str], bool]) -> Mapping[str, Part]:
         def stays(copy: AnalysisRequest) -> bool:
@@ -97,43 +103,20 @@ class Copies:
         }
         return {series_id: part for series_id, part in left.items() if part}
 
-    def _parts(self, shard: int) -> Mapping[str, Part]:
-        if shard not in self._held:
-            self._held[shard] = self._decoded(shard, self._gateway.get_global_property(self._number + shard))
-        return self._held[shard]
+    def _decoded(self, shard: int, value: Any) -> Mapping[str, Part]:
+        # A series that does not belong here was left there under another CopiesProperty.
+        return {
+            series_id: self._part(series_id, json.dumps(part))
+            for series_id, part in value.items()
+            if _shard(series_id) == shard
+        }
 
-    def _decoded(self, shard: int, text: str | None) -> Mapping[str, Part]:
-        try:
-            # A series that does not belong here was left there under another CopiesProperty.
-            return {
-                series_id: self._part(shard, series_id, json.dumps(part))
-                for series_id, part in json.loads(text or "{}").items()
-                if _shard(series_id) == shard
-            }
-        except (ValueError, AttributeError, RecursionError) as error:
-            self._warn(
-                f"Global property {self._number + shard} is damaged ({error}); its copies of open requests "
-                "are dropped."
-            )
-            return {}
-
-    def _part(self, shard: int, series_id: str, text: str) -> Part:
+    def _part(self, series_id: str, text: str) -> Part:
         try:
             return decode_archive(series_id, text.encode())[0]
         except (DamagedError, NewerError) as error:
-            self._warn(
-                f"The copies of series {series_id} in global property {self._number + shard} cannot be read "
-                f"({error}); they are left as they are."
-            )
+            self._warn(f"The copies of series {series_id} cannot be read ({error}); they stay as they are.")
             return text
-
-    def _write(self, shard: int, parts: Mapping[str, Part]) -> None:
-        if parts == self._held[shard]:
-            return
-        texts = (f"{json.dumps(series_id)}:{_text(part)}" for series_id, part in parts.items())
-        del self._held[shard]  # after a write that failed nobody knows what is stored: it is read again
-        self._gateway.set_global_property(self._number + shard, "{" + ",".join(texts) + "}")
-        self._held[shard] = parts
 
 
 def _shard(series_id: str) -> int:
@@ -144,8 +127,12 @@ def _copies(part: Part) -> tuple[AnalysisRequest, ...]:
     return () if isinstance(part, str) else part
 
 
-def _text(part: Part) -> str:
-    return part if isinstance(part, str) else encode_archive(part).decode()
+def _encoded(parts: Mapping[str, Part]) -> str:
+    texts = (
+        f"{json.dumps(series_id)}:{part if isinstance(part, str) else encode_archive(part).decode()}"
+        for series_id, part in parts.items()
+    )
+    return "{" + ",".join(texts) + "}"
 
 
 def _with_copies(parts: Mapping[str, Part], wanted: Iterable[AnalysisRequest]) -> Mapping[str, Part]:
