@@ -95,6 +95,8 @@ def test_a_section_is_read() -> None:
         ({"UnpublishedProperty": 5001}, "Pathology.UnpublishedProperty"),
         ({"DrainProperty": 5001}, "Pathology.DrainProperty"),
         ({"CopiesProperty": 5000}, "Pathology.CopiesProperty"),
+        ({"RulesProperty": 5067}, "Pathology.CopiesProperty"),
+        ({"CopiesProperty": 65_473}, "CopiesProperty"),
         ({"Workers": ["a"], "Monitors": ["a"]}, "Pathology.Monitors"),
         ({"Workers": ["a:b"]}, "Pathology.Workers"),
         ({"Monitors": ["a:b"]}, "Pathology.Monitors"),
