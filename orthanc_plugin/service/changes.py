@@ -129,7 +129,7 @@ def find_lost(core: Core, series_ids: Iterable[str]) -> None:
         for series_id in copies.keys() & set(series_ids):
             if core.index.state(series_id) is None and _has_lost_its_value(core, series_id):
                 lost = SeriesState(series_id, core.settings.first_attachment, requests=copies[series_id])
-                core.replaced_unwritten[series_id] = lost
+                core.replaced_unwritten.setdefault(series_id, lost)  # memory knows more than the copies
 
 
 def _has_lost_its_value(core: Core, series_id: str) -> bool:

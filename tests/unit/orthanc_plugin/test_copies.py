@@ -14,6 +14,7 @@ from orthanc_plugin.application import Application
 from orthanc_plugin.copies import SHARDS, Copies
 from orthanc_plugin.errors import StorageError
 from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.service.changes import find_lost, series_created
 from orthanc_plugin.service.startup import load_open
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import MemorySite, Slide
@@ -390,3 +391,18 @@ def test_damaged_copies_are_reported_and_keep_nothing_from_starting(
     assert "5004" in site.warnings[0]
     queue.submitted()
     assert queue.try_claim().status == 200
+
+
+def test_what_memory_knows_of_a_slide_that_came_back_is_not_given_up_for_its_copies(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    done, waiting = queue.completed(slide).request_id, queue.submitted(slide, parameters={"a": 1})
+    site.delete(slide)
+    site.gateway.add_slide(slide.series_uid, slide.study_uid)
+    site.gateway.fail_next("instances")
+    with pytest.raises(StorageError):
+        series_created(site.application.core, slide.series)
+    find_lost(site.application.core, [slide.series])
+    site.pass_time(10)
+    assert (queue.status(done), queue.status(waiting)) == ("completed", "pending")
