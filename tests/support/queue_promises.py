@@ -151,8 +151,13 @@ class Promises:
             self._excuse(self.of_series(series))
 
     def all_heard_of(self, site: StruckSite, series: str) -> None:
-        """Require again what is promised of a slide that is there and of which the plugin has heard all."""
-        if site.gateway.holds(series) and all(heard != series for _, heard in site.gateway.unheard):
+        """Require again what is promised of a slide that is there and of which the plugin has heard all.
+
+        What it could not write again then is seen to later.
+        """
+        is_unwritten = series in site.application.core.replaced_unwritten
+        is_unheard = any(heard == series for _, heard in site.gateway.unheard)
+        if site.gateway.holds(series) and not is_unheard and not is_unwritten:
             self.shaken.pop(series, None)
 
     def process_died(self, site: StruckSite) -> None:
@@ -165,7 +170,7 @@ class Promises:
             gone = {item for item in known | self.of_series(series) if not _names(written, item)}
             copied = set() if written else self._copied(site, series, known)
             self._excuse(gone - copied)
-            self._forget_leases(copied)
+            self._forget_leases(copied | self._never_answered(site))
             self._tear(site, series)
             if copied:
                 self.shaken[series] = now
@@ -175,6 +180,15 @@ class Promises:
                 self._excuse(damage.requests)
                 self._tear(site, damage.series)
         self.damaged.clear()
+
+    def _never_answered(self, site: StruckSite) -> set[str]:
+        """Return the requests of which nobody heard that they were accepted, and which are not there now."""
+        granted = {request_id for request_id, _ in self.grants}
+        return (
+            granted
+            - self.accepted.keys()
+            - {item.request_id for item in site.application.core.index.snapshot()}
+        )
 
     def _copied(self, site: StruckSite, series: str, known: set[str]) -> set[str]:
         """Return the open requests of a slide that was stored again a moment before the process died."""
