@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load on an HTTP server on this machine from one process that leaves it most of the processors.
+"""Load on an HTTP server of the same machine: several kept connections, one exchange at a time on each.
 
-Several kept connections, each with one exchange at a time: its next request depends on the last answer.
-`http.client` in a process for each connection took more of two cores than the server had left, and put the
-head and the body of a POST into two packets.
+All of them in one process, and a request in one packet, so that the load takes as little as possible of the
+processors that the server is measured on.
 """
 
 from __future__ import annotations
