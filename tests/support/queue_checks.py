@@ -80,7 +80,9 @@ def check_files(site: StruckSite, promises: Promises, slides: set[str]) -> None:
 
 
 def _check_set_aside(site: StruckSite, damage: Damage) -> None:
-    require(damage.lies_in(site, set_aside=True), "lost", "a damaged value was not kept")
+    # An archive is not read, and stays as it is, where the state has no request in it (any more).
+    is_kept = damage.lies_in(site, set_aside=True) or damage.lies_in(site, set_aside=False)
+    require(is_kept, "lost", "a damaged value was not kept")
     held = site.gateway.numbers_at(damage.series)
     for request_id, files in damage.files.items():
         is_unknown = site.application.core.index.get(request_id) is None

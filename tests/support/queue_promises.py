@@ -143,6 +143,9 @@ class Promises:
         }
         ids = frozenset(item.request_id for item in requests)
         self.torn.add(series)
+        # What was damaged and not yet looked at is what is cut off further.
+        self.set_aside = [damage for damage in self.set_aside if damage.content != whole]
+        self.damaged = [damage for damage in self.damaged if damage.content != whole]
         self.damaged.append(Damage(series, is_archive, content, ids, files))
 
     def return_heard_of(self, site: StruckSite, series: str) -> None:
