@@ -12,7 +12,7 @@ from orthanc_plugin.lifecycle import is_to_be_deleted
 from orthanc_plugin.values import AnalysisRequest
 
 from .changes import carry_over_unwritten, series_deleted
-from .core import Core, change_request, has_ended
+from .core import Core, change_request, prune_copies
 from .publish import alone, delete_result, delete_unpublished, publish
 
 TICK_S = 0.5
@@ -45,15 +45,14 @@ def finish_leftovers(core: Core) -> None:
     """Carry over, publish and delete what could not be, and shorten the list of open series."""
     carry_over_all(core)
     for request in core.index.with_status(values.PUBLISHING):
-        _attempt(core, request.request_id, lambda item: _publish(core, item.request_id))
+        _attempt(core, request.request_id, lambda item: _alone(core, item.request_id, publish))
     for request in core.index.with_status(values.WITHDRAWN):
         if is_to_be_deleted(request):
-            _attempt(core, request.request_id, lambda item: _delete_result(core, item.request_id))
+            _attempt(core, request.request_id, lambda item: _alone(core, item.request_id, delete_result))
     _delete_unpublished(core)
     try:
         core.listed.prune(lambda: core.index.open_series() | core.ready.unread)
-        if core.overwrites:
-            core.copies.prune(lambda request_id: has_ended(core, request_id))
+        prune_copies(core)
     except StorageError as error:
         core.warn(f"The lists of what is open could not be shortened: {error}")
 
@@ -71,14 +70,9 @@ def _carry_over(core: Core, series_id: str) -> None:
         core.warn(f"The requests of series {series_id}, deleted or stored again, are seen to later: {error}")
 
 
-def _publish(core: Core, request_id: str) -> None:
+def _alone(core: Core, request_id: str, action: Callable[[Core, str], None]) -> None:
     with alone(core, request_id):
-        publish(core, request_id)
-
-
-def _delete_result(core: Core, request_id: str) -> None:
-    with alone(core, request_id):
-        delete_result(core, request_id)
+        action(core, request_id)
 
 
 def _delete_unpublished(core: Core) -> None:
@@ -91,8 +85,7 @@ def _delete_unpublished(core: Core) -> None:
 
 def _delete_unpublished_of(core: Core, request_id: str) -> None:
     try:
-        with alone(core, request_id):
-            delete_unpublished(core, request_id)
+        _alone(core, request_id, delete_unpublished)
     except BusyError:
         return
     except (StorageError, ApiError) as error:

@@ -304,9 +304,19 @@ def has_one_file(series: SeriesInfo | None) -> bool:
 
 def drop_copies(core: Core, *series_ids: str) -> None:
     """Drop the copies of what has ended, or was not written; where Orthanc fails, the next tick does."""
-    if not core.overwrites:
-        return
     try:
-        core.copies.prune(lambda request_id: has_ended(core, request_id), series_ids)
+        prune_copies(core, series_ids)
     except StorageError as error:
         core.warn(f"The copies of requests that have ended are dropped later: {error}")
+
+
+def prune_copies(core: Core, series_ids: Iterable[str] | None = None) -> None:
+    """Drop the copies of what has ended, or was not written, on some series or on all.
+
+    Raises
+    ------
+    StorageError
+        Where Orthanc cannot read or write.
+    """
+    if core.overwrites:
+        core.copies.prune(lambda request_id: has_ended(core, request_id), series_ids)

@@ -17,7 +17,7 @@ from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Output
 
 from .changes import series_deleted
-from .core import Core, change_request, find, has_ended, is_known_gone
+from .core import Core, change_request, find, is_known_gone, prune_copies
 
 _STORED_WITHIN_S = 24 * 3600.0
 """A disk that is full on a Friday is seen to by then; what Orthanc still does not take it never will."""
@@ -78,8 +78,7 @@ def delete_unpublished(core: Core, request_id: str) -> None:
             return
         if request.status == values.COMPLETED:
             # First: by a copy the request could be analysed anew, and these results would be in the way.
-            if core.overwrites:
-                core.copies.prune(lambda copied: has_ended(core, copied), [request.series])
+            prune_copies(core, [request.series])
             kept = {output.series_instance_uid for output in request.outputs}
     for uid in stored.series_instance_uids:
         if uid not in kept:
@@ -147,12 +146,6 @@ def _is_given_up(core: Core, request: AnalysisRequest) -> bool:
     return now - core.failing_since.setdefault(request.request_id, now) > _STORED_WITHIN_S
 
 
-def _delete_stored(core: Core, outputs: tuple[Output, ...]) -> None:
-    for output in outputs:
-        if output.series:
-            core.gateway.delete_series(output.series)
-
-
 def _bytes_of(core: Core, request: AnalysisRequest, number: int) -> bytes:
     content = core.gateway.get_attachment(request.series, number)
     if content is None:
@@ -176,7 +169,9 @@ def delete_result(core: Core, request_id: str) -> None:
     request = find(core, request_id)
     if not is_to_be_deleted(request):
         return
-    _delete_stored(core, request.outputs)
+    for output in request.outputs:
+        if output.series:
+            core.gateway.delete_series(output.series)
     for artifact in request.artifacts:
         core.gateway.delete_attachment(request.series, artifact.number)
     change_request(core, request_id, result_deleted)

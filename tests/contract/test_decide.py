@@ -11,7 +11,7 @@ import pytest
 
 from orthanc_plugin.archive import MAX_FINISHED
 from tests.support.queue_client import PNG, Queue, named
-from tests.support.sites import MONITOR, WORKER, Site
+from tests.support.sites import MONITOR, WORKER, Site, Slide
 from tests.support.tiny_dicom import tiny_result
 
 
@@ -60,8 +60,8 @@ def test_a_person_can_retry_what_failed(queue: Queue) -> None:
     assert queue.claim().request_id == request_id
 
 
-def test_withdraw_deletes_the_result_and_keeps_the_record(queue: Queue, site: Site) -> None:
-    slide = site.new_slide()
+def delivered_with_dicom(queue: Queue, slide: Slide) -> tuple[str, dict[str, Any]]:
+    """Return the id of a completed request with a heatmap and a DICOM result, and what it says of that."""
     request_id = queue.submitted(slide)
     lease = queue.claim()
     content = tiny_result(slide.study_uid)
@@ -69,6 +69,12 @@ def test_withdraw_deletes_the_result_and_keeps_the_record(queue: Queue, site: Si
     lease.put("sr.dcm", content, "application/dicom")
     lease.complete(named("heatmap.png", PNG), named("sr.dcm", content))
     (output,) = queue.get(request_id)["dicom"]
+    return request_id, output
+
+
+def test_withdraw_deletes_the_result_and_keeps_the_record(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    request_id, output = delivered_with_dicom(queue, slide)
 
     assert queue.decide(request_id, "withdraw").status == 400
     answer = queue.decide(request_id, "withdraw", reason="wrong slide")
@@ -81,13 +87,7 @@ def test_withdraw_deletes_the_result_and_keeps_the_record(queue: Queue, site: Si
 
 def test_a_result_that_its_series_has_archived_is_withdrawn_as_well(queue: Queue, site: Site) -> None:
     slide = site.new_slide()
-    request_id = queue.submitted(slide)
-    lease = queue.claim()
-    content = tiny_result(slide.study_uid)
-    lease.put("heatmap.png", PNG)
-    lease.put("sr.dcm", content, "application/dicom")
-    lease.complete(named("heatmap.png", PNG), named("sr.dcm", content))
-    (output,) = queue.get(request_id)["dicom"]
+    request_id, output = delivered_with_dicom(queue, slide)
     for number in range(MAX_FINISHED):
         queue.decide(queue.submitted(slide, parameters={"n": number}), "cancel")
 
