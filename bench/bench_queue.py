@@ -15,7 +15,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import resource
 import secrets
 import statistics
 import sys
@@ -31,14 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.load import Answer, Ask, Exchange, drive
-from orthanc_plugin.application import Application
-from orthanc_plugin.audit import FileAudit
-from orthanc_plugin.clock import SystemClock
-from orthanc_plugin.codec import SeriesState, encode_state
-from orthanc_plugin.memory_gateway import MemoryGateway
-from orthanc_plugin.service.startup import load_all
-from orthanc_plugin.settings import Settings
-from orthanc_plugin.values import COMPLETED, AnalysisRequest, Event, Grant, Model
+from bench.queue_memory import REMEMBERED, memory_mb
 from tests.support.orthanc_server import ROOT, OrthancServer
 from tests.support.tiny_dicom import tiny_slide
 
@@ -55,7 +47,6 @@ RESULT: dict[str, Any] = {"predicted_class": "a", "probabilities": {"a": 1.0}}
 _PATCH = {"x": 10240, "y": 20992, "width": 512, "height": 512, "attention": 0.00412345, "percentile": 99.98}
 LARGE_RESULT = {**RESULT, "top_patches": [_PATCH] * 100}
 """As much as a worker sends of a slide: a hundred patches, 10 KB."""
-REMEMBERED = 100_000
 SITE_SCRIPT = """
 import json
 import sys
@@ -356,60 +347,6 @@ def start_up(server: OrthancServer) -> tuple[float, float]:
             assert open_at is not None
             return open_at, time.monotonic() - answered
         time.sleep(0.002)
-
-
-class _Remembered(MemoryGateway):
-    """Series with ten finished requests each, made when they are read, so that only the plugin keeps them."""
-
-    def list_series(self) -> tuple[str, ...]:
-        return tuple(f"series-{number}" for number in range(REMEMBERED // 10))
-
-    def get_metadata(self, series_id: str, number: int) -> bytes | None:  # noqa: ARG002 - a protocol's
-        return encode_state(
-            SeriesState(series_id, 5200, 1, tuple(_finished(series_id, n) for n in range(10)))
-        )
-
-
-def _finished(series_id: str, number: int) -> AnalysisRequest:
-    names = ("submitted", "claimed", "confirmed", "delivered", "completed")
-    grant = Grant(1, "lab-1", "worker", "0" * 64, Model(MODEL, "1", "0" * 64), "0" * 64, 1.0, confirmed=True)
-    return AnalysisRequest(
-        request_id=f"{series_id}-{number:020d}",
-        series=series_id,
-        study="study",
-        series_instance_uid="1.2.3",
-        study_instance_uid="1.2",
-        model=MODEL,
-        model_version=None,
-        parameters="{}",
-        priority=0,
-        fingerprint="0" * 64,
-        created=float(number),
-        created_by="alice",
-        updated=2.0,
-        max_attempts=3,
-        status=COMPLETED,
-        fence=1,
-        attempts=1,
-        grants=(grant,),
-        summary='{"predicted_class":"oscc","probabilities":{"normal":0.08,"oscc":0.92}}',
-        history=tuple(Event(1.0, name, "alice") for name in names),
-    )
-
-
-def _memory() -> float:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    audit = FileAudit(Path("/dev/null"), print)
-    application = Application(Settings(), _Remembered(), SystemClock(), audit, print)
-    load_all(application.core)
-    assert len(application.core.index.snapshot()) == REMEMBERED
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
-def memory_mb() -> float:
-    """Return what the plugin's Python takes for 100,000 requests, measured in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_memory).result()
 
 
 def quantile(values: list[float], share: float) -> float:
