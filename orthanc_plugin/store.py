@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import Context, copy_context
+from dataclasses import dataclass
 from functools import partial
+from typing import Optional
 
 from .archive import MAX_BYTES, Archive, fold
 from .clock import Clock
@@ -24,6 +29,8 @@ LAST_NUMBER = 65535
 
 Change = Callable[[SeriesState], SeriesState]
 RequestChange = Callable[[AnalysisRequest], AnalysisRequest]
+OnFound = Callable[[Optional[AnalysisRequest], AnalysisRequest], None]
+"""Takes what a request was (None: there was none) and what it is."""
 
 
 def with_request(state: SeriesState, request: AnalysisRequest) -> SeriesState:
@@ -84,15 +91,45 @@ def _with_confirmation(found: AnalysisRequest, known: SeriesState | None) -> Ana
     return found_at_start(found) if is_heard_of else found
 
 
+@dataclass(frozen=True)
+class _Doubt:
+    """A write that failed, and may have taken place all the same; `context` is that of whose call it was."""
+
+    before: SeriesState
+    after: SeriesState
+    folded: tuple[AnalysisRequest, ...]
+    content: bytes
+    context: Context
+
+    def changes(self) -> list[tuple[AnalysisRequest | None, AnalysisRequest]]:
+        """Return what would have become of which request, beside what it was."""
+        pairs = [(self.before.find(item.request_id), item) for item in (*self.after.requests, *self.folded)]
+        return [(before, after) for before, after in pairs if before is not after]
+
+
 class Store:
     """Transactions on the state of one series at a time.
 
     A transaction holds the lock of its series while it reads and writes, and takes the index' lock for
     moments within; nothing else is waited for.
+
+    Parameters
+    ----------
+    gateway, settings, index, clock, warn
+        What it works with.
+    on_found
+        Told once of every change of a request whose write was refused to its caller, because Orthanc failed,
+        and which is found to have taken place when the series is read again; in the context of that caller.
     """
 
     def __init__(
-        self, gateway: Gateway, settings: Settings, index: Index, clock: Clock, warn: Callable[[str], None]
+        self,
+        gateway: Gateway,
+        settings: Settings,
+        index: Index,
+        clock: Clock,
+        warn: Callable[[str], None],
+        on_found: OnFound,
     ) -> None:
         self._gateway = gateway
         self._settings = settings
@@ -100,11 +137,28 @@ class Store:
         self._clock = clock
         self._warn = warn
         self._archive = Archive(gateway, settings, warn)
+        self._on_found = on_found
         self._locks: dict[str, threading.Lock] = {}
-        self._doubtful: set[str] = set()
+        self._doubts: dict[str, _Doubt] = {}
+        self._found: deque[_Doubt] = deque()
 
-    def _lock(self, series_id: str) -> threading.Lock:
-        return self._locks.setdefault(series_id, threading.Lock())
+    @contextmanager
+    def _lock(self, series_id: str) -> Iterator[None]:
+        """Hold the lock of a series; whoever hears of what was found meanwhile does so afterwards."""
+        try:
+            with self._locks.setdefault(series_id, threading.Lock()):
+                yield
+        finally:
+            if self._found:
+                self._tell_found()
+
+    def _tell_found(self) -> None:
+        try:
+            found = self._found.popleft()
+        except IndexError:  # another thread tells of it
+            return
+        for before, after in found.changes():
+            found.context.run(self._on_found, before, after)
 
     def load(self, series_id: str) -> SeriesState:
         """Return the state of a series, from memory where it has been read before.
@@ -157,7 +211,7 @@ class Store:
                 return before
             if before.schema > SCHEMA:
                 raise _newer()
-            return self._write(replaced(after, revision=before.revision + 1), must_fit=must_fit)
+            return self._write(before, replaced(after, revision=before.revision + 1), must_fit=must_fit)
 
     def note(self, series_id: str, change: Change) -> SeriesState:
         """Apply `change` to the state in memory alone, and return what holds then.
@@ -177,7 +231,7 @@ class Store:
                 self._index.replace(after, self._fresh_lease)
             return after
 
-    def _write(self, state: SeriesState, *, must_fit: bool) -> SeriesState:
+    def _write(self, before: SeriesState, state: SeriesState, *, must_fit: bool) -> SeriesState:
         fitted, content, folded = fold(state)
         if must_fit and len(content) > MAX_BYTES:
             raise ApiError(
@@ -187,7 +241,11 @@ class Store:
             )
         if folded:
             self._write_archive(fitted.series_id, folded)
-        self._put(fitted.series_id, content)
+        try:
+            self._gateway.put_metadata(fitted.series_id, self._settings.metadata_number, content)
+        except StorageError as error:
+            self._settle(_Doubt(self._index.whole(before), fitted, folded, content, copy_context()), error)
+        self._doubts.pop(fitted.series_id, None)
         self._take_over(fitted, folded, self._fresh_lease)
         return fitted
 
@@ -208,19 +266,12 @@ class Store:
             self._index.replace(state, lease_for)
             self._index.add_archived(archived)
 
-    def _put(self, series_id: str, content: bytes) -> None:
-        try:
-            self._gateway.put_metadata(series_id, self._settings.metadata_number, content)
-        except StorageError as error:
-            self._settle(series_id, content, error)
-        else:
-            self._doubtful.discard(series_id)
-
-    def _settle(self, series_id: str, content: bytes, error: StorageError) -> None:
+    def _settle(self, doubt: _Doubt, error: StorageError) -> None:
         """Find out whether a write that failed took place after all."""
-        self._doubtful.add(series_id)
+        series_id = doubt.after.series_id
+        self._doubts[series_id] = doubt
         try:
-            if self._gateway.get_metadata(series_id, self._settings.metadata_number) == content:
+            if self._gateway.get_metadata(series_id, self._settings.metadata_number) == doubt.content:
                 return
             is_gone = self._gateway.series(series_id) is None
         except StorageError:
@@ -229,32 +280,53 @@ class Store:
             raise source_deleted() from error
         raise _unavailable(f"Orthanc could not write the request. {error} Try again.") from error
 
+    def read_again(self) -> None:
+        """Find out what became of every write that is in doubt, as far as Orthanc can be read."""
+        for series_id in tuple(self._doubts):
+            with suppress(ApiError):
+                self.load(series_id)
+
+    def in_doubt(self) -> list[AnalysisRequest]:
+        """Return the requests that a write has changed, if it took place, as they are then."""
+        return [after for doubt in tuple(self._doubts.values()) for _, after in doubt.changes()]
+
     def _known(self, series_id: str) -> SeriesState:
         known = self._index.state(series_id)
-        if known is not None and series_id not in self._doubtful:
+        if known is not None and series_id not in self._doubts:
             return known
         return self._read_in(series_id, known, keep_empty=True)
 
     def _read_in(self, series_id: str, known: SeriesState | None, *, keep_empty: bool) -> SeriesState:
         try:
-            state, archived = self._read(series_id)
+            content = self._gateway.get_metadata(series_id, self._settings.metadata_number)
+            doubt = self._doubts.get(series_id)
+            if doubt is not None and content == doubt.content:
+                return self._taken_place(doubt)
+            state, archived = self._decoded(series_id, content)
         except StorageError as error:
             raise _unavailable(f"Orthanc could not read the requests. {error} Try again.") from error
         except NewerError as error:
             raise _newer() from error
+        self._doubts.pop(series_id, None)
         if known is not None and state.revision == 0:
             # Its metadata went with the series, which was deleted or stored again: memory is all there is.
             return known
-        self._doubtful.discard(series_id)
         requests = tuple(_with_confirmation(request, known) for request in state.requests)
         state = replaced(state, requests=requests)
         if keep_empty or state.revision or archived:
             self._take_over(state, archived, self._full_lease)
         return state
 
-    def _read(self, series_id: str) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
+    def _taken_place(self, doubt: _Doubt) -> SeriesState:
+        del self._doubts[doubt.after.series_id]
+        self._take_over(doubt.after, doubt.folded, self._fresh_lease)
+        self._found.append(doubt)
+        return doubt.after
+
+    def _decoded(
+        self, series_id: str, content: bytes | None
+    ) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
         """Return the state of a series as it is stored, and what has left it for the archive."""
-        content = self._gateway.get_metadata(series_id, self._settings.metadata_number)
         if content is None:
             return SeriesState(series_id, self._settings.first_attachment), ()
         try:
@@ -294,7 +366,7 @@ class Store:
         Returns what was known of it, with its archive.
         """
         with self._lock(series_id):
-            self._doubtful.discard(series_id)
+            self._doubts.pop(series_id, None)
             return self._index.forget_series(series_id)
 
     def carry_over(
@@ -330,13 +402,14 @@ class Store:
                 raise _newer()
             carried = tuple(item if item.request_id in intact else change(item) for item in latest)
             since = tuple(item for item in held.requests if lost.find(item.request_id) is None)
-            merged = SeriesState(
+            known = SeriesState(
                 series_id,
                 next_number=max(lost.next_number, held.next_number),
-                revision=max(lost.revision, held.revision) + 1,
-                requests=(*carried, *since),
+                revision=max(lost.revision, held.revision),
+                requests=(*latest, *since),
             )
-            self._write(merged, must_fit=False)
+            merged = replaced(known, revision=known.revision + 1, requests=(*carried, *since))
+            self._write(known, merged, must_fit=False)
             return lacking
 
     def _intact(self, state: SeriesState) -> set[str]:

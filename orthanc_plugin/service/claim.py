@@ -144,15 +144,32 @@ def _last_ended(request: AnalysisRequest) -> Grant | None:
 
 
 def _has_one_ahead(core: Core, ask: Claim) -> bool:
-    """Tell whether a worker asks for a second slide ahead."""
-    return ask.prefetch and core.index.holds_prefetch(ask.worker_id)
+    """Tell whether a worker asks for a second slide ahead, or may: a write that gave it one is in doubt."""
+    if not ask.prefetch:
+        return False
+    in_doubt = (item.grants[-1].worker_id for item in core.store.in_doubt() if is_prefetched(item))
+    return core.index.holds_prefetch(ask.worker_id) or ask.worker_id in in_doubt
 
 
 def _repeated(core: Core, ask: Claim) -> Granted | None:
+    """Return the lease that a claim has brought before, if it has.
+
+    Raises
+    ------
+    ApiError
+        503 where that cannot be told: the write is in doubt, and Orthanc cannot be read.
+    """
+    core.store.read_again()
+    if any(_is_under(item, ask.token_sha256) for item in core.store.in_doubt()):
+        raise unavailable(StorageError("Orthanc could not write the request, and cannot be read."))
     request = core.index.request_of_token(ask.token_sha256)
     if request is None:
         return None
     return Granted(request, core.gateway.instances(request.series))
+
+
+def _is_under(request: AnalysisRequest, token_sha256: str) -> bool:
+    return request.status == values.PROCESSING and request.grants[-1].token_sha256 == token_sha256
 
 
 def _turn(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:

@@ -42,7 +42,8 @@ def _expire(core: Core, request: AnalysisRequest) -> None:
 
 
 def finish_leftovers(core: Core) -> None:
-    """Carry over, publish and delete what could not be, and shorten the list of open series."""
+    """Read, carry over, publish and delete what could not be, and shorten the list of open series."""
+    core.store.read_again()
     carry_over_all(core)
     for request in core.index.with_status(values.PUBLISHING):
         _attempt(core, request.request_id, lambda item: _alone(core, item.request_id, publish))

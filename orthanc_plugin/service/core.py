@@ -95,12 +95,16 @@ def build_core(
 ) -> Core:
     """Put a queue together; nothing is read yet (see `startup`)."""
     index = Index()
-    return Core(
+
+    def on_found(before: AnalysisRequest | None, after: AnalysisRequest) -> None:
+        follow_change(core, before, after)
+
+    core = Core(
         settings=settings,
         gateway=gateway,
         clock=clock,
         index=index,
-        store=Store(gateway, settings, index, clock, warn),
+        store=Store(gateway, settings, index, clock, warn, on_found),
         listed=OpenSeries(gateway, settings.global_property, clock, warn),
         copies=Copies(gateway, settings.copies_property, warn),
         overwrites=gateway.configuration().get("OverwriteInstances") not in {None, False},
@@ -112,6 +116,7 @@ def build_core(
         warn=warn,
         webhook=None if settings.webhook is None else Webhook(settings.webhook, post, clock, warn),
     )
+    return core
 
 
 def starting() -> ApiError:
@@ -198,11 +203,16 @@ def note_request(core: Core, request_id: str, change: RequestChange) -> Analysis
 
 def _change(core: Core, request_id: str, change: StateChange) -> AnalysisRequest:
     before, after = _apply(core, core.store.transact, request_id, change)
+    follow_change(core, before, after)
+    return after
+
+
+def follow_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
+    """Do what follows a write: tell those who wait, write the audit line, drop the copy of what has ended."""
     core.claims.assign()
+    audit_change(core, before, after)
     if not after.is_open:
         drop_copies(core, after.series)
-    audit_change(core, before, after)
-    return after
 
 
 def _of_request(change: RequestChange) -> StateChange:

@@ -19,7 +19,7 @@ from orthanc_plugin.store import MAX_OPEN, with_request
 from orthanc_plugin.values import AnalysisRequest, canonical
 
 from .changes import look_after, note_arrival
-from .core import Core, announced, audit_change, has_one_file, unavailable
+from .core import Core, announced, follow_change, has_one_file, unavailable
 
 _MAX_PARAMETERS = 4096
 _MOST_NAMED = 10
@@ -257,10 +257,9 @@ def _record(core: Core, request: AnalysisRequest, wish: Wish) -> Submitted:
         core.store.transact(request.series, on_state, must_fit=True)
     finally:
         core.copies.release([request.request_id])
-    core.claims.assign()
     submission = outcome[-1]
     if submission.created:
-        audit_change(core, None, submission.request)
+        follow_change(core, None, submission.request)
     return submission
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from tests.support.queue_checks import requests_told_otherwise
 from tests.support.queue_orthanc import Crash, EndlessError, StruckSite
 from tests.support.queue_promises import Promises, require
 from tests.support.queue_worker import Held
@@ -64,7 +65,9 @@ class Actors:
         self.gateway.strike = None
         self.gateway.unheard.clear()
         self.promises.process_died(self.site)
+        told_otherwise = requests_told_otherwise(self.site)
         self.site.restart(kill=kill)
+        self.promises.cut_short |= requests_told_otherwise(self.site) - told_otherwise
 
     def submit(self, slide: int, parameter: int, *, force: bool) -> None:
         series = self.slides[slide].series

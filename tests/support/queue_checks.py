@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 
 from orthanc_plugin.lifecycle import is_to_be_deleted
 from orthanc_plugin.store import named_numbers
@@ -56,6 +57,25 @@ def check_dicom(site: StruckSite, promises: Promises, slides: set[str]) -> None:
     excused = promises.torn | (promises.asked_back if promises.replaced else set())
     whole = {output.series for item in completed if item.request_id not in excused for output in item.outputs}
     require(whole <= site.series_ids(), "lost", "a DICOM series of a completed request is gone")
+
+
+def requests_told_otherwise(site: StruckSite) -> set[str]:
+    """Return the requests of whose history the audit does not have every line once."""
+    told = Counter((request_id, item.at, item.event, item.by) for item, request_id in site.audit.events)
+    happened = Counter(
+        (request.request_id, item.at, item.event, item.by)
+        for request in site.application.core.index.snapshot()
+        for item in request.history
+        if item.event != "confirmed"  # that is not written by itself, and no line
+    )
+    replaced = {line[0] for line in happened if line[2] == SOURCE_REPLACED}  # a copy knows of no leases
+    return {line[0] for line, number in happened.items() if told[line] != number} - replaced
+
+
+def check_audit(site: StruckSite, promises: Promises) -> None:
+    """Compare the audit with the histories, once no write is in doubt any more."""
+    differing = requests_told_otherwise(site) - promises.cut_short
+    require(not differing, "other", "a transition has no audit line, or two")
 
 
 def check_files(site: StruckSite, promises: Promises, slides: set[str]) -> None:

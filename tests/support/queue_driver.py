@@ -16,7 +16,7 @@ from orthanc_plugin.errors import PluginError
 from orthanc_plugin.leases import found_at_start
 from orthanc_plugin.service.changes import series_created, series_deleted
 from tests.support.queue_actors import Actors
-from tests.support.queue_checks import check, check_dicom, check_files
+from tests.support.queue_checks import check, check_audit, check_dicom, check_files
 from tests.support.queue_orthanc import DELETED, NEW_SERIES, OTHER, SAME, Crash, Strike
 from tests.support.queue_promises import require
 
@@ -98,6 +98,11 @@ class QueueDriver(Actors):
         """Let Orthanc fail the next call of an operation."""
         self.gateway.fail_next(operation, after=after)
 
+    def leave_in_doubt(self) -> None:
+        """Let the next state that is written lie there, and nobody be able to tell."""
+        self.gateway.fail_next("put_metadata", after=True)
+        self.gateway.fail_next("get_metadata")
+
     def refuse_file(self) -> None:
         """Let Orthanc take the next DICOM result for no DICOM file."""
         self.gateway.files_to_refuse = 1
@@ -153,6 +158,7 @@ class QueueDriver(Actors):
             # What a failed write has left in doubt is read again before it is used.
             self.site.application.core.store.load(series)
         self.check()
+        check_audit(self.site, self.promises)
         check_dicom(self.site, self.promises, slides)
         memory = self._states()
         self._start_again(kill=True)

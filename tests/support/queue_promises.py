@@ -91,6 +91,8 @@ class Promises:
         Values that were cut off, and of which the plugin knows the content as long as it lives.
     set_aside
         Those that it has found.
+    cut_short
+        Requests at which the process died between a write and its audit line.
     """
 
     accepted: dict[str, str] = field(default_factory=dict)
@@ -106,6 +108,7 @@ class Promises:
     torn: set[str] = field(default_factory=set)
     damaged: list[Damage] = field(default_factory=list)
     set_aside: list[Damage] = field(default_factory=list)
+    cut_short: set[str] = field(default_factory=set)
 
     def note_grant(self, request_id: str, fence: int, token: str) -> None:
         known = self.grants.setdefault((request_id, fence), token)

@@ -58,6 +58,7 @@ def _of_the_machine(driver: QueueDriver, chance: random.Random) -> Choices:
     return (
         (1, lambda: driver.shift_clock(chance.choice((-3600.0, -5.0, 5.0, 3600.0)))),
         (3, lambda: driver.refuse(chance.choice(READS_AND_WRITES), after=coin)),
+        (1, driver.leave_in_doubt),
         (1, driver.refuse_file),
         (1, lambda: driver.fill_disk(chance.randrange(1, 8))),
         (3, lambda: driver.die(chance.randrange(1, 9), after=coin)),

@@ -16,8 +16,8 @@ from orthanc_plugin.errors import ApiError
 from orthanc_plugin.gateway import InstanceInfo
 from orthanc_plugin.service.changes import series_created
 from orthanc_plugin.store import take_number
-from tests.support.queue_client import PNG, Queue, named
-from tests.support.sites import MemorySite, Slide
+from tests.support.queue_client import PNG, Queue, named, new_token
+from tests.support.sites import PERSON, MemorySite, Slide
 from tests.unit.orthanc_plugin.test_lifecycle import a_request, working
 
 
@@ -125,6 +125,86 @@ def test_a_write_in_doubt_is_read_again_before_the_next(site: MemorySite, queue:
     assert queue.decide(request_id, "cancel").status == 503
     assert queue.decide(request_id, "cancel").status == 200
     assert queue.status(request_id) == "cancelled"
+
+
+TELLING = {"Webhook": {"Url": "http://127.0.0.1:9/hook", "Secret": "whsec_" + "A" * 43 + "="}}
+
+
+def leave_in_doubt(site: MemorySite) -> None:
+    """Let the next state that is written lie there, and nobody be able to tell."""
+    site.gateway.fail_next("put_metadata", after=True)
+    site.gateway.fail_next("get_metadata")
+
+
+def told_of(site: MemorySite, request_id: str, what: str) -> tuple[list[str], int, int]:
+    """Return the users whom the audit names for an event of a request, and how often it was counted."""
+    core = site.application.core
+    users = [
+        user
+        for (event, about), user in zip(site.audit.events, site.audit.users, strict=True)
+        if (event.event, about) == (what, request_id)
+    ]
+    assert core.webhook is not None
+    return users, core.tallies.transitions().get(what, 0), core.webhook.waiting
+
+
+def test_a_change_is_told_once_where_its_write_is_found_to_have_taken_place() -> None:
+    site = MemorySite(TELLING)
+    queue = Queue(site)
+    request_id = queue.submitted()
+    leave_in_doubt(site)
+    assert queue.decide(request_id, "cancel").status == 503
+    assert told_of(site, request_id, "cancelled") == ([], 0, 0)
+    site.pass_time(10)  # nobody asks: it is read again all the same
+    assert told_of(site, request_id, "cancelled") == ([PERSON], 1, 1)
+    assert queue.decide(request_id, "cancel").status == 200
+    site.pass_time(10)
+    assert told_of(site, request_id, "cancelled") == ([PERSON], 1, 1)
+
+
+def test_a_change_is_not_told_where_its_write_is_found_not_to_have_taken_place() -> None:
+    site = MemorySite(TELLING)
+    queue = Queue(site)
+    request_id = queue.submitted()
+    site.gateway.fail_next("put_metadata")
+    site.gateway.fail_next("get_metadata")
+    assert queue.decide(request_id, "cancel").status == 503
+    site.pass_time(10)
+    assert told_of(site, request_id, "cancelled") == ([], 0, 0)
+    assert queue.status(request_id) == "pending"
+
+
+def test_a_claim_repeated_after_a_write_in_doubt_finds_its_lease(site: MemorySite, queue: Queue) -> None:
+    first, _ = queue.submitted(), queue.submitted()
+    leave_in_doubt(site)
+    token = new_token()
+    assert queue.try_claim(token=token).status == 503
+    lease = queue.claim(token=token)
+    assert (lease.request_id, lease.fence) == (first, 1)
+
+
+def test_a_claim_repeated_while_its_write_is_in_doubt_gets_no_second_request(
+    site: MemorySite, queue: Queue
+) -> None:
+    first, second = queue.submitted(), queue.submitted()
+    leave_in_doubt(site)
+    site.gateway.fail_next("get_metadata")
+    token = new_token()
+    assert [queue.try_claim(token=token).status for _ in range(2)] == [503, 503]
+    assert queue.claim(token=token).request_id == first
+    assert queue.claim("other").request_id == second
+
+
+def test_a_worker_is_given_no_second_slide_ahead_while_a_write_that_gave_it_one_is_in_doubt(
+    site: MemorySite, queue: Queue
+) -> None:
+    first, second = queue.submitted(), queue.submitted()
+    leave_in_doubt(site)
+    site.gateway.fail_next("get_metadata")
+    answers = [queue.try_claim(prefetch=True).status for _ in range(3)]
+    assert answers == [503, 204, 204]
+    assert (queue.status(first), queue.status(second)) == ("processing", "pending")
+    assert queue.claim("other", prefetch=True).request_id == second
 
 
 def test_a_damaged_value_is_kept_reported_and_begun_afresh(site: MemorySite, queue: Queue) -> None:
