@@ -14,7 +14,7 @@ from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.lifecycle import source_replaced
-from orthanc_plugin.values import Event, replaced
+from orthanc_plugin.values import AnalysisRequest, Event, replaced
 
 from .core import Core, announced, at_risk
 
@@ -62,6 +62,15 @@ def _deleted_before(core: Core, series_id: str) -> SeriesState | None:
     """Return what went with a series a moment ago, where the plugin has not heard that it came back."""
     state, deleted_at = core.replaced.pop(series_id, (None, 0.0))
     return state if core.clock.monotonic() - deleted_at <= _REPLACED_WITHIN_S else None
+
+
+def gone_a_moment_ago(core: Core, request_id: str) -> AnalysisRequest | None:
+    """Return a request that has gone with its slide and comes back with it, should that be stored again."""
+    with core.replacing:
+        since = core.clock.monotonic() - _REPLACED_WITHIN_S
+        lately = [state for state, deleted_at in core.replaced.values() if deleted_at >= since]
+        found = (state.find(request_id) for state in (*core.replaced_unwritten.values(), *lately))
+        return next((request for request in found if request is not None), None)
 
 
 def _with_earlier(state: SeriesState, earlier: SeriesState | None) -> SeriesState:

@@ -16,7 +16,7 @@ from orthanc_plugin.lifecycle import is_to_be_deleted, result_deleted
 from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Output
 
-from .changes import series_deleted
+from .changes import gone_a_moment_ago, series_deleted
 from .core import Core, change_request, find, is_known_gone, prune_copies
 
 _STORED_WITHIN_S = 24 * 3600.0
@@ -61,7 +61,7 @@ def _settle(core: Core, request_id: str) -> None:
 def delete_unpublished(core: Core, request_id: str) -> None:
     """Delete the DICOM series that were stored for a request which is not completed; it may be gone by now.
 
-    Hold `alone` meanwhile.
+    One that was completed when it went with its slide keeps them: it is completed where that comes back. Hold `alone` meanwhile.
 
     Raises
     ------
@@ -72,14 +72,14 @@ def delete_unpublished(core: Core, request_id: str) -> None:
     request = core.index.get(request_id)
     if stored is None or (request is None and not is_known_gone(core, request_id)):
         return
+    if request is not None and request.status == values.PUBLISHING:
+        return
     kept: set[str] = set()
-    if request is not None:
-        if request.status == values.PUBLISHING:
-            return
-        if request.status == values.COMPLETED:
-            # First: by a copy the request could be analysed anew, and these results would be in the way.
-            prune_copies(core, [request.series])
-            kept = {output.series_instance_uid for output in request.outputs}
+    latest = request or gone_a_moment_ago(core, request_id)
+    if latest is not None and latest.status == values.COMPLETED:
+        # First: by a copy the request could be analysed anew, and these results would be in the way.
+        prune_copies(core, [latest.series])
+        kept = {output.series_instance_uid for output in latest.outputs}
     for uid in stored.series_instance_uids:
         if uid not in kept:
             for series_id in core.gateway.lookup_series(uid, stored.study_instance_uid):

@@ -53,9 +53,8 @@ def check_dicom(site: StruckSite, promises: Promises, slides: set[str]) -> None:
     left_by_deleted = {series for held in promises.published.values() for series in held}
     extra = site.series_ids() - slides - published - left_by_deleted
     require(not extra, "orphans", "there are DICOM series of no completed request")
-    # A result that was to be withdrawn while its slide was stored again may have lost them.
-    excused = promises.torn | (promises.asked_back if promises.replaced else set())
-    whole = {output.series for item in completed if item.request_id not in excused for output in item.outputs}
+    sound = [item for item in completed if item.request_id not in promises.torn]
+    whole = {output.series for item in sound for output in item.outputs}
     require(whole <= site.series_ids(), "lost", "a DICOM series of a completed request is gone")
 
 

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from orthanc_plugin.errors import FileRefusedError, StorageError
-from orthanc_plugin.service.changes import series_deleted
+from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.clockwork import finish_leftovers
 from orthanc_plugin.values import AnalysisRequest
 from tests.support.queue_client import Lease, Queue, named
@@ -270,6 +271,63 @@ def test_a_withdrawn_result_that_could_not_be_deleted_goes_after_its_slide_as_we
     site.restart(kill=True)
     site.pass_time(10)
     assert not others(site, slide)
+
+
+def leave_listed(site: MemorySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next result that is completed stay on the list of those that are not."""
+    remove = site.application.core.unpublished.remove
+
+    def fail_once(request_id: str) -> None:
+        monkeypatch.setattr(site.application.core.unpublished, "remove", remove)
+        fail()
+
+    monkeypatch.setattr(site.application.core.unpublished, "remove", fail_once)
+
+
+def bring_back(site: MemorySite, slide: Slide) -> None:
+    site.gateway.add_slide(slide.series_uid, slide.study_uid)
+    with suppress(StorageError):
+        series_created(site.application.core, slide.series)
+
+
+@pytest.mark.parametrize("is_written_late", [False, True])
+def test_a_completed_result_that_is_still_listed_stays_where_its_slide_comes_back(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch, is_written_late: bool
+) -> None:
+    leave_listed(site, monkeypatch)
+    delivery = deliver(queue, slide)
+    assert delivery.complete() == 200
+    site.delete(slide)
+    if is_written_late:
+        site.gateway.fail_next("instances")
+        site.gateway.fail_next("instances")
+        bring_back(site, slide)
+    site.pass_time(5)
+    if not is_written_late:
+        bring_back(site, slide)
+    site.pass_time(10)
+    assert queue.status(delivery.request_id) == "completed"
+    assert len(others(site, slide)) == 1
+
+
+def test_a_withdrawal_that_fails_because_the_slide_goes_leaves_the_result_where_that_comes_back(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(queue, slide)
+    delivery.complete()
+    enter = site.application.core.unpublished.add
+
+    def enter_as_the_slide_goes(request: AnalysisRequest) -> None:
+        enter(request)
+        site.gateway.delete_series(slide.series)
+
+    monkeypatch.setattr(site.application.core.unpublished, "add", enter_as_the_slide_goes)
+    assert queue.decide(delivery.request_id, "withdraw", reason="wrong slide").status == 410
+    series_deleted(site.application.core, slide.series)
+    site.pass_time(5)
+    bring_back(site, slide)
+    assert queue.status(delivery.request_id) == "completed"
+    assert len(others(site, slide)) == 1
 
 
 def test_a_look_at_what_is_left_does_not_take_a_withdrawal_for_a_result_that_stays(
