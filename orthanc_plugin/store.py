@@ -308,6 +308,8 @@ class Store:
         except NewerError as error:
             raise _newer() from error
         self._doubts.pop(series_id, None)
+        if doubt is not None:
+            self._archived_all_the_same(doubt, archived)
         if known is not None and state.revision == 0:
             # Its metadata went with the series, which was deleted or stored again: memory is all there is.
             return known
@@ -322,6 +324,11 @@ class Store:
         self._take_over(doubt.after, doubt.folded, self._fresh_lease)
         self._found.append(doubt)
         return doubt.after
+
+    def _archived_all_the_same(self, doubt: _Doubt, archived: tuple[AnalysisRequest, ...]) -> None:
+        """Note what the archive has got of a write that failed: it is written before the state."""
+        folded = tuple(request for request in doubt.folded if request in archived)
+        self._found.append(replaced(doubt, after=replaced(doubt.after, requests=()), folded=folded))
 
     def _decoded(
         self, series_id: str, content: bytes | None

@@ -61,7 +61,8 @@ def _settle(core: Core, request_id: str) -> None:
 def delete_unpublished(core: Core, request_id: str) -> None:
     """Delete the DICOM series that were stored for a request which is not completed; it may be gone by now.
 
-    One that was completed when it went with its slide keeps them: it is completed where that comes back. Hold `alone` meanwhile.
+    One that was completed when it went with its slide keeps them: where that comes back it is completed. Hold
+    `alone` meanwhile.
 
     Raises
     ------

@@ -77,6 +77,8 @@ class QueueDriver(Actors):
         cut = self.gateway.cut_off(series, number, attachment=archive)
         if cut is not None:
             self.counts["damaged"] += 1
+            if series in self.site.application.core.ready.unread:  # nobody has read yet what it was
+                self.promises.slide_gone(series)
             self.promises.value_damaged(self.site, series, *cut, archive)
 
     def hear(self, *, latest: bool = False) -> None:

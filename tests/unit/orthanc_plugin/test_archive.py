@@ -188,6 +188,18 @@ def test_a_review_of_an_archived_result_that_was_not_written_did_not_happen(
     assert queue.get(done)["review"] is None
 
 
+def test_a_review_that_the_archive_got_before_a_write_failed_is_told_once(
+    site: MemorySite, queue: Queue
+) -> None:
+    done = archived_result(site, queue, site.new_slide())
+    site.gateway.fail_next("put_metadata")
+    assert queue.decide(done, "review", verdict="agree").status == 503
+    for _ in range(2):
+        site.pass_time(10)
+        assert queue.get(done)["review"]["verdict"] == "agree"
+        assert [about for event, about in site.audit.events if event.event == "reviewed"] == [done]
+
+
 def test_nothing_is_lost_when_a_write_that_folds_is_in_doubt(site: MemorySite, queue: Queue) -> None:
     slide = site.new_slide()
     oldest = queue.submitted(slide)
