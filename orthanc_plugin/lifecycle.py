@@ -126,10 +126,19 @@ def _ended_by_person(request: AnalysisRequest) -> tuple[Grant, ...]:
 
 
 def withdrawn(request: AnalysisRequest, by: str, reason: str, now: float) -> AnalysisRequest:
-    """Take a result back; the record stays, its artifacts and DICOM series go (see `is_to_be_deleted`)."""
+    """Take a result back; the record stays, its artifacts and DICOM series go (see `is_to_be_deleted`).
+
+    The same again, whose first answer may have been lost, is no error.
+    """
+    if request.status == values.WITHDRAWN and _has_happened(request, "withdrawn", by, reason):
+        return request
     if request.status != values.COMPLETED:
         raise wrong_state(request, "withdrawn")
     return changed(request, now, "withdrawn", by, reason, status=values.WITHDRAWN)
+
+
+def _has_happened(request: AnalysisRequest, event: str, by: str, detail: str) -> bool:
+    return any((item.event, item.by, item.detail) == (event, by, detail) for item in request.history)
 
 
 def is_to_be_deleted(request: AnalysisRequest) -> bool:
@@ -143,7 +152,10 @@ def result_deleted(request: AnalysisRequest) -> AnalysisRequest:
 
 
 def reviewed(request: AnalysisRequest, review: Review) -> AnalysisRequest:
-    """Note a person's verdict; a later one replaces it, the history keeps both."""
+    """Note a verdict; a later one replaces it, the history keeps both. The same again is no error."""
+    known = request.review
+    if known is not None and replaced(known, at=review.at) == review:
+        return request
     if request.status != values.COMPLETED:
         raise wrong_state(request, "reviewed")
     detail = review.verdict if not review.comment else f"{review.verdict}: {review.comment}"

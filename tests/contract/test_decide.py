@@ -85,6 +85,16 @@ def test_withdraw_deletes_the_result_and_keeps_the_record(queue: Queue, site: Si
     assert queue.submit(slide).status == 201
 
 
+def test_a_decision_that_is_sent_again_is_answered_as_before(queue: Queue, site: Site) -> None:
+    request_id, _ = delivered_with_dicom(queue, site.new_slide())
+    for what, body in (("review", {"verdict": "agree"}), ("withdraw", {"reason": "wrong slide"})):
+        first, again = (queue.decide(request_id, what, **body) for _ in range(2))
+        assert (first.status, again.status) == (200, 200)
+        assert again.json["request"]["history"][-1] == first.json["request"]["history"][-1]
+        assert len(again.json["request"]["history"]) == len(first.json["request"]["history"])
+    assert queue.decide(request_id, "withdraw", reason="blurred").status == 409
+
+
 def test_a_result_that_its_series_has_archived_is_withdrawn_as_well(queue: Queue, site: Site) -> None:
     slide = site.new_slide()
     request_id, output = delivered_with_dicom(queue, slide)

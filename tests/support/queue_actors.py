@@ -19,7 +19,7 @@ WORKERS = 3
 DECISIONS = {
     "cancel": frozenset({"pending", "processing", "cancelled"}),
     "retry": frozenset({"pending", "failed", "cancelled"}),
-    "withdraw": frozenset({"completed"}),
+    "withdraw": frozenset({"completed", "withdrawn"}),
     "review": frozenset({"completed"}),
 }
 """What a person may decide, and of requests in which state."""

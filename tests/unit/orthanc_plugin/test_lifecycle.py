@@ -11,7 +11,7 @@ import pytest
 from orthanc_plugin import delivery, leases, lifecycle, transition, values
 from orthanc_plugin.codec import SeriesState, decode_state, encode_state
 from orthanc_plugin.errors import ApiError
-from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model
+from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model, Review
 
 NOW = 1000.0
 RETRY: dict[str, float] = {"retry_s": 30.0, "jitter": 0.0}
@@ -208,6 +208,35 @@ def test_a_cancel_during_publishing_is_refused() -> None:
 def test_a_cancel_twice_is_no_error() -> None:
     request = lifecycle.cancelled(a_request(), "alice", NOW)
     assert lifecycle.cancelled(request, "bob", NOW) is request
+
+
+def completed() -> AnalysisRequest:
+    return delivery.completed(delivery.publishing(working(), a_delivery(), NOW), (), NOW)
+
+
+def test_a_withdrawal_is_no_error_again_but_one_by_another_or_for_another_reason_is() -> None:
+    request = lifecycle.withdrawn(completed(), "alice", "wrong slide", NOW)
+    assert lifecycle.withdrawn(request, "alice", "wrong slide", NOW + 9) is request
+    for by, reason in (("bob", "wrong slide"), ("alice", "blurred")):
+        with pytest.raises(ApiError) as caught:
+            lifecycle.withdrawn(request, by, reason, NOW)
+        assert code_of(caught) == "wrong_state"
+
+
+def test_a_review_again_is_no_line_of_the_history_but_another_one_is() -> None:
+    review = Review("agree", "", "alice", NOW)
+    request = lifecycle.reviewed(completed(), review)
+    assert lifecycle.reviewed(request, replace(review, at=NOW + 9)) is request
+    for other in (replace(review, by="bob"), replace(review, comment="why"), replace(review, verdict="x")):
+        assert len(lifecycle.reviewed(request, other).history) == len(request.history) + 1
+
+
+def test_a_review_again_is_no_error_where_the_result_was_withdrawn_since() -> None:
+    review = Review("agree", "", "alice", NOW)
+    request = lifecycle.withdrawn(lifecycle.reviewed(completed(), review), "bob", "wrong slide", NOW)
+    assert lifecycle.reviewed(request, review) is request
+    with pytest.raises(ApiError):
+        lifecycle.reviewed(request, replace(review, by="bob"))
 
 
 @pytest.mark.parametrize(
