@@ -234,7 +234,10 @@ def _worker_metrics(core: Core) -> tuple[Metric, ...]:
             "pathology_worker_draining",
             "gauge",
             "Whether a person wants a worker to take nothing more.",
-            tuple(Sample(item.worker_id in drained, {"worker": item.worker_id}) for item in known),
+            tuple(
+                Sample(name in drained, {"worker": name})
+                for name in sorted(drained | {item.worker_id for item in known})
+            ),
         ),
         *(_counter_metric(name, known) for name in KNOWN),
     )

@@ -16,7 +16,11 @@ from .values import STATUSES
 
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
-_WITHOUT_BODY = {"204": "Nothing to do.", "302": "It lies elsewhere.", "304": "Nothing new."}
+_WITHOUT_BODY = {
+    "204": "Nothing to do; X-Pathology-Drain is true where a person lets this worker take nothing more.",
+    "302": "It lies elsewhere.",
+    "304": "Nothing new.",
+}
 _ERRORS = ("403", "404", "409", "410", "413", "415", "422", "429", "503")
 
 

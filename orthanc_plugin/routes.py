@@ -234,7 +234,8 @@ class Routes:
         if given is None:
             # Orthanc itself does not tell its time, and a worker that waits has time to compare clocks.
             date = formatdate(self._core.clock.now(), usegmt=True)
-            return Response(204, headers={**self._later(), "Date": date})
+            drained = {"X-Pathology-Drain": "true"} if self._core.workers.drains(ask.worker_id) else {}
+            return Response(204, headers={**self._later(), "Date": date, **drained})
         return json_response(200, self._given(given))
 
     def _given(self, given: Granted) -> dict[str, Any]:

@@ -77,9 +77,7 @@ class ClaimPool:
     def enter(self, worker_id: str, token_sha256: str, taker: Taker, wait_s: float) -> ClaimWaiter:
         """Join the queue; an earlier wait of the same worker ends. Beyond the capacity nobody waits."""
         with self._index.lock:
-            for other in self._waiters:
-                if other.worker_id == worker_id and other.assigned is None:
-                    self._end(other)
+            self.end(worker_id)
             now = self._clock.monotonic()
             waiting = sum(other.deadline > now and not other.is_over for other in self._waiters)
             seconds = 0.0 if self._is_stopped or waiting >= self._capacity else wait_s
@@ -87,6 +85,14 @@ class ClaimPool:
             self._waiters.append(waiter)
             self._assign()
             return waiter
+
+    def end(self, worker_id: str) -> None:
+        """End the waits of a worker."""
+        with self._index.lock:
+            for waiter in self._waiters:
+                if waiter.worker_id == worker_id and waiter.assigned is None:
+                    waiter.is_over = True
+                    waiter.woken.set()
 
     def leave(self, waiter: ClaimWaiter) -> None:
         """Leave the queue; what was assigned and not granted goes to the next."""
@@ -141,11 +147,6 @@ class ClaimPool:
             self._is_stopped = True
             for waiter in self._waiters:
                 waiter.woken.set()
-
-    @staticmethod
-    def _end(waiter: ClaimWaiter) -> None:
-        waiter.is_over = True
-        waiter.woken.set()
 
     def _assign(self) -> None:
         idle = [waiter for waiter in self._waiters if waiter.assigned is None and not waiter.is_over]

@@ -7,10 +7,9 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from worker.client import ONCE, PluginClient
-from worker.contract import Claim, new_token
+from worker.contract import Claim, ClaimAnswer, new_token
 from worker.errors import RefusedError, ServerError
 from worker.job import Analyzer
 
@@ -18,22 +17,6 @@ _log = logging.getLogger(__name__)
 
 _TICK_S = 0.2
 """How late a shutdown may be noticed; an answer is noticed at once."""
-
-
-@dataclass(frozen=True)
-class ClaimAnswer:
-    """What a claim came to.
-
-    Attributes
-    ----------
-    claim
-        The claimed request, or None where there is nothing to do.
-    pause_s
-        Seconds that the server wants to pass before the next claim, or None.
-    """
-
-    claim: Claim | None
-    pause_s: float | None
 
 
 class Claimer:
@@ -64,6 +47,7 @@ class Claimer:
         self._should_end = should_end
         self._on_tick = on_tick
         self._token = new_token()
+        self._is_drained = False
 
     def claim(self, wait_s: float, *, prefetch: bool = False) -> ClaimAnswer:
         """Ask once, for up to `wait_s` seconds; with `prefetch` for the slide after the one in hand.
@@ -96,10 +80,19 @@ class Claimer:
     def _settled(self, answer: ClaimAnswer) -> ClaimAnswer:
         """Begin with a new token; what arrives when nothing more may be taken goes back at once."""
         self._token = new_token()
+        self._note_drain(drained=answer.drained)
         if answer.claim is not None and self._should_end():
             self._hand_back(self._make_client(), answer.claim)
             return ClaimAnswer(None, None)
         return answer
+
+    def _note_drain(self, *, drained: bool) -> None:
+        """Say once that nothing is given to this worker, and once that it is again."""
+        if drained and not self._is_drained:
+            _log.warning("A person has drained this worker: it is given nothing until that is ended.")
+        if self._is_drained and not drained:
+            _log.info("The drain of this worker was ended: it is given requests again.")
+        self._is_drained = drained
 
     def _poll(
         self,
@@ -108,15 +101,11 @@ class Claimer:
         answers: queue.Queue[ClaimAnswer | Exception],
     ) -> None:
         try:
-            claim, pause_s = self._ask(self._poll_client, wait_s, prefetch=prefetch)
+            answers.put(self._ask(self._poll_client, wait_s, prefetch=prefetch))
         except Exception as error:  # noqa: BLE001 - the boundary of the thread; raised again by who waits
             answers.put(error)
-        else:
-            answers.put(ClaimAnswer(claim, pause_s))
 
-    def _ask(
-        self, client: PluginClient, wait_s: float, *, prefetch: bool = False
-    ) -> tuple[Claim | None, float | None]:
+    def _ask(self, client: PluginClient, wait_s: float, *, prefetch: bool = False) -> ClaimAnswer:
         return client.claim(
             self._token,
             self._analyzer.offers,
@@ -130,7 +119,7 @@ class Claimer:
         """End the open long poll: a second claim under its token ends it, and shows what it may have won."""
         client = self._make_client()
         try:
-            claim, _ = self._ask(client, 0)
+            claim = self._ask(client, 0).claim
         except RefusedError as error:
             _log.debug("The last claim was refused: %s", error)
         except ServerError as error:

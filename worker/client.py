@@ -19,7 +19,7 @@ from worker import API_VERSION, __version__
 from worker.backoff import Backoff
 from worker.contract import (
     ArtifactRef,
-    Claim,
+    ClaimAnswer,
     HeartbeatAnswer,
     Lease,
     ModelOffer,
@@ -119,14 +119,8 @@ class PluginClient:
         device: str,
         wait_s: float,
         prefetch: bool = False,
-    ) -> tuple[Claim | None, float | None]:
+    ) -> ClaimAnswer:
         """Ask for a request to work on; with `prefetch` for the next one, while another is in hand.
-
-        Returns
-        -------
-        tuple
-            The claim, or None where there is nothing to do; and the seconds that the server wants to pass
-            before the next claim, or None.
 
         Raises
         ------
@@ -150,10 +144,12 @@ class PluginClient:
         )
         self._told_time(answer.headers.get("Date"))
         if answer.status_code == 204:
-            return None, retry_after(answer)
+            drained = answer.headers.get("X-Pathology-Drain") == "true"
+            return ClaimAnswer(None, retry_after(answer), drained)
         document = _document(answer)
         pause = document.get("retry_after_s")
-        return parse_claim(document, token), float(pause) if isinstance(pause, int | float) else None
+        pause_s = float(pause) if isinstance(pause, int | float) else None
+        return ClaimAnswer(parse_claim(document, token), pause_s)
 
     def heartbeat(
         self,

@@ -117,6 +117,25 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class ClaimAnswer:
+    """What a claim came to.
+
+    Attributes
+    ----------
+    claim
+        The claimed request, or None where there is nothing to do.
+    pause_s
+        Seconds that the server wants to pass before the next claim, or None.
+    drained
+        Whether there is nothing to do because a person lets this worker take nothing more.
+    """
+
+    claim: Claim | None
+    pause_s: float | None
+    drained: bool = False
+
+
+@dataclass(frozen=True)
 class ModelOffer:
     """A model that this worker can run."""
 

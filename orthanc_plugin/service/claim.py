@@ -78,8 +78,6 @@ def claim(core: Core, ask: Claim) -> Granted | None:
         503 where Orthanc fails.
     """
     _note_worker(core, ask)
-    if core.workers.drains(ask.worker_id):
-        return _repeated(core, ask)
     taker = Taker(
         runs=lambda item: offered(core, ask, item) is not None,
         takes=lambda item: not _is_for_another(core, ask, item),
@@ -88,6 +86,8 @@ def claim(core: Core, ask: Claim) -> Granted | None:
     )
     waiter = core.claims.enter(ask.worker_id, ask.token_sha256, taker, ask.wait_s)
     try:
+        if core.workers.drains(ask.worker_id):
+            return _repeated(core, ask)
         while True:
             found = _repeated(core, ask) or _turn(core, ask, waiter)
             if found is not None or waiter.is_over:

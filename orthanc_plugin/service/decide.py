@@ -94,4 +94,6 @@ def drain(core: Core, worker_id: str, user: str, *, drain: bool) -> None:
         core.workers.set_drain(worker_id, drain=drain)
     except StorageError as error:
         raise unavailable(error) from error
+    if drain:
+        core.claims.end(worker_id)
     audit_call(core, Event(core.clock.now(), "drained" if drain else "drain_ended", user, worker_id))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -271,7 +272,8 @@ def test_a_drain_outlives_a_restart_until_it_is_ended(queue: Queue, site: Site) 
     assert problems(site.call("GET", "/pathology/openapi.json").json, "Workers", answer) == []
     (silent,) = (item for item in answer["workers"] if item["worker_id"] == worker)
     assert (silent["drain"], silent["alive"], silent["last_seen"]) == (True, False, None)
-    assert queue.try_claim(worker).status == 204
+    refused = queue.try_claim(worker)
+    assert (refused.status, refused.headers.get("x-pathology-drain")) == (204, "true")
     known = site.call("GET", "/pathology/workers").json["workers"]
     assert [item["drain"] for item in known if item["worker_id"] == worker] == [True]
     assert site.call("POST", drain, body={"drain": False}).status == 200
@@ -287,6 +289,17 @@ def test_a_draining_worker_gets_nothing_more(queue: Queue, site: Site) -> None:
     assert lease.heartbeat().json["drain"] is True
     queue.submitted()
     assert queue.try_claim(worker).status == 204
+
+
+def test_a_drain_ends_the_wait_of_its_worker_and_says_so(queue: Queue, site: Site) -> None:
+    worker = f"{queue.model}-a"
+    assert "x-pathology-drain" not in queue.try_claim(worker).headers
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(queue.try_claim, worker, wait=20)
+        time.sleep(0.2)
+        assert site.call("POST", f"/pathology/workers/{worker}/drain", body={}).status == 200
+        answer = waiting.result(5)
+    assert (answer.status, answer.headers.get("x-pathology-drain")) == (204, "true")
 
 
 def test_workers_and_their_models_are_known(queue: Queue, site: Site) -> None:

@@ -74,6 +74,18 @@ def test_workers_are_told_with_what_they_do(queue: Queue, site: Site) -> None:
     assert found['pathology_worker_last_seen_timestamp_seconds{worker="lab-metrics"}'] > 1e9
 
 
+def test_a_drained_worker_is_told_also_where_nothing_was_heard_of_it(queue: Queue, site: Site) -> None:
+    queue.try_claim("lab-drained")
+    drain = "/pathology/workers/lab-drained/drain"
+    assert site.call("POST", drain, body={}).status == 200
+    site.restart()
+    found = metrics_of(site)
+    assert found['pathology_worker_draining{worker="lab-drained"}'] == 1
+    assert 'pathology_worker_up{worker="lab-drained"}' not in found
+    assert site.call("POST", drain, body={"drain": False}).status == 200
+    assert 'pathology_worker_draining{worker="lab-drained"}' not in metrics_of(site)
+
+
 def test_what_a_worker_counts_is_told_with_its_name(queue: Queue, site: Site) -> None:
     queue.submitted()
     lease = queue.claim("lab-counts", counters={"tiles": 100, "encode_s": 2.5})

@@ -81,7 +81,7 @@ def request_id(orthanc: OrthancServer, person: PluginClient, tmp_path: Path) -> 
 
 
 def claim_once(client: PluginClient, token: str, wait_s: float = 20) -> Claim:
-    claim, _ = client.claim(token, [OFFER], OFFER.name, device="cpu", wait_s=wait_s)
+    claim = client.claim(token, [OFFER], OFFER.name, device="cpu", wait_s=wait_s).claim
     assert claim is not None
     return claim
 

@@ -54,9 +54,10 @@ class LightWorker:
     def _look_ahead(self) -> Claim | None:
         """Take one more slide, which an idle worker may still have."""
         try:
-            claim, _ = self._client.claim(
+            answer = self._client.claim(
                 new_token(), [OFFER], OFFER.name, device="none", wait_s=0, prefetch=True
             )
+            claim = answer.claim
             if claim is not None:
                 self._note("granted", claim)
                 self._client.heartbeat(
@@ -70,13 +71,13 @@ class LightWorker:
         token = new_token()
         while True:
             try:
-                claim, _ = self._client.claim(token, [OFFER], OFFER.name, device="none", wait_s=WAIT_S)
+                answer = self._client.claim(token, [OFFER], OFFER.name, device="none", wait_s=WAIT_S)
             except ServerError:
                 time.sleep(0.1)
                 continue
-            if claim is not None:
-                self._note("granted", claim)
-                return claim
+            if answer.claim is not None:
+                self._note("granted", answer.claim)
+                return answer.claim
 
     def _work(self, claim: Claim) -> None:
         request_id, lease = claim.request_id, claim.lease

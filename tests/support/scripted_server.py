@@ -93,6 +93,8 @@ class ScriptedServer(LoopbackServer):
         False makes every completion a 503.
     retry_after
         Seconds that a claim without a request is answered with.
+    drained
+        Whether claims are answered as those of a worker that a person has drained.
     leases_ahead
         Whether a claim with "prefetch" is understood, as by current servers.
     heartbeat_answer
@@ -106,6 +108,7 @@ class ScriptedServer(LoopbackServer):
         self.heartbeat_answer: Callable[[ScriptedRequest], Answer] | None = None
         self.accepts_results = True
         self.retry_after = "0"
+        self.drained = False
         self.leases_ahead = True
         self._faults: dict[str, deque[Fault]] = {}
         self._changed = threading.Condition()
@@ -161,6 +164,8 @@ class ScriptedServer(LoopbackServer):
     def _claim(self, body: dict[str, Any]) -> Answer:
         ahead = self.leases_ahead and body.get("prefetch") is True
         token, deadline = body["token"], time.monotonic() + float(body["wait"])
+        if self.drained:
+            return 204, None, {"Retry-After": self.retry_after, "X-Pathology-Drain": "true"}
         with self._changed:
             for request in self.requests.values():
                 if request.token == token and request.status == "processing":

@@ -174,7 +174,7 @@ def test_a_post_on_a_connection_that_was_closed_meanwhile_is_sent_again_at_once(
     server.misbehave("/update-status/", Fault.DROP_BEFORE)
     waits: list[float] = []
     client = PluginClient(rig.settings, rig.settings.worker, wait=noting(waits))
-    claim, _ = client.claim("0" * 32, rig.analyzer.offers, None, device="cpu", wait_s=0)
+    claim = client.claim("0" * 32, rig.analyzer.offers, None, device="cpu", wait_s=0).claim
     assert claim is not None
     client.heartbeat(claim.request_id, claim.lease, stage="open", progress=0.0, detail="")
     assert waits == [0.0]

@@ -469,6 +469,25 @@ def test_a_claim_that_fails_for_a_fault_of_our_own_ends_the_worker_instead_of_ha
         rig.daemon().run()
 
 
+def test_an_idle_worker_says_once_that_it_is_drained_and_once_that_it_is_no_more(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.drained = True
+    request = server.add_request()
+    with caplog.at_level("INFO"):
+        thread = rig.start()
+        server.wait_for(lambda: len(server.calls_to("/claim")) >= 4)
+        server.drained = False
+        server.wait_for(lambda: request.status == "completed")
+        rig.shutdown.ask()
+        thread.join(5)
+    told = [text for text in caplog.messages if "drain" in text]
+    assert told == [
+        "A person has drained this worker: it is given nothing until that is ended.",
+        "The drain of this worker was ended: it is given requests again.",
+    ]
+
+
 def test_a_result_with_a_value_that_is_no_number_fails_its_request_and_leaves_nothing_to_send_again(
     rig: Rig, server: ScriptedServer
 ) -> None:
