@@ -75,7 +75,7 @@ class Core:
     ready: Readiness = field(default_factory=Readiness)
     tallies: Tallies = field(default_factory=Tallies)
     ruled: dict[str, str] = field(default_factory=dict)
-    publishing: set[str] = field(default_factory=set)
+    busy: set[str] = field(default_factory=set)
     failing_since: dict[str, float] = field(default_factory=dict)
     replacing: threading.RLock = field(default_factory=threading.RLock)
     replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)

@@ -99,14 +99,14 @@ def alone(core: Core, request_id: str) -> Iterator[None]:
         Where another one is at it.
     """
     with core.index.lock:
-        if request_id in core.publishing:
+        if request_id in core.busy:
             raise BusyError
-        core.publishing.add(request_id)
+        core.busy.add(request_id)
     try:
         yield
     finally:
         with core.index.lock:
-            core.publishing.discard(request_id)
+            core.busy.discard(request_id)
 
 
 def _store_outputs(core: Core, request: AnalysisRequest) -> tuple[tuple[Output, ...], tuple[str, ...]]:

@@ -474,7 +474,7 @@ def test_two_completions_at_once_do_not_wait_for_each_other() -> None:
     request_id = queue.submitted()
     lease = queue.claim()
     with site.application.core.index.lock:
-        site.application.core.publishing.add(request_id)
+        site.application.core.busy.add(request_id)
     answer = lease.complete()
     assert (answer.status, answer.json["code"]) == (503, "too_busy")
 
