@@ -14,6 +14,7 @@ from .eligibility import is_volume
 from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .http import Request, Response, error_response
+from .native_calls import may_store
 from .ranges import RangeServer
 from .roles import Policy, Role, check, is_forged, role_of, user_name
 from .router import Router
@@ -24,8 +25,6 @@ from .settings import Settings, names_of_numbers
 from .store import LAST_NUMBER
 
 OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/[\s\S]*)?")
-_READS = re.compile(r"/tools/(?:count-resources|create-archive|create-media|find|lookup)/?")
-"""What is asked by POST and stores nothing."""
 _LONGEST_HOLD_S = 10.0
 _FORGED = ApiError(403, "forged_user", "Only the proxy on this machine may name the user.")
 _AUDITED = frozenset({"forbidden_role", "forbidden_origin", "lease_lost", "already_completed"})
@@ -82,7 +81,8 @@ class Application:
     def allows(self, method: str, uri: str, peer: str, headers: Mapping[str, str]) -> bool:
         """Decide on a request to any of Orthanc's routes; our own answer with a sentence of their own.
 
-        Where Orthanc overwrites instances, writes wait at a start until the requests are read (10 s at most).
+        Where Orthanc overwrites instances, what may store waits at a start until the requests are read
+        (10 s at most).
         """
         if is_forged(headers, self.core.settings.trusted_user_header, peer):
             audit_refusal(self.core, "", f"{method} {uri} from {peer}", _FORGED)
@@ -91,7 +91,7 @@ class Application:
             return True
         if self._refusal(self.user_of(headers), method, uri, headers) is not None:
             return False
-        if method != "GET" and self.core.overwrites and not _READS.fullmatch(uri):
+        if self.core.overwrites and may_store(method, uri):
             # A slide overwritten before its requests are read would take them along.
             self.core.ready.all_known.wait(_LONGEST_HOLD_S)
         return True
