@@ -14,7 +14,7 @@ from clam_core.encoders import Encoder
 from clam_core.patches import PatchPlan
 from clam_core.software import DECODERS, versions
 
-_READING = 1
+_READING = 2
 """Counted up with every change of this package that gives a patch other pixels."""
 
 

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from clam_core.slides.fetch_ahead import FetchAhead
+from clam_core.slides.jpeg_colours import colours_of_jpeg
 from clam_core.slides.openslide_slide import OpenSlideSlide
 from clam_core.slides.slide import Level, Pixels, Prefetching, Slide, SlideIdentity, best_level_for_downsample
 from clam_core.slides.whole_level import level_for_picture, picture_strips, strips, thumbnail
@@ -23,6 +24,7 @@ __all__ = [
     "SlideIdentity",
     "WsiDicomSlide",
     "best_level_for_downsample",
+    "colours_of_jpeg",
     "level_for_picture",
     "open_slide",
     "picture_strips",

@@ -18,7 +18,7 @@ from wsidicom.instance import WsiDicomImageData
 from wsidicom.series import Pyramid
 
 from clam_core.errors import FocalPlanesError, NoVolumeError, OpticalPathsError, PyramidsError, SlideError
-from clam_core.slides.shared_decoder import share_decoder
+from clam_core.slides.decoders import mend_decoder
 from clam_core.slides.slide import Level, Pixels, SlideIdentity, container_name, pyramid
 from clam_core.slides.wsidicom_errors import DAMAGED
 
@@ -53,7 +53,7 @@ class WsiDicomSlide:
             levels = list(self._pyramid)
             self._images: list[WsiDicomImageData] = [level.default_instance.image_data for level in levels]
             for image in self._images:
-                share_decoder(image)
+                mend_decoder(image)
             self._levels = pyramid([(level.size.width, level.size.height) for level in levels])
             self._mpp = _mpp(self._pyramid)
             self._identity = _identity(wsi, name)

@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from pydicom.encaps import generate_frames
 
+from tests.support.odd_dicom import write_slide
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import real_slide
 from worker.commands.ingest import environment_of_pip
@@ -26,6 +27,7 @@ from worker.ingest.identity import SlideOptions, identify
 from worker.ingest.levels import complete_pyramid, needs_levels
 from worker.ingest.pipeline import check_readable
 from worker.ingest.progress import Progress, Stage, silent
+from worker.ingest.stored_colours import photometric_interpretation
 
 SLIDE = Path("S26-1.svs")
 SHA = "ab" * 32
@@ -52,6 +54,16 @@ def test_uids_are_valid() -> None:
     identity = identify(SLIDE, SHA, SlideOptions())
     for uid in (identity.study_uid, identity.series_uid, identity.uid("level-0")):
         assert pydicom.uid.UID(uid).is_valid
+
+
+@pytest.mark.parametrize(
+    ("encoding", "colours"), [("jpeg", "YBR_FULL_422"), ("jpeg-rgb", "RGB"), ("jpeg2000", None)]
+)
+def test_a_files_first_jpeg_frame_tells_the_colours_for_its_header(
+    encoding: str, colours: str | None, tmp_path: Path
+) -> None:
+    (path,) = write_slide(tmp_path, encoding=encoding)
+    assert photometric_interpretation(path) == colours
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 import requests
@@ -18,7 +19,7 @@ from wsidicom.instance.tile_index.sparse_tile_index import SparseTileIndex
 from clam_core.errors import SlideError
 from clam_core.slides import Slide, WsiDicomSlide
 from tests.support.dicom_pyramid import pyramid_folder
-from tests.support.odd_dicom import ODD_STORAGE, write_slide
+from tests.support.odd_dicom import HEIGHT, ODD_STORAGE, WIDTH, tissue, write_slide
 from tests.support.ranges_server import RangesServer
 from tests.support.slide_reading import assert_same_tiles, settings_for
 from worker.sources import (
@@ -59,6 +60,20 @@ def test_every_tile_of_an_oddly_stored_slide_is_the_same(
         server.store(path)
     with SOURCES[source](server.url, session, tmp_path).open(server.claim()) as slide:
         assert_same_tiles(slide, files)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_frames_under_a_header_of_other_colours_show_their_own(
+    source: str, server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    (path,) = write_slide(tmp_path / "slide", encoding="jpeg")
+    dataset = pydicom.dcmread(path)
+    dataset.PhotometricInterpretation = "RGB"
+    dataset.save_as(path)
+    server.store(path)
+    with SOURCES[source](server.url, session, tmp_path).open(server.claim()) as slide:
+        shown = slide.read_region((0, 0), 0, (WIDTH, HEIGHT))
+    assert np.abs(shown.astype(int) - tissue()).mean() < 5
 
 
 @pytest.mark.parametrize("source", SOURCES)
