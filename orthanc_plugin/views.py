@@ -202,15 +202,5 @@ def worker_member(worker: Worker, *, alive: bool, drain: bool, working_on: str |
 
 def silent_member(worker_id: str, *, working_on: str | None) -> dict[str, Any]:
     """Return a drained worker that nothing was heard of: its name is all that a restart keeps."""
-    return {
-        "worker_id": worker_id,
-        "alive": False,
-        "last_seen": None,
-        "software": "",
-        "device": "",
-        "models": [],
-        "default_model": None,
-        "request_id": working_on,
-        "drain": True,
-        "counters": {},
-    }
+    unknown = Worker(worker_id, "", "", "", (), None, seen=0.0, seen_monotonic=0.0)
+    return {**worker_member(unknown, alive=False, drain=True, working_on=working_on), "last_seen": None}
