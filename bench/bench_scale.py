@@ -38,7 +38,8 @@ from orthanc_plugin.service.clockwork import finish_leftovers, tick
 from orthanc_plugin.service.complete import Result, complete
 from orthanc_plugin.service.report import Heartbeat, LeaseProof, heartbeat
 from orthanc_plugin.service.startup import load_all, load_open
-from orthanc_plugin.service.submit import Target, Wish, submit
+from orthanc_plugin.service.submit import Wish, submit
+from orthanc_plugin.service.targets import Target
 from orthanc_plugin.values import COMPLETED, FAILED, OPEN, Model
 from tests.support.fake_clock import FakeClock
 from tests.support.sites import RecordingAudit, settings_of

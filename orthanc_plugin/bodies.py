@@ -15,7 +15,8 @@ from .http import Request
 from .service.claim import Claim
 from .service.complete import Named, Result
 from .service.report import Heartbeat, LeaseProof
-from .service.submit import MAX_SERIES_OF_COHORT, Cohort, Target, Wish, parameters_text
+from .service.submit import Wish, parameters_text
+from .service.targets import MAX_SERIES_OF_COHORT, Cohort, Target
 from .service.tokenless import Older
 from .values import Failure, Model, token_digest
 

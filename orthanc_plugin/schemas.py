@@ -7,7 +7,7 @@ from typing import Any
 
 from .artifacts import MOST_ARTIFACTS
 from .counters import KNOWN
-from .service.submit import MAX_SERIES_OF_COHORT
+from .service.targets import MAX_SERIES_OF_COHORT
 from .values import FLAGS, OUTCOMES, STATUSES
 
 Schema = dict[str, Any]

@@ -17,7 +17,8 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
 
 from .core import Core
-from .submit import Target, Wish, submit
+from .submit import Wish, submit
+from .targets import Target
 
 SWEEP_EVERY_S = 600.0
 _SOON_S = 10.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A person asks for an analysis: find the slides meant, and record one request for each, once."""
+"""A person asks for an analysis: one request is recorded for each slide that is meant, once."""
 
 from __future__ import annotations
 
@@ -20,35 +20,10 @@ from orthanc_plugin.values import AnalysisRequest, canonical
 
 from .changes import look_after, note_arrival
 from .core import Core, announced, follow_change, has_one_file, unavailable
+from .targets import Target, resolve
 
 _MAX_PARAMETERS = 4096
 _MOST_NAMED = 10
-MAX_SERIES_OF_COHORT = 1000
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Many slides at once: named, or found by the values of DICOM tags as Orthanc's ``/tools/find`` does."""
-
-    series: tuple[str, ...] = ()
-    find: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a person pointed at: one series, study or instance, a series by its UIDs, or a cohort."""
-
-    series: str | None = None
-    study: str | None = None
-    instance: str | None = None
-    series_instance_uid: str | None = None
-    study_instance_uid: str | None = None
-    cohort: Cohort | None = None
-
-    @property
-    def is_many(self) -> bool:
-        """Whether several slides may be meant, of which some may be passed over."""
-        return self.study is not None or self.cohort is not None
 
 
 @dataclass(frozen=True)
@@ -116,7 +91,7 @@ def submit(core: Core, target: Target, wish: Wish, user: str) -> tuple[list[Subm
     """
     wish = _permitted(core.settings, wish)
     try:
-        series_ids = _resolve(core, target)
+        series_ids = resolve(core.gateway, target)
         if not target.is_many:
             found = _earlier_or_new(core, series_ids[0], wish, user)
             if isinstance(found, Submitted):
@@ -144,50 +119,6 @@ def _permitted(settings: Settings, wish: Wish) -> Wish:
         return wish
     names = ", ".join(sorted({model.name for model in usable})) or "none"
     raise ApiError(422, "unknown_model", f"This site does not permit that model; it permits: {names}.")
-
-
-def _resolve(core: Core, target: Target) -> tuple[str, ...]:
-    gateway = core.gateway
-    found: tuple[str, ...] = ()
-    if target.series is not None:
-        found = (target.series,) if gateway.series(target.series) is not None else ()
-    elif target.instance is not None:
-        parent = gateway.parent_series(target.instance)
-        found = () if parent is None else (parent,)
-    elif target.study is not None:
-        found = gateway.study_series(target.study)
-        _refuse_too_many(found, "This study has", "submit its slides as cohorts")
-    elif target.cohort is not None:
-        found = _cohort_series(core, target.cohort)
-    elif target.series_instance_uid is not None:
-        found = gateway.lookup_series(target.series_instance_uid, target.study_instance_uid)
-        if len(found) > 1:
-            raise ApiError(
-                409,
-                "ambiguous_series",
-                "Several series have this UID; submit one of the candidates by its Orthanc id.",
-                details={"candidates": list(found)},
-            )
-    if not found:
-        raise ApiError(404, "unknown_resource", "Orthanc has no such resource (any more).")
-    return found
-
-
-def _cohort_series(core: Core, cohort: Cohort) -> tuple[str, ...]:
-    if not cohort.find:
-        return tuple(dict.fromkeys(cohort.series))
-    found = core.gateway.find_series(dict(cohort.find), MAX_SERIES_OF_COHORT + 1)
-    if not found:
-        raise ApiError(
-            404, "unknown_resource", "No series has these tags; check the keywords and the values."
-        )
-    _refuse_too_many(found, "This query finds", "narrow it, by dates for instance")
-    return found
-
-
-def _refuse_too_many(found: tuple[str, ...], what: str, remedy: str) -> None:
-    if len(found) > MAX_SERIES_OF_COHORT:
-        raise ApiError(413, "cohort_too_large", f"{what} more than {MAX_SERIES_OF_COHORT} series; {remedy}.")
 
 
 def _submit_all(
