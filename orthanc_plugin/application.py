@@ -15,6 +15,7 @@ from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .http import Request, Response, error_response
 from .native_calls import may_store
+from .numbering import LAST_NUMBER
 from .ranges import RangeServer
 from .roles import Policy, Role, check, is_forged, role_of, user_name
 from .router import Router
@@ -22,7 +23,6 @@ from .routes import Routes
 from .service.core import Core, audit_refusal, build_core, signed_in, unavailable
 from .service.report import holds_lease_on
 from .settings import Settings, names_of_numbers
-from .store import LAST_NUMBER
 
 OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/[\s\S]*)?")
 _LONGEST_HOLD_S = 10.0

@@ -5,27 +5,24 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from functools import partial
 from typing import Optional
 
 from .archive import MAX_BYTES, Archive, fold
 from .clock import Clock
-from .codec import SCHEMA, DamagedError, NewerError, SeriesState, decode_state
-from .damaged import set_aside
+from .codec import SCHEMA, NewerError, SeriesState
 from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .held_leases import Lease
 from .index import Index
 from .leases import duration_of, found_at_start
+from .numbering import artifact_numbers, record_numbers
 from .settings import Settings
+from .state_reader import StateReader
 from .values import AnalysisRequest, replaced
-
-MAX_OPEN = 20
-LAST_NUMBER = 65535
 
 Change = Callable[[SeriesState], SeriesState]
 RequestChange = Callable[[AnalysisRequest], AnalysisRequest]
@@ -41,45 +38,6 @@ def with_request(state: SeriesState, request: AnalysisRequest) -> SeriesState:
     if known is request:
         return state
     return replaced(state, requests=tuple(request if old is known else old for old in state.requests))
-
-
-def take_number(state: SeriesState) -> tuple[int, SeriesState]:
-    """Return a fresh number for an attachment or record, and the state that has given it away.
-
-    Raises
-    ------
-    ApiError
-        413 where the series has used up its numbers.
-    """
-    if state.next_number > LAST_NUMBER:
-        raise ApiError(413, "too_many_requests_on_series", "This series has no room for further results.")
-    return state.next_number, replaced(state, next_number=state.next_number + 1)
-
-
-def roomiest_number(first: int, taken: Iterable[int]) -> int:
-    """Return where the longest row of numbers begins that are not taken.
-
-    Ours follow one another; one that stands far from them, up to the last of all, is a site's.
-    """
-    held = {number for number in taken if first <= number <= LAST_NUMBER}
-    edges = sorted({first - 1, *held, LAST_NUMBER + 1})
-    before, _ = max(zip(edges, edges[1:]), key=lambda pair: pair[1] - pair[0])
-    return before + 1
-
-
-def named_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
-    """Return the numbers, of metadata or attachments, that requests name."""
-    return artifact_numbers(requests) | {request.record.number for request in requests if request.record}
-
-
-def artifact_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
-    """Return the numbers of the attachments that should hold a file of a result by now."""
-    return {artifact.number for request in requests for artifact in request.artifacts}
-
-
-def record_numbers(requests: tuple[AnalysisRequest, ...]) -> set[int]:
-    """Return the numbers that should hold a full result by now: those whose size is known."""
-    return {request.record.number for request in requests if request.record and request.record.size}
 
 
 def _with_confirmation(found: AnalysisRequest, known: SeriesState | None) -> AnalysisRequest:
@@ -137,6 +95,7 @@ class Store:
         self._clock = clock
         self._warn = warn
         self._archive = Archive(gateway, settings, warn)
+        self._reader = StateReader(gateway, settings, self._archive, warn)
         self._on_found = on_found
         self._locks: dict[str, threading.Lock] = {}
         self._doubts: dict[str, _Doubt] = {}
@@ -302,7 +261,7 @@ class Store:
             doubt = self._doubts.get(series_id)
             if doubt is not None and content == doubt.content:
                 return self._taken_place(doubt)
-            state, archived = self._decoded(series_id, content)
+            state, archived = self._reader.decoded(series_id, content)
         except StorageError as error:
             raise _unavailable(f"Orthanc could not read the requests. {error} Try again.") from error
         except NewerError as error:
@@ -329,43 +288,6 @@ class Store:
         """Note what the archive has got of a write that failed: it is written before the state."""
         folded = tuple(request for request in doubt.folded if request in archived)
         self._found.append(replaced(doubt, after=replaced(doubt.after, requests=()), folded=folded))
-
-    def _decoded(
-        self, series_id: str, content: bytes | None
-    ) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
-        """Return the state of a series as it is stored, and what has left it for the archive."""
-        if content is None:
-            return SeriesState(series_id, self._settings.first_attachment), ()
-        try:
-            state = decode_state(series_id, content)
-        except DamagedError as error:
-            self._set_aside(series_id, content, error)
-            return self._begun_afresh(series_id)
-        # A site may have set a larger first number since.
-        state = replaced(state, next_number=max(state.next_number, self._settings.first_attachment))
-        if not state.folded:
-            return state, ()
-        archived, schema = self._archive.read(state)
-        return replaced(state, schema=max(state.schema, schema)), archived
-
-    def _begun_afresh(self, series_id: str) -> tuple[SeriesState, tuple[AnalysisRequest, ...]]:
-        """Return a state without requests that uses no number again, and what the archive still holds."""
-        taken = (*self._gateway.list_attachments(series_id), *self._gateway.list_metadata(series_id))
-        state = SeriesState(series_id, roomiest_number(self._settings.first_attachment, taken))
-        archived, schema = self._archive.read(state)
-        return replaced(state, folded=len(archived), schema=schema), archived
-
-    def _set_aside(self, series_id: str, content: bytes, error: DamagedError) -> None:
-        number = self._settings.damaged_number
-        set_aside(
-            content,
-            partial(self._gateway.get_metadata, series_id, number),
-            partial(self._gateway.put_metadata, series_id, number),
-        )
-        self._warn(
-            f"Metadata {self._settings.metadata_number} of series {series_id} is damaged ({error}). "
-            f"It is kept as metadata {number}; the requests of this series start afresh, but for its archive."
-        )
 
     def forget(self, series_id: str) -> SeriesState | None:
         """Drop the requests of a deleted series from memory, after a transaction that is still on.

@@ -19,9 +19,10 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import Gateway, SeriesInfo
 from orthanc_plugin.index import Index
 from orthanc_plugin.lifecycle import as_submitted
+from orthanc_plugin.numbering import take_number
 from orthanc_plugin.open_series import OpenSeries
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.store import Change, RequestChange, Store, source_deleted, take_number, with_request
+from orthanc_plugin.store import Change, RequestChange, Store, source_deleted, with_request
 from orthanc_plugin.tallies import Tallies
 from orthanc_plugin.transition import new_events
 from orthanc_plugin.unpublished import Unpublished

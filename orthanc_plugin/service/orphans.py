@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from orthanc_plugin.codec import RECORD_HEAD, SCHEMA
-from orthanc_plugin.store import named_numbers
+from orthanc_plugin.numbering import named_numbers
 
 from .core import Core
 

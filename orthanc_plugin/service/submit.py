@@ -15,7 +15,7 @@ from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.lifecycle import accepts, counts_as_repeat, covers, same_wish, submitted
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.store import MAX_OPEN, with_request
+from orthanc_plugin.store import with_request
 from orthanc_plugin.values import AnalysisRequest, canonical
 
 from .changes import look_after, note_arrival
@@ -23,6 +23,7 @@ from .core import Core, announced, follow_change, has_one_file, unavailable
 from .targets import Target, resolve
 
 _MAX_PARAMETERS = 4096
+_MOST_OPEN = 20
 _MOST_NAMED = 10
 
 
@@ -212,11 +213,11 @@ def _add(
 ) -> tuple[SeriesState, Submitted]:
     if same and not force:
         return state, Submitted(same[-1], created=False)
-    if sum(old.is_open for old in state.requests) >= MAX_OPEN:
+    if sum(old.is_open for old in state.requests) >= _MOST_OPEN:
         raise ApiError(
             413,
             "too_many_requests_on_series",
-            f"This series has {MAX_OPEN} open requests already. Wait, or cancel some.",
+            f"This series has {_MOST_OPEN} open requests already. Wait, or cancel some.",
         )
     if same:
         request = replace(request, predecessor=same[-1].request_id)

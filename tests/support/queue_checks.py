@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 
 from orthanc_plugin.lifecycle import is_to_be_deleted
-from orthanc_plugin.store import named_numbers
+from orthanc_plugin.numbering import named_numbers
 from orthanc_plugin.values import OPEN, SOURCE_REPLACED, AnalysisRequest, Artifact
 from tests.support.queue_orthanc import StruckSite
 from tests.support.queue_promises import Damage, Promises, require

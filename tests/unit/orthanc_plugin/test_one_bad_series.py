@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from orthanc_plugin.codec import decode_state, encode_state
-from orthanc_plugin.store import LAST_NUMBER
+from orthanc_plugin.numbering import LAST_NUMBER
 from tests.support.queue_client import Queue
 from tests.support.sites import MemorySite, Slide
 
