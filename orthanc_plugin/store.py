@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import Context, copy_context
-from dataclasses import dataclass
-from typing import Optional
+from contextvars import copy_context
 
 from .archive import MAX_BYTES, Archive, fold
 from .clock import Clock
 from .codec import SCHEMA, NewerError, SeriesState
+from .doubts import Doubt, Doubts, OnFound
 from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .held_leases import Lease
@@ -26,8 +24,6 @@ from .values import AnalysisRequest, replaced
 
 Change = Callable[[SeriesState], SeriesState]
 RequestChange = Callable[[AnalysisRequest], AnalysisRequest]
-OnFound = Callable[[Optional[AnalysisRequest], AnalysisRequest], None]
-"""Takes what a request was (None: there was none) and what it is."""
 
 
 def with_request(state: SeriesState, request: AnalysisRequest) -> SeriesState:
@@ -47,22 +43,6 @@ def _with_confirmation(found: AnalysisRequest, known: SeriesState | None) -> Ana
     old = known.find(found.request_id)
     is_heard_of = old is not None and old.grants and old.fence == found.fence and old.grants[-1].confirmed
     return found_at_start(found) if is_heard_of else found
-
-
-@dataclass(frozen=True)
-class _Doubt:
-    """A write that failed, and may have taken place all the same; `context` is that of whose call it was."""
-
-    before: SeriesState
-    after: SeriesState
-    folded: tuple[AnalysisRequest, ...]
-    content: bytes
-    context: Context
-
-    def changes(self) -> list[tuple[AnalysisRequest | None, AnalysisRequest]]:
-        """Return what would have become of which request, beside what it was."""
-        pairs = [(self.before.find(item.request_id), item) for item in (*self.after.requests, *self.folded)]
-        return [(before, after) for before, after in pairs if before is not after]
 
 
 class Store:
@@ -96,10 +76,8 @@ class Store:
         self._warn = warn
         self._archive = Archive(gateway, settings, warn)
         self._reader = StateReader(gateway, settings, self._archive, warn)
-        self._on_found = on_found
         self._locks: dict[str, threading.Lock] = {}
-        self._doubts: dict[str, _Doubt] = {}
-        self._found: deque[_Doubt] = deque()
+        self._doubts = Doubts(on_found)
 
     @contextmanager
     def _lock(self, series_id: str) -> Iterator[None]:
@@ -108,16 +86,7 @@ class Store:
             with self._locks.setdefault(series_id, threading.Lock()):
                 yield
         finally:
-            if self._found:
-                self._tell_found()
-
-    def _tell_found(self) -> None:
-        try:
-            found = self._found.popleft()
-        except IndexError:  # another thread tells of it
-            return
-        for before, after in found.changes():
-            found.context.run(self._on_found, before, after)
+            self._doubts.tell()
 
     def load(self, series_id: str) -> SeriesState:
         """Return the state of a series, from memory where it has been read before.
@@ -203,8 +172,8 @@ class Store:
         try:
             self._gateway.put_metadata(fitted.series_id, self._settings.metadata_number, content)
         except StorageError as error:
-            self._settle(_Doubt(self._index.whole(before), fitted, folded, content, copy_context()), error)
-        self._doubts.pop(fitted.series_id, None)
+            self._settle(Doubt(self._index.whole(before), fitted, folded, content, copy_context()), error)
+        self._doubts.drop(fitted.series_id)
         self._take_over(fitted, folded, self._fresh_lease)
         return fitted
 
@@ -225,10 +194,10 @@ class Store:
             self._index.replace(state, lease_for)
             self._index.add_archived(archived)
 
-    def _settle(self, doubt: _Doubt, error: StorageError) -> None:
+    def _settle(self, doubt: Doubt, error: StorageError) -> None:
         """Find out whether a write that failed took place after all."""
         series_id = doubt.after.series_id
-        self._doubts[series_id] = doubt
+        self._doubts.add(doubt)
         try:
             if self._gateway.get_metadata(series_id, self._settings.metadata_number) == doubt.content:
                 return
@@ -241,34 +210,35 @@ class Store:
 
     def read_again(self) -> None:
         """Find out what became of every write that is in doubt, as far as Orthanc can be read."""
-        for series_id in tuple(self._doubts):
+        for series_id in self._doubts.series():
             with suppress(ApiError):
                 self.load(series_id)
 
     def in_doubt(self) -> list[AnalysisRequest]:
         """Return the requests that a write has changed, if it took place, as they are then."""
-        return [after for doubt in tuple(self._doubts.values()) for _, after in doubt.changes()]
+        return self._doubts.requests()
 
     def _known(self, series_id: str) -> SeriesState:
         known = self._index.state(series_id)
-        if known is not None and series_id not in self._doubts:
+        if known is not None and self._doubts.of(series_id) is None:
             return known
         return self._read_in(series_id, known, keep_empty=True)
 
     def _read_in(self, series_id: str, known: SeriesState | None, *, keep_empty: bool) -> SeriesState:
         try:
             content = self._gateway.get_metadata(series_id, self._settings.metadata_number)
-            doubt = self._doubts.get(series_id)
+            doubt = self._doubts.of(series_id)
             if doubt is not None and content == doubt.content:
-                return self._taken_place(doubt)
+                self._take_over(doubt.after, doubt.folded, self._fresh_lease)
+                self._doubts.found(doubt)
+                return doubt.after
             state, archived = self._reader.decoded(series_id, content)
         except StorageError as error:
             raise _unavailable(f"Orthanc could not read the requests. {error} Try again.") from error
         except NewerError as error:
             raise _newer() from error
-        self._doubts.pop(series_id, None)
         if doubt is not None:
-            self._archived_all_the_same(doubt, archived)
+            self._doubts.found(doubt.in_archive(archived))
         if known is not None and state.revision == 0:
             # Its metadata went with the series, which was deleted or stored again: memory is all there is.
             return known
@@ -278,24 +248,13 @@ class Store:
             self._take_over(state, archived, self._full_lease)
         return state
 
-    def _taken_place(self, doubt: _Doubt) -> SeriesState:
-        del self._doubts[doubt.after.series_id]
-        self._take_over(doubt.after, doubt.folded, self._fresh_lease)
-        self._found.append(doubt)
-        return doubt.after
-
-    def _archived_all_the_same(self, doubt: _Doubt, archived: tuple[AnalysisRequest, ...]) -> None:
-        """Note what the archive has got of a write that failed: it is written before the state."""
-        folded = tuple(request for request in doubt.folded if request in archived)
-        self._found.append(replaced(doubt, after=replaced(doubt.after, requests=()), folded=folded))
-
     def forget(self, series_id: str) -> SeriesState | None:
         """Drop the requests of a deleted series from memory, after a transaction that is still on.
 
         Returns what was known of it, with its archive.
         """
         with self._lock(series_id):
-            self._doubts.pop(series_id, None)
+            self._doubts.drop(series_id)
             return self._index.forget_series(series_id)
 
     def carry_over(
