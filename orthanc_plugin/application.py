@@ -20,7 +20,8 @@ from .ranges import RangeServer
 from .roles import Policy, Role, check, is_forged, role_of, user_name
 from .router import Router
 from .routes import Routes
-from .service.core import Core, audit_refusal, build_core, signed_in, unavailable
+from .service.build import build_core
+from .service.core import Core, audit_refusal, signed_in, unavailable
 from .service.report import holds_lease_on
 from .settings import Settings, names_of_numbers
 

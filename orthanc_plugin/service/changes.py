@@ -16,7 +16,8 @@ from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.lifecycle import source_replaced
 from orthanc_plugin.values import AnalysisRequest, Event, replaced
 
-from .core import Core, announced, at_risk
+from .announce import announced, at_risk
+from .core import Core
 
 _REMEMBERED = 100
 _REPLACED_WITHIN_S = 10.0

@@ -18,9 +18,10 @@ from orthanc_plugin.waiting import ClaimWaiter, Taker
 from orthanc_plugin.workers import Worker, permits
 
 from .changes import note_arrival, series_deleted
-from .core import Core, change_request, change_request_numbered, unavailable
+from .core import Core, unavailable
 from .orphans import delete_orphans
 from .record import reserved
+from .transact import change_request, change_request_numbered
 
 _UNSTABLE_HOLD_S = 1.0
 _REFUSED_HOLD_S = 2.0

@@ -11,9 +11,11 @@ from orthanc_plugin.leases import expired
 from orthanc_plugin.lifecycle import is_to_be_deleted
 from orthanc_plugin.values import AnalysisRequest
 
+from .announce import prune_copies
 from .changes import carry_over_unwritten, series_deleted
-from .core import Core, change_request, prune_copies
+from .core import Core
 from .publish import alone, delete_result, delete_unpublished, publish
+from .transact import change_request
 
 TICK_S = 0.5
 _FAILED_EXPIRY_S = 5.0

@@ -24,10 +24,11 @@ from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, canonical
 
 from .artifacts import stored_intact
-from .core import Core, change_request, find, unavailable
+from .core import Core, find, unavailable
 from .publish import alone, publish
 from .record import write_record
 from .report import LeaseProof
+from .transact import change_request
 
 _SUMMARY = ("predicted_class", "probabilities", "quality")
 _MOST_IN_SUMMARY = 8 * 1024

@@ -7,8 +7,10 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.lifecycle import cancelled, retried, reviewed, withdrawn
 from orthanc_plugin.values import AnalysisRequest, Event, Review
 
-from .core import Core, announced, at_risk, audit_call, change_request, find, unavailable
+from .announce import announced, at_risk
+from .core import Core, audit_call, find, unavailable
 from .publish import alone, delete_result
+from .transact import change_request
 
 
 def cancel(core: Core, request_id: str, user: str) -> AnalysisRequest:

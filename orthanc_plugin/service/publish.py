@@ -16,8 +16,10 @@ from orthanc_plugin.lifecycle import is_to_be_deleted, result_deleted
 from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Output
 
+from .announce import prune_copies
 from .changes import gone_a_moment_ago, series_deleted
-from .core import Core, change_request, find, is_known_gone, prune_copies
+from .core import Core, find, is_known_gone
+from .transact import change_request
 
 _STORED_WITHIN_S = 24 * 3600.0
 """A disk that is full on a Friday is seen to by then; what Orthanc still does not take it never will."""

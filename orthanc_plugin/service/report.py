@@ -19,7 +19,8 @@ from orthanc_plugin.leases import (
 )
 from orthanc_plugin.values import AnalysisRequest
 
-from .core import Core, change_request, find, note_request
+from .core import Core, find
+from .transact import change_request, note_request
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from __future__ import annotations
 from orthanc_plugin import values
 from orthanc_plugin.errors import ApiError, StorageError
 
+from .announce import announced, at_risk
 from .changes import find_lost
 from .clockwork import carry_over_all, finish_leftovers
-from .core import Core, announced, at_risk
+from .core import Core
 from .orphans import delete_orphans
 
 

@@ -18,9 +18,11 @@ from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import with_request
 from orthanc_plugin.values import AnalysisRequest, canonical
 
+from .announce import announced, has_one_file
 from .changes import look_after, note_arrival
-from .core import Core, announced, follow_change, has_one_file, unavailable
+from .core import Core, unavailable
 from .targets import Target, resolve
+from .transact import follow_change
 
 _MAX_PARAMETERS = 4096
 _MOST_OPEN = 20
