@@ -154,7 +154,7 @@ class ModelPackage:
         CheckpointError, UnsupportedCheckpointError
             As `clam_core.models.load_checkpoint`.
         PackageError
-            If the checkpoint knows another number of classes, or of values a patch.
+            If the checkpoint knows another number of classes, or it or the reference of values a patch.
         """
         aggregator = load_checkpoint(self.checkpoint, device)
         if aggregator.classes != len(self.classes):
@@ -167,6 +167,11 @@ class ModelPackage:
             raise PackageError(
                 f"The checkpoint of {self.name} wants {aggregator.embed_dim} values a patch and the encoder "
                 f"{self.encoder.name} gives {wanted}: name the encoder that it was trained with."
+            )
+        if self.reference is not None and self.reference.mean.size != wanted:
+            raise PackageError(
+                f"The reference of {self.name} describes patches of {self.reference.mean.size} values and "
+                f"the encoder {self.encoder.name} gives {wanted}: have the package made again."
             )
         return _Calibrated(aggregator, self.temperature)
 
@@ -346,9 +351,17 @@ def _verified(folder: Path, name: str, sha256: str) -> Path:
 
 def _read_reference(path: Path) -> FeatureReference:
     try:
-        return FeatureReference.from_tensors(read_tensors(path))
+        reference = FeatureReference.from_tensors(read_tensors(path))
     except KeyError as error:
         raise PackageError(f"{path} lacks the tensor {error}: copy the package again.") from error
+    except (IndexError, TypeError) as error:
+        raise PackageError(f"{path} is damaged ({error}): copy the package again.") from error
+    if not reference.whole:
+        raise PackageError(
+            f"Nothing can be compared with {path}: it has parts that do not fit each other, or values that "
+            "are no numbers. Have the model's package made again."
+        )
+    return reference
 
 
 def _check_encoder(said: Described, folder: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``model.json`` says, checked field by field."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ USES: dict[str, Use] = {
     "unknown": "unknown",
 }
 LICENCES = ("checkpoint", "encoder", "data")
+LARGEST = sys.float_info.max
 
 Value = TypeVar("Value")
 
@@ -150,8 +152,9 @@ class _Reader:
 
     def number(self, name: str, default: float | None = None) -> float:
         value: Any = self.get(name, object, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value < 0:  # noqa: PLR0124 - NaN
-            raise self.error(name, "a number that is not negative")
+        # NaN is in no range; what a float cannot hold would be no sentence later.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
+            raise self.error(name, "a number that is neither negative nor infinite")
         return float(value)
 
     def positive(self, name: str, default: float | None = None) -> float:

@@ -4,6 +4,7 @@
 Enough tissue, and tissue of the kind that the model was trained on.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,9 @@ LITTLE_TISSUE = "little_tissue"
 FEW_PATCHES = "few_patches"
 UNUSUAL = "unusual_features"
 OUT_OF_DISTRIBUTION = "out_of_distribution"
+
+LEAST_VARIANCE = 1e-12
+"""Where patches do not vary at all a distance is large, and still a number."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,16 @@ class FeatureReference:
         squared = (along**2 / self.variances).sum(axis=1) + left / self.rest
         return float(np.median(np.sqrt(squared / features.shape[1])))
 
+    @property
+    def whole(self) -> bool:
+        """Whether its parts fit each other, so that patches have a distance from it: one that is a number."""
+        variances = np.append(self.variances, self.rest)
+        shapes = (self.directions.shape, self.variances.shape)
+        if shapes != ((len(self.directions), self.mean.size), (len(self.directions),)):
+            return False
+        finite = all(np.isfinite(part).all() for part in (self.mean, self.directions, variances))
+        return finite and bool((variances > 0).all())
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the reference as tensors, to be kept in a file."""
         return {
@@ -106,8 +120,8 @@ def fit_reference(features: Features, directions: int = 32) -> FeatureReference:
     return FeatureReference(
         mean=mean.astype(np.float32),
         directions=np.ascontiguousarray(axes[:, ::-1][:, :count].T.astype(np.float32)),
-        variances=np.ascontiguousarray(variances[::-1][:count].astype(np.float32)),
-        rest=float(np.maximum(variances[: len(variances) - count].mean(), 1e-12)),
+        variances=np.maximum(variances[::-1][:count], LEAST_VARIANCE).astype(np.float32),
+        rest=float(np.maximum(variances[: len(variances) - count].mean(), LEAST_VARIANCE)),
     )
 
 
@@ -176,6 +190,12 @@ def assess(rule: AbstainRule, distance: float | None, tissue_mm2: float | None, 
 def _unlike_training(rule: AbstainRule, distance: float | None) -> list[tuple[str, Status, str]]:
     if distance is None:
         return []
+    if math.isnan(distance) and (rule.max_distance is not None or rule.unusual_distance is not None):
+        sentence = (
+            "how far the tissue is from what the model was trained on is no number, so nobody can tell; "
+            "look at the model's package"
+        )
+        return [(OUT_OF_DISTRIBUTION, "abstained", sentence)]
     if rule.max_distance is not None and distance > rule.max_distance:
         sentence = (
             "the tissue looks unlike anything the model was trained on "

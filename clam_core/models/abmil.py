@@ -52,7 +52,13 @@ def recognises(tensors: dict[str, torch.Tensor]) -> bool:
 
 
 def build(tensors: dict[str, torch.Tensor]) -> Abmil:
-    """Make an ABMIL of the size that its tensors have, and fill it."""
+    """Make an ABMIL of the size that its tensors have, and fill it.
+
+    Raises
+    ------
+    KeyError, RuntimeError, ValueError
+        If tensors are missing, left over or of other shapes.
+    """
     width, embed_dim = tensors[MARK].shape
     network = Abmil(embed_dim, width, len(tensors["abmil.classifier.bias"]))
     network.load_state_dict(tensors)

@@ -8,7 +8,6 @@ from the shapes of the tensors.
 import re
 
 import torch
-from torch import nn
 
 from clam_core.errors import UnsupportedCheckpointError
 from clam_core.models.clam import Clam, ClamShape
@@ -39,11 +38,13 @@ def build_clam(tensors: Tensors) -> Clam:
     Raises
     ------
     UnsupportedCheckpointError
-        If tensors are missing or left over, or it is a multi-branch model of April 2024.
+        If it is of no layout that is known, or a multi-branch model of April 2024.
+    KeyError, RuntimeError, ValueError
+        If tensors are missing, left over or of other shapes.
     """
     current = {_renamed(key): value for key, value in tensors.items() if "instance_loss_fn" not in key}
     network = Clam(_clam_shape(current))
-    _fill(network, current)
+    network.load_state_dict(current)
     return network
 
 
@@ -90,7 +91,9 @@ def build_mil(tensors: Tensors) -> MilFc:
     Raises
     ------
     UnsupportedCheckpointError
-        If tensors are missing or left over.
+        If it is not whole.
+    KeyError, RuntimeError, ValueError
+        If tensors are missing, left over or of other shapes.
     """
     any_class = any(key.startswith("classifiers.") for key in tensors)
     current = _stacked_classes(tensors) if any_class else _split_classifier(tensors)
@@ -100,7 +103,7 @@ def build_mil(tensors: Tensors) -> MilFc:
             "The checkpoint has a classifier without the layer before it: name a whole checkpoint of MIL_fc."
         )
     network = MilFc(current["fc.0.weight"].shape[1], classes, any_class=any_class)
-    _fill(network, current)
+    network.load_state_dict(current)
     return network
 
 
@@ -127,7 +130,8 @@ def _stacked_classes(tensors: Tensors) -> Tensors:
         else:
             count = sum(1 for key in tensors if re.fullmatch(rf"classifiers\.\d+\.{part}", key))
             rows = [tensors[f"classifiers.{index}.{part}"] for index in range(count)]
-            current[f"classifier.{part}"] = torch.cat(rows)
+            if rows:
+                current[f"classifier.{part}"] = torch.cat(rows)
     return current
 
 
@@ -137,13 +141,3 @@ def _rows(tensors: Tensors, key: str) -> int:
             f"The checkpoint has no tensor {key}: it is neither of CLAM nor of MIL_fc, or not whole."
         )
     return int(tensors[key].shape[0])
-
-
-def _fill(network: nn.Module, tensors: Tensors) -> None:
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UnsupportedCheckpointError(
-            f"The checkpoint looks like a {type(network).__name__} and does not fit one: {reason}"
-        ) from error

@@ -129,9 +129,22 @@ def network_from(tensors: Tensors, path: Path) -> AggregatorNetwork:
     """Make the network that a state dict describes; `path` is where it came from, for the error."""
     for architecture in ARCHITECTURES:
         if architecture.recognises(tensors):
-            return architecture.build(tensors)
+            return _built(architecture, tensors, path)
     known = ", ".join(architecture.name for architecture in ARCHITECTURES)
     raise UnsupportedCheckpointError(
         f"{path} is no checkpoint of a kind that is known ({known}): its tensors are "
         f"{', '.join(sorted(tensors)[:4])} and so on."
     )
+
+
+def _built(architecture: Architecture, tensors: Tensors, path: Path) -> AggregatorNetwork:
+    """Build what was recognised by one tensor's name: what the others are, and of which shape, is unknown."""
+    try:
+        return architecture.build(tensors)
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        lacks = isinstance(error, KeyError)
+        reason = f"it lacks the tensor {error}" if lacks else " ".join(str(error).split()).rstrip(".")
+        raise UnsupportedCheckpointError(
+            f"{path} looks like a checkpoint of {architecture.name} and is none that can be used: {reason}. "
+            "Save the state dict of the whole model again."
+        ) from error

@@ -17,6 +17,7 @@ from clam_core.models import TorchAggregator, load_checkpoint
 from clam_core.models.abmil import Abmil
 from clam_core.models.clam import Clam, ClamShape
 from clam_core.models.mil import MilFc
+from clam_core.models.untrained import Blueprint
 from tests.support.shared_data import shared_path
 
 CHECKPOINTS = [
@@ -136,6 +137,34 @@ def test_a_checkpoint_that_lacks_a_tensor_says_which(tmp_path: Path) -> None:
     del tensors["attention_net.3.attention_b.0.bias"]
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(UnsupportedCheckpointError, match=r"attention_b\.0\.bias"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "reason"),
+    [
+        ("abmil", "abmil.classifier.bias", r"lacks the tensor 'abmil\.classifier\.bias'"),
+        ("abmil", "abmil.score.bias", r"abmil\.score\.bias"),
+        ("clam_sb", "classifiers.bias", r"classifiers\.bias"),
+        ("mil_fc", "classifiers.bias", r"classifier\.bias"),
+        ("mil_fc", "classifiers.weight", r"classifier\.weight"),
+    ],
+)
+def test_whichever_tensor_a_checkpoint_lacks_it_is_named(
+    kind: str, name: str, reason: str, tmp_path: Path
+) -> None:
+    tensors = Blueprint(kind, 32, 3).network().packed()
+    del tensors[name]
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(UnsupportedCheckpointError, match=reason):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["abmil", "clam_sb", "clam_mb", "mil_fc"])
+def test_tensors_of_any_shape_are_a_sentence(kind: str, tmp_path: Path) -> None:
+    tensors = {name: value.reshape(-1) for name, value in Blueprint(kind, 32, 3).network().packed().items()}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(UnsupportedCheckpointError, match=r"a\.safetensors looks like a checkpoint of"):
         load_checkpoint(tmp_path / "a.safetensors")
 
 

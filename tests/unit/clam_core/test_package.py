@@ -4,14 +4,14 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from clam_core.encoders import ENCODERS
 from clam_core.errors import CheckpointError, PackageError
@@ -26,6 +26,7 @@ from clam_core.package import (
 )
 from clam_core.package_writing import write_package
 from clam_core.quality import fit_reference
+from clam_core.tensors import sha256_of
 
 BARE = BareCheckpoint(encoder="efficientnet-lite0")
 
@@ -148,6 +149,8 @@ def test_a_description_that_is_no_description_is_refused(text: str, folder: Path
         ("patches", {"size_px": 256, "mpp": -1}),
         ("patches", {"size_px": 256, "mpp": float("nan")}),
         ("patches", {"size_px": True, "mpp": 0.5}),
+        ("patches", {"size_px": float("inf"), "mpp": 0.5}),
+        ("patches", {"size_px": 10**400, "mpp": 0.5}),
         ("use", "anything"),
         ("licences", {"checkpoint": "x", "data": "z"}),
         ("checkpoint", {"file": "../weights.safetensors", "sha256": "0"}),
@@ -246,6 +249,30 @@ def test_what_is_no_checkpoint_is_called_what_it_is(tmp_path: Path, content: byt
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="There is no model at"):
         load_package(tmp_path / "nothing", BARE)
+
+
+@pytest.mark.parametrize("tensor", ["mean", "directions", "variances", "rest"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda values: values * float("nan"), lambda values: values.reshape(-1)[:0]],
+    ids=["no number", "empty"],
+)
+def test_a_reference_that_gives_no_distance_is_refused(
+    tensor: str, change: Callable[[torch.Tensor], torch.Tensor], folder: Path
+) -> None:
+    path = folder / "reference.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {tensor: change(tensors[tensor])}, path)
+    edit(folder, lambda content: content["abstain"]["reference"].update(sha256=sha256_of(path)))
+    with pytest.raises(PackageError, match=r"reference\.safetensors"):
+        load_package(folder)
+
+
+def test_a_reference_of_another_encoder_is_refused(folder: Path) -> None:
+    package = load_package(folder)
+    patches = np.random.default_rng(0).standard_normal((200, 4)).astype(np.float32)
+    with pytest.raises(PackageError, match="describes patches of 4 values"):
+        replace(package, reference=fit_reference(patches, directions=2)).load_aggregator()
 
 
 def test_a_broken_package_does_not_hide_the_others(folder: Path) -> None:

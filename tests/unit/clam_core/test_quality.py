@@ -47,6 +47,20 @@ def test_all_reasons_are_named_and_the_gravest_decides() -> None:
     assert quality.flags == ("few_patches", "little_tissue", "unusual_features")
 
 
+@pytest.mark.parametrize("rule", [RULE, AbstainRule(unusual_distance=1.2)])
+def test_a_distance_that_is_no_number_is_no_reason_to_answer(rule: AbstainRule) -> None:
+    quality = assess(rule, float("nan"), 2.0, 100)
+    assert (quality.status, quality.flags) == ("abstained", ("out_of_distribution",))
+    assert "no number" in quality.reason
+
+
+def test_patches_that_do_not_vary_in_the_training_have_a_distance_that_is_a_number() -> None:
+    same = np.ones((300, 20), dtype=np.float32)
+    reference = fit_reference(same, directions=5)
+    assert reference.whole
+    assert np.isfinite(reference.distance(same + np.float32(1.0)))
+
+
 def test_patches_of_the_training_are_about_1_away(patches: np.ndarray) -> None:
     assert fit_reference(patches, directions=5).distance(patches) == pytest.approx(1.0, abs=0.1)
 

