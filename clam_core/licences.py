@@ -9,7 +9,23 @@ from clam_core.encoders import ENCODERS
 from clam_core.errors import ParameterError
 from clam_core.package_json import LICENCES, Use
 
-_FORBIDS_COMMERCE = re.compile(r"\bNC\b|non-?\s?commercial|research[- ](use )?only|academic", re.IGNORECASE)
+_PERMIT_COMMERCE = (
+    *("0BSD", "AGPL-3.0-only", "AGPL-3.0-or-later", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0"),
+    *("CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0", "CC0-1.0", "CDLA-Permissive-2.0"),
+    *("EPL-2.0", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-only", "GPL-3.0-or-later", "ISC"),
+    *("LGPL-2.1-only", "LGPL-2.1-or-later", "LGPL-3.0-only", "LGPL-3.0-or-later", "MIT", "MPL-2.0"),
+    *("ODC-By-1.0", "ODbL-1.0", "PDDL-1.0", "public domain", "Unlicense", "Zlib"),
+)
+"""By their SPDX names: only these are taken for a permission. Words may say anything."""
+
+_FORBIDS_COMMERCE = re.compile(
+    r"(?<![a-z])nc(?![a-z])"
+    r"|\b(non?|not|never|without|forbid\w*|prohibit\w*|exclud\w*)\b.*commerc|noncommerc"
+    r"|commerc.*\b(not|forbidden|prohibited|excluded)\b"
+    r"|\bnon?[- ]?profit"
+    r"|research.*\bonly\b|\bonly\b.*research|research purpose|academic|\bevaluation\b",
+    re.IGNORECASE,
+)
 
 _UNKNOWN = re.compile(r"^\W*(not stated|unstated|unknown|not known|none|\?+|n/?a)\W*$", re.IGNORECASE)
 NOT_STATED = "not stated"
@@ -31,7 +47,8 @@ def use_of(licences: Mapping[str, str], encoder: str, wanted: Use | None = None)
     Returns
     -------
     str
-        ``non-commercial`` where any licence says so, else ``unknown`` where any is not stated.
+        ``non-commercial`` where any licence says so, ``commercial`` where all are known to permit it, else
+        ``unknown``.
 
     Raises
     ------
@@ -53,7 +70,20 @@ def use_of(licences: Mapping[str, str], encoder: str, wanted: Use | None = None)
         )
     if forbidding and wanted in {None, "unknown"}:
         return "non-commercial"
-    return wanted or ("unknown" if unstated else "commercial")
+    return wanted or (
+        "commercial" if all(_permits(text, encoder) for text in licences.values()) else "unknown"
+    )
+
+
+def _permits(licence: str, encoder: str) -> bool:
+    """Whether a licence is one that is known to permit commercial use: the name alone, or the encoder's own."""
+    return licence == ENCODERS[encoder].licence or _bare(licence) in map(_bare, _PERMIT_COMMERCE)
+
+
+def _bare(licence: str) -> str:
+    """Return a licence's name without what people write differently: ``Apache License, Version 2.0``."""
+    words = re.sub(r"\b(the|licen[cs]e|version|v(?=\d))", "", licence.lower())
+    return re.sub(r"[^a-z0-9.]", "", words)
 
 
 def asked_licences(

@@ -69,7 +69,21 @@ def test_classes_that_do_not_fit_the_checkpoint_are_found_at_once(
 
 
 @pytest.mark.parametrize(
-    "licence", ["CC-BY-NC-4.0", "non-commercial use", "research use only", "academic licence"]
+    "licence",
+    [
+        "CC-BY-NC-4.0",
+        "CC BY NC 4.0",
+        "CC_BY_NC_SA",
+        "non-commercial use",
+        "not for commercial use",
+        "Evaluation only, no commercial use",
+        "Commercial use is prohibited",
+        "non profit use only",
+        "research use only",
+        "For research purposes only",
+        "Only for research",
+        "academic licence",
+    ],
 )
 @pytest.mark.parametrize("kind", ["checkpoint", "encoder", "data"])
 def test_one_licence_that_forbids_commerce_decides(kind: str, licence: str) -> None:
@@ -81,6 +95,22 @@ def test_a_licence_that_is_not_stated_permits_nothing(kind: str) -> None:
     assert use_of(FREE | {kind: "not stated"}, "resnet50-trunc") == "unknown"
     with pytest.raises(ParameterError, match=f"{kind} is not known"):
         use_of(FREE | {kind: "unknown"}, "resnet50-trunc", "commercial")
+
+
+@pytest.mark.parametrize(
+    "licence", ["internal", "proprietary", "all rights reserved", "MIT, with exceptions"]
+)
+def test_only_a_licence_that_is_known_permits_commercial_use_by_itself(licence: str) -> None:
+    assert use_of(FREE | {"data": licence}, "resnet50-trunc") == "unknown"
+    assert use_of(FREE | {"data": licence}, "resnet50-trunc", "commercial") == "commercial"
+
+
+@pytest.mark.parametrize(
+    "licence",
+    ["MIT", "mit license", "Apache-2.0", "Apache License, Version 2.0", "BSD 3-Clause", "CC BY 4.0", "CC0"],
+)
+def test_a_known_licence_is_known_however_it_is_written(licence: str) -> None:
+    assert use_of(FREE | {"data": licence}, "resnet50-trunc") == "commercial"
 
 
 def test_a_licence_that_forbids_commerce_outweighs_one_that_is_not_stated() -> None:
