@@ -76,7 +76,7 @@ def use_of(licences: Mapping[str, str], encoder: str, wanted: Use | None = None)
 
 
 def _permits(licence: str, encoder: str) -> bool:
-    """Whether a licence is one that is known to permit commercial use: the name alone, or the encoder's own."""
+    """Whether a licence is known to permit commercial use: by its name alone, or as the encoder's own."""
     return licence == ENCODERS[encoder].licence or _bare(licence) in map(_bare, _PERMIT_COMMERCE)
 
 

@@ -4,7 +4,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ class ModelPackage:
     tissue_preset
         How tissue is found.
     sha256
-        Identity of the whole: of what ``model.json`` says and of every file it names.
+        Identity of the whole: of what ``model.json`` says and of every file it names, or of a bare
+        checkpoint and what was said of it.
     intended_use
         A sentence that belongs wherever a result is shown.
     use
@@ -299,13 +300,14 @@ def _from_checkpoint(path: Path, bare: BareCheckpoint) -> ModelPackage:
             f"There is no encoder named {bare.encoder!r}: use one of {', '.join(sorted(ENCODERS))}."
         )
     count = load_checkpoint(path).classes
-    sha256 = sha256_of(path)
+    classes = bare.classes or tuple(f"class_{index}" for index in range(count))
+    sha256 = _identity(asdict(replace(bare, classes=classes)) | {"checkpoint": {"sha256": sha256_of(path)}})
     licences = {"checkpoint": NOT_STATED, "encoder": ENCODERS[bare.encoder].licence, "data": NOT_STATED}
     return ModelPackage(
         path=path,
         name=path.stem,
         version=sha256[:12],
-        classes=bare.classes or tuple(f"class_{index}" for index in range(count)),
+        classes=classes,
         patch_px=bare.patch_px,
         mpp=bare.mpp,
         tissue_preset=bare.tissue_preset,

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clam_core.models.prediction import AggregatorNetwork
 from clam_core.models.untrained import Blueprint
+from clam_core.tensors import sha256_of
 from clam_core.training.dataset import LabelledSlide, SlideBag
 from clam_core.training.engine import TrainingSettings, bag_logits, fit
 from clam_core.training.metrics import (
@@ -78,10 +79,13 @@ class Experiment:
     folds: int
     device: str = "cpu"
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """Name of the experiment: another one never resumes from its files."""
-        rows = [(slide.patient, slide.slide, slide.label, slide.path.stat().st_size) for slide in self.slides]
+        """Name of the experiment: another one never resumes from its files.
+
+        Features of two encoders may have one size: only their content tells them apart.
+        """
+        rows = [(slide.patient, slide.slide, slide.label, sha256_of(slide.path)) for slide in self.slides]
         said = json.dumps([rows, asdict(self.blueprint), asdict(self.settings), self.folds], default=str)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 

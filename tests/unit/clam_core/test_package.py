@@ -209,6 +209,36 @@ def test_a_bare_checkpoint_is_a_model_with_plain_classes(tmp_path: Path, network
     assert package.load_aggregator().classes == 2
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"classes": ("tumour", "normal")},
+        {"mpp": 0.25},
+        {"patch_px": 512},
+        {"tissue_preset": "tcga"},
+        {"encoder": "resnet50-trunc"},
+    ],
+)
+def test_the_identity_of_a_bare_checkpoint_changes_with_what_is_said_of_it(
+    said: dict[str, Any], tmp_path: Path, network: Clam
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file(network.state_dict(), path)
+    bare = replace(BARE, classes=("normal", "tumour"))
+    first, other = load_package(path, bare), load_package(path, replace(bare, **said))
+    assert first.sha256 != other.sha256
+    assert first.version != other.version
+
+
+def test_a_bare_checkpoint_is_the_same_whether_its_plain_classes_are_named_or_not(
+    tmp_path: Path, network: Clam
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file(network.state_dict(), path)
+    named = load_package(path, replace(BARE, classes=("class_0", "class_1")))
+    assert named.sha256 == load_package(path, BARE).sha256
+
+
 def test_a_bare_checkpoint_is_no_freer_than_its_encoder(tmp_path: Path) -> None:
     save_file(Clam(ClamShape(1024, 2)).state_dict(), tmp_path / "mine.safetensors")
     assert load_package(tmp_path / "mine.safetensors", BareCheckpoint(encoder="uni")).use == "non-commercial"

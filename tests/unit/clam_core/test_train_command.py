@@ -3,6 +3,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -82,6 +83,18 @@ def test_other_settings_never_resume_from_these_folds(cohort: Path, tmp_path: Pa
     assert train(cohort, tmp_path / "model") == 0
     assert train(cohort, tmp_path / "model", "--seed", "2") == 0
     assert len(list((tmp_path / "model.work").iterdir())) == 2
+
+
+def test_other_features_of_the_same_size_never_resume_from_these_folds(cohort: Path, tmp_path: Path) -> None:
+    features = shutil.copytree(cohort, tmp_path / "features")
+    assert train(features, tmp_path / "model") == 0
+    first = load_package(tmp_path / "model").performance
+    for path in features.glob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            file["features"][:] = -np.asarray(file["features"])
+    assert train(features, tmp_path / "model") == 0
+    assert len(list((tmp_path / "model.work").iterdir())) == 2
+    assert load_package(tmp_path / "model").performance != first
 
 
 def test_a_multi_branch_model_with_svm_losses_trains(cohort: Path, tmp_path: Path) -> None:
