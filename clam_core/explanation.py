@@ -42,12 +42,11 @@ FLAG_SENTENCES = {
 def attention_shares(prediction: SlidePrediction) -> NDArray[np.float64]:
     """Return each patch's share in the prediction, (N,).
 
-    The softmax of the raw attention over all patches. Models without attention give the probabilities of each
-    patch instead, a column of them adding up to 1: those are returned as they are.
+    The softmax of the raw attention over all patches. Models that classify each patch alone give the patch's
+    own probability of the predicted class instead: it is returned as it is.
     """
     row = prediction.attention.astype(np.float64)
-    raw = prediction.attention_raw
-    if len(raw) > 1 and raw.min() >= 0 and np.allclose(raw.sum(axis=0), 1, atol=1e-4):
+    if not prediction.attends:
         return row
     weights = np.exp(row - row.max())
     return np.asarray(weights / weights.sum())

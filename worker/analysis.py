@@ -136,7 +136,12 @@ class ClamAnalyzer:
         return Analysis(
             result=result,
             artifacts=artifacts,
-            attention=Attention(found.coordinates, found.plan.footprint, found.percentiles),
+            attention=Attention(
+                found.coordinates,
+                found.plan.footprint,
+                found.percentiles,
+                is_share=found.prediction.attends,
+            ),
         )
 
     def _content(self, slide: Slide, request: Mapping[str, Any]) -> Content | None:

@@ -57,7 +57,7 @@ class MilFc(AggregatorNetwork):
     def predict(self, features: torch.Tensor) -> SlidePrediction:
         """Predict one slide; its `attention_raw` are the probabilities (C, N) of the patches."""
         logits, probabilities, vector = self(features)
-        return prediction_from(logits, probabilities.transpose(0, 1), vector)
+        return prediction_from(logits, probabilities.transpose(0, 1), vector, attends=False)
 
     def bag_logits(self, features: torch.Tensor) -> torch.Tensor:
         """Return the logits (C,) of the deciding patch."""

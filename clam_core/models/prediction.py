@@ -26,6 +26,8 @@ class SlidePrediction:
         (K, D) float32: what the classifier saw.
     predicted
         Index of the class.
+    attends
+        Whether the patches share one attention. False for models that classify each patch alone.
     """
 
     logits: NDArray[np.float32]
@@ -33,6 +35,7 @@ class SlidePrediction:
     attention_raw: NDArray[np.float32]
     slide_vector: NDArray[np.float32]
     predicted: int
+    attends: bool = True
 
     @property
     def attention(self) -> NDArray[np.float32]:
@@ -43,7 +46,7 @@ class SlidePrediction:
 
 
 def prediction_from(
-    logits: torch.Tensor, attention_raw: torch.Tensor, slide_vector: torch.Tensor
+    logits: torch.Tensor, attention_raw: torch.Tensor, slide_vector: torch.Tensor, *, attends: bool = True
 ) -> SlidePrediction:
     """Make a prediction of logits (C,), attention (K, N) and slide vector (K, D), wherever they lie."""
     probabilities = torch.softmax(logits, dim=0)
@@ -53,6 +56,7 @@ def prediction_from(
         attention_raw=_array(attention_raw),
         slide_vector=_array(slide_vector),
         predicted=int(torch.argmax(probabilities)),
+        attends=attends,
     )
 
 

@@ -142,7 +142,7 @@ def _document(
         case ResultKind.SLIDE_REPORT:
             return slide_report(source, prediction, run)
         case ResultKind.ROI_REPORT:
-            return roi_report(source, prediction, run)
+            return roi_report(source, attention, prediction, run)
         case ResultKind.ATTENTION_MAP:
             return attention_map(source, attention, prediction, run)
 

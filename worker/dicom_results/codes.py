@@ -31,8 +31,14 @@ QUALITY_FLAG = private("QUALITY-FLAG", "Remark on the quality of the prediction"
 INTENDED_USE = private("USE", "Use that the algorithm is meant for")
 ATTENTION_REGION = private("ATTENTION", "Region that weighed most in the prediction")
 ATTENTION = private("ATTENTION-SCORE", "Attention weight of the region, normalised over the slide")
+PATCH_PROBABILITY = private("PATCH-PROB", "Probability of the predicted class in the region taken alone")
 ATTENTION_PERCENTILE = private("ATTENTION-PCT", "Percentile of the attention within the slide")
 PREDECESSOR = private("PREDECESSOR", "Result of an earlier run of the same analysis")
+
+
+def own_word(word: str, meaning: str) -> CodedConcept:
+    """Return a word of this software's own, such as ``few_patches``, as a value: its codes are upper case."""
+    return private(word.upper().replace("_", "-"), meaning)
 
 
 def class_concept(name: str) -> CodedConcept:

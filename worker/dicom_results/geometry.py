@@ -32,11 +32,15 @@ class Attention:
         (width, height) of a patch in level-0 pixels.
     percentiles
         Rank of each patch's attention within the slide, (N,), 0 to 100.
+    is_share
+        Whether a patch's attention is its share of the slide's; False where the model has none and it is the
+        probability of the predicted class in the patch alone.
     """
 
     coordinates: NDArray[np.generic]
     patch_size: tuple[float, float]
     percentiles: NDArray[np.float64]
+    is_share: bool = True
 
 
 def rectangle_mm(header: Dataset, patch: TopPatch) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from highdicom.sr import (
     AlgorithmIdentification,
+    CodedConcept,
     GraphicTypeValues3D,
     ImageRegion3D,
     Measurement,
@@ -15,27 +16,40 @@ from highdicom.sr import (
 )
 from pydicom import Dataset
 
-from worker.dicom_results.codes import ATTENTION, ATTENTION_REGION, NO_UNITS, PERCENT, PERCENTILE
+from worker.dicom_results.codes import (
+    ATTENTION,
+    ATTENTION_REGION,
+    NO_UNITS,
+    PATCH_PROBABILITY,
+    PERCENT,
+    PERCENTILE,
+)
 from worker.dicom_results.document import algorithm, report, tracking
-from worker.dicom_results.geometry import rectangle_mm
+from worker.dicom_results.geometry import Attention, rectangle_mm
 from worker.dicom_results.identity import Run
 from worker.dicom_results.prediction import Prediction, TopPatch
 from worker.dicom_results.source import SourceSlide
 from worker.result_kinds import ResultKind
 
 
-def roi_report(source: SourceSlide, prediction: Prediction, run: Run) -> Dataset:
+def roi_report(source: SourceSlide, attention: Attention, prediction: Prediction, run: Run) -> Dataset:
     """Return a report with one region a top patch (TID 1410)."""
     made_by = algorithm(prediction.model, run)
+    weight = ATTENTION if attention.is_share else PATCH_PROBABILITY
     groups = [
-        _region(source.base, patch, number, made_by, run)
+        _region(source.base, patch, number, weight, made_by, run)
         for number, patch in enumerate(prediction.top_patches, start=1)
     ]
     return report(ResultKind.ROI_REPORT, source, prediction, run, groups)
 
 
 def _region(
-    header: Dataset, patch: TopPatch, number: int, made_by: AlgorithmIdentification, run: Run
+    header: Dataset,
+    patch: TopPatch,
+    number: int,
+    weight: CodedConcept,
+    made_by: AlgorithmIdentification,
+    run: Run,
 ) -> PlanarROIMeasurementsAndQualitativeEvaluations:
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking(run, ResultKind.ROI_REPORT, f"patch-{number:03d}"),
@@ -48,6 +62,6 @@ def _region(
         algorithm_id=made_by,
         measurements=[
             Measurement(name=PERCENTILE, value=patch.percentile, unit=PERCENT),
-            Measurement(name=ATTENTION, value=patch.attention, unit=NO_UNITS),
+            Measurement(name=weight, value=patch.attention, unit=NO_UNITS),
         ],
     )

@@ -19,7 +19,7 @@ from worker.dicom_results.codes import (
     QUALITY_FLAG,
     SLIDE_CLASSIFICATION,
     class_concept,
-    private,
+    own_word,
     probability_concept,
 )
 from worker.dicom_results.document import algorithm, report, tracking
@@ -62,10 +62,10 @@ def _probabilities(prediction: Prediction) -> list[Measurement]:
 
 
 def _evaluations(prediction: Prediction) -> list[QualitativeEvaluation]:
-    status = private(prediction.quality, _QUALITY_MEANINGS.get(prediction.quality, prediction.quality))
-    use = private(prediction.model.use or "unspecified", warning_text(prediction).capitalize())
+    status = own_word(prediction.quality, _QUALITY_MEANINGS.get(prediction.quality, prediction.quality))
+    use = own_word(prediction.model.use or "unspecified", warning_text(prediction).capitalize())
     evaluations = [QualitativeEvaluation(QUALITY, status), QualitativeEvaluation(INTENDED_USE, use)]
-    evaluations += [QualitativeEvaluation(QUALITY_FLAG, private(flag, flag)) for flag in prediction.flags]
+    evaluations += [QualitativeEvaluation(QUALITY_FLAG, own_word(flag, flag)) for flag in prediction.flags]
     if prediction.predicted_class is not None and not prediction.abstained:
         predicted = QualitativeEvaluation(PREDICTED_CLASS, class_concept(prediction.predicted_class))
         evaluations.insert(0, predicted)

@@ -12,22 +12,22 @@ _LONG = 64
 """Longest values of the representations SH and LO, in characters (DICOM PS3.5, 6.2)."""
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _-]*[A-Za-z0-9])?")
+"""Spaces at an end of a value count for nothing in DICOM."""
+
+
 def short_code(text: str) -> str:
     """Return a code value of at most 16 plain characters, different for different texts.
 
-    OHIF lists findings by their code value, so it stays readable where it can.
+    OHIF lists findings by their code value, so a short plain text is its own, in upper and lower case: ``Ta``
+    is not ``TA``.
     """
+    if len(text) <= _SHORT and _PLAIN.fullmatch(text):
+        return text
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Z0-9]+", "-", plain.upper()).strip("-")
-    if slug and len(slug) <= _SHORT and _says_all(text):
-        return slug
     digest = hashlib.sha256(text.encode()).hexdigest()[:6].upper()
     return f"{slug[: _SHORT - 7]}-{digest}".lstrip("-")
-
-
-def _says_all(text: str) -> bool:
-    """Whether a slug of this text is still its own: nothing in it but letters, digits and separators."""
-    return re.fullmatch(r"[A-Za-z0-9 _-]+", text) is not None
 
 
 def long_text(text: str, limit: int = _LONG) -> str:

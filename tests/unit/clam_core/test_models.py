@@ -179,6 +179,14 @@ def test_a_single_patch_is_a_slide() -> None:
     assert prediction.attention_raw.shape == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "attends"), [("clam_sb", True), ("clam_mb", True), ("abmil", True), ("mil_fc", False)]
+)
+def test_a_prediction_says_whether_its_patches_share_an_attention(kind: str, attends: bool) -> None:
+    prediction = TorchAggregator(Blueprint(kind, 32, 3).network()).predict(features(9, 32))
+    assert prediction.attends is attends
+
+
 def test_a_multi_branch_model_explains_the_class_it_predicts() -> None:
     network = Clam(ClamShape(embed_dim=32, classes=3, multi_branch=True))
     prediction = TorchAggregator(network).predict(features(9, 32))

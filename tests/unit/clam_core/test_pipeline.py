@@ -433,7 +433,8 @@ def test_further_batches_are_fetched_while_the_first_is_still_decoded() -> None:
 
 def test_models_without_attention_give_each_patchs_own_probability() -> None:
     probabilities = torch.tensor([[0.9, 0.2, 0.5], [0.1, 0.8, 0.5]])
-    prediction = prediction_from(torch.tensor([0.0, 1.0]), probabilities, torch.zeros(1, 2))
+    logits = torch.tensor([0.0, 1.0])
+    prediction = prediction_from(logits, probabilities, torch.zeros(1, 2), attends=False)
     assert attention_shares(prediction).tolist() == pytest.approx([0.1, 0.8, 0.5])
 
 

@@ -216,7 +216,7 @@ class TestForcedRerun:
 class TestSlideReport:
     def test_it_gives_the_predicted_class_as_a_code(self, header: Dataset) -> None:
         group = slide_group(build(SourceSlide.of([header])))
-        assert evaluations(group)["PREDICTED-CLASS"] == ["OSCC"]
+        assert evaluations(group)["PREDICTED-CLASS"] == ["oscc"]
 
     def test_it_gives_the_probability_of_every_class_with_units(self, header: Dataset) -> None:
         group = slide_group(build(SourceSlide.of([header])))
@@ -329,6 +329,19 @@ class TestRoiReport:
         group = roi_groups(build(SourceSlide.of([header])))[0]
         percentile = group.get_measurements()[0]
         assert (percentile.value, percentile.unit.value) == (100.0, "%")
+
+    @pytest.mark.parametrize(
+        ("is_share", "code"), [(True, "ATTENTION-SCORE"), (False, "PATCH-PROB")], ids=["CLAM", "MIL_fc"]
+    )
+    def test_a_share_of_the_attention_and_a_probability_of_the_patch_are_not_called_the_same(
+        self, header: Dataset, is_share: bool, code: str
+    ) -> None:
+        source = SourceSlide.of([header])
+        attention = replace(grid_attention(source.size, PATCH), is_share=is_share)
+        result = a_result(source.size, attention)
+        weight = roi_groups(build_results(source, result, attention, RUN))[0].get_measurements()[1]
+        assert weight.name.value == code
+        assert weight.value == pytest.approx(result["top_patches"][0]["attention"])
 
     def test_without_patches_there_is_no_report_and_a_flag_says_why(self, header: Dataset) -> None:
         results = build(SourceSlide.of([header]), top_patches=[])
