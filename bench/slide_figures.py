@@ -20,7 +20,7 @@ from wsidicom import WsiDicom, WsiDicomWebClient
 from bench.delaying_proxy import DelayingProxy
 from clam_core.encoding import read_ahead
 from clam_core.options import AnalysisOptions
-from clam_core.slides import FetchAhead, Pixels, Slide, WsiDicomSlide
+from clam_core.slides import FetchAhead, Pixels, Slide, WsiDicomSlide, tiles_under
 from tests.support.orthanc_server import OrthancServer, store_file
 from tests.support.ranges_server import RangesServer, claim_of
 from worker.contract import Claim, InstanceRef
@@ -28,7 +28,7 @@ from worker.settings import Credentials
 from worker.settings_reading import load_settings
 from worker.sources import OrthancRangesSource, RangesClient
 from worker.sources.headers import read_header
-from worker.sources.prefetching import FrameNumbers, PrefetchingSlide, tiles_under
+from worker.sources.prefetching import FrameNumbers, PrefetchingSlide
 from worker.transport import make_session
 
 BATCH = AnalysisOptions().batch_size

@@ -7,6 +7,7 @@ ClamCoreError
 │   ├── OpticalPathsError          the slide was scanned in several optical paths
 │   ├── FocalPlanesError           the slide was scanned in several focal planes
 │   ├── PyramidsError              the series holds several slides
+│   ├── FramesMissingError         tiles of the slide are stored nowhere
 │   ├── MissingMppError            nobody says how large a pixel is
 │   └── MppMismatchError           the pixels are far larger than those the model was trained on
 ├── NoTissueError                  nothing on the glass, or nothing large enough for one patch
@@ -61,6 +62,12 @@ class PyramidsError(SlideError):
     """There are several pyramids in one series: which one to analyse is not guessed."""
 
     code = "several_pyramids"
+
+
+class FramesMissingError(SlideError):
+    """Tiles are stored nowhere: what is missing would show as empty glass, or as something else."""
+
+    code = "frames_missing"
 
 
 class MissingMppError(SlideError):

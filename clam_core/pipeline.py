@@ -33,6 +33,7 @@ from clam_core.reading import (
     find_tissue,
     lay_patches,
     plan_patches,
+    require_stored,
     spacing_flags,
     summarize,
 )
@@ -192,6 +193,7 @@ class _Steps:
             tissue_mm2 = None if summary.mpp is None else tissue.area_mm2(summary.mpp)
         with self.run.stage("patches"):
             coordinates = lay_patches(slide, tissue, plan, options)
+            require_stored(slide, plan, coordinates)
             finer = None
             if options.overlap:
                 finer = _Finer.of(lay_patches(slide, tissue, plan, options, options.overlap), coordinates)

@@ -8,7 +8,7 @@ and a sentence that says what to do. What is merely unusual is noted and goes in
 from __future__ import annotations
 
 import io
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +18,17 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 from wsidicom.codec import Codec
 
-from clam_core.errors import FocalPlanesError, MissingMppError, NoVolumeError, OpticalPathsError
+from clam_core.errors import (
+    FocalPlanesError,
+    FramesMissingError,
+    MissingMppError,
+    NoVolumeError,
+    OpticalPathsError,
+)
 from worker.preflight_errors import (
     ColoursError,
     CompressionError,
     FrameOfReferenceError,
-    FramesMissingError,
     HeaderIncompleteError,
     IccProfileError,
     PixelSizeError,
@@ -177,20 +182,52 @@ def _check_compression(header: Dataset) -> None:
 
 
 def _check_concatenations(headers: Sequence[Dataset]) -> None:
-    """See that every part is there: wsidicom reads what there is, and says nothing of the rest."""
-    parts = [header for header in headers if "ConcatenationUID" in header]
-    frames: Counter[str] = Counter()
-    for header in parts:
-        frames[str(header.ConcatenationUID)] += int(header.get("NumberOfFrames") or 1)
-    for header in parts:
-        stored = sum(other.ConcatenationUID == header.ConcatenationUID for other in parts)
-        wanted = int(header.get("InConcatenationTotalNumber") or stored)
-        full = header.get("DimensionOrganizationType") == "TILED_FULL"
-        if stored < wanted or (full and frames[str(header.ConcatenationUID)] != expected_frames(header)):
-            raise FramesMissingError(
-                f"Of a level that is stored in parts, {stored} of {wanted} are there, with "
-                f"{frames[str(header.ConcatenationUID)]} tiles: store the missing ones, or the slide again."
-            )
+    """See that every part is there: wsidicom reads what there is, and says nothing of the rest.
+
+    Converters may leave out of how many parts a level is made: a missing part then shows in the numbers and
+    places of those that follow it.
+    """
+    concatenations: dict[str, list[Dataset]] = defaultdict(list)
+    for header in headers:
+        if header.get("ConcatenationUID"):
+            concatenations[str(header.ConcatenationUID)].append(header)
+    for parts in concatenations.values():
+        _check_parts(parts)
+
+
+def _check_parts(parts: Sequence[Dataset]) -> None:
+    named = ("InConcatenationTotalNumber", "InConcatenationNumber")
+    wanted = max(len(parts), *(_number(part, keyword) for part in parts for keyword in named))
+    frames = sum(_frames(part) for part in parts)
+    full = parts[0].get("DimensionOrganizationType") == "TILED_FULL"
+    whole = not full or frames == expected_frames(parts[0])
+    if len(parts) < wanted or not whole or not _follow_each_other(parts):
+        raise FramesMissingError(
+            f"Of a level that is stored in parts, {len(parts)} of {wanted} are there, with {frames} tiles: "
+            "store the missing ones, or the slide again."
+        )
+
+
+def _number(header: Dataset, keyword: str) -> int:
+    return int(header.get(keyword) or 0)
+
+
+def _frames(header: Dataset) -> int:
+    return int(header.get("NumberOfFrames") or 1)
+
+
+def _follow_each_other(parts: Sequence[Dataset]) -> bool:
+    """Tell whether each part begins where the one before it ends (PS3.3 C.7.6.16.2.2.4)."""
+    begin = 0
+    for part in sorted(parts, key=_begin):
+        if _begin(part) != begin:
+            return False
+        begin += _frames(part)
+    return True
+
+
+def _begin(part: Dataset) -> int:
+    return _number(part, "ConcatenationFrameOffsetNumber")
 
 
 def check_mpp(mpp: tuple[float, float] | None, parameters: Mapping[str, Any]) -> None:

@@ -7,15 +7,14 @@
     `-- PreflightError
         |-- HeaderIncompleteError    an attribute is missing that reading needs
         |-- TileSizeError            no tiles, or too large ones
-        |-- FramesMissingError       fewer or more tiles than the slide's size asks for
-        |-- ColoursError             not stained tissue in bright field
+            |-- ColoursError             not stained tissue in bright field
         |-- CompressionError         nobody here decodes it
         |-- PixelSizeError           a pixel size that no scanner means
         |-- FrameOfReferenceError    the levels do not belong together
         `-- IccProfileError          the colour profile contradicts the pixels
 
-Beside them preflight raises `NoVolumeError`, `MissingMppError`, `OpticalPathsError` and `FocalPlanesError` of
-clam_core.
+Beside them preflight raises `NoVolumeError`, `MissingMppError`, `OpticalPathsError`, `FocalPlanesError` and
+`FramesMissingError` of clam_core.
 """
 
 from __future__ import annotations
@@ -39,12 +38,6 @@ class TileSizeError(PreflightError):
     """The tiles are empty or too large."""
 
     code = "tile_size_unusable"
-
-
-class FramesMissingError(PreflightError):
-    """The tiles do not add up to the slide."""
-
-    code = "frames_missing"
 
 
 class ColoursError(PreflightError):

@@ -6,10 +6,18 @@ from pathlib import Path
 from clam_core.slides.fetch_ahead import FetchAhead
 from clam_core.slides.jpeg_colours import colours_of_jpeg
 from clam_core.slides.openslide_slide import OpenSlideSlide
-from clam_core.slides.slide import Level, Pixels, Prefetching, Slide, SlideIdentity, best_level_for_downsample
+from clam_core.slides.slide import (
+    Level,
+    Pixels,
+    Prefetching,
+    Slide,
+    SlideIdentity,
+    Sparse,
+    best_level_for_downsample,
+)
 from clam_core.slides.whole_level import level_for_picture, picture_strips, strips, thumbnail
 from clam_core.slides.wsidicom_errors import DAMAGED, WSIDICOM_ERRORS
-from clam_core.slides.wsidicom_slide import OPENING, WsiDicomSlide
+from clam_core.slides.wsidicom_slide import OPENING, WsiDicomSlide, tiles_under
 
 __all__ = [
     "DAMAGED",
@@ -22,6 +30,7 @@ __all__ = [
     "Prefetching",
     "Slide",
     "SlideIdentity",
+    "Sparse",
     "WsiDicomSlide",
     "best_level_for_downsample",
     "colours_of_jpeg",
@@ -30,6 +39,7 @@ __all__ = [
     "picture_strips",
     "strips",
     "thumbnail",
+    "tiles_under",
 ]
 
 

@@ -144,6 +144,15 @@ class Prefetching(Protocol):
         ...
 
 
+@runtime_checkable
+class Sparse(Protocol):
+    """A slide that may lack tiles: `read_region` shows such places as empty glass."""
+
+    def is_stored(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> bool:
+        """Tell whether any tile under a rectangle is stored; its parameters are those of `read_region`."""
+        ...
+
+
 def pyramid(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
     """Return the levels of the given (width, height), whose first is level 0."""
     width0, height0 = sizes[0]

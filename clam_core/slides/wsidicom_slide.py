@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +14,9 @@ from wsidicom import WsiDicom
 from wsidicom.config import Settings
 from wsidicom.errors import WsiDicomNotFoundError
 from wsidicom.geometry import Point
+from wsidicom.group.level import BaseLevel
 from wsidicom.instance import WsiDicomImageData
+from wsidicom.instance.tile_index.full_tile_index import FullTileIndex
 from wsidicom.series import Pyramid
 
 from clam_core.errors import FocalPlanesError, NoVolumeError, OpticalPathsError, PyramidsError, SlideError
@@ -128,6 +130,27 @@ class WsiDicomSlide:
         region[y0 - top : y1 - top, x0 - left : x1 - left] = inside
         return region
 
+    def is_stored(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> bool:
+        """Tell whether any tile under a rectangle is stored (TILED_SPARSE slides may lack some)."""
+        image = self._images[level]
+        try:
+            index, plane = image.tiles, (image.default_z, image.default_path)
+            return isinstance(index, FullTileIndex) or any(
+                index.get_frame_index(Point(*tile), *plane) >= 0
+                for tile in self._tiles_under(location, level, size)
+            )
+        except DAMAGED as error:
+            raise _unreadable(location, level, error) from error
+
+    def _tiles_under(
+        self, location: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> Iterator[tuple[int, int]]:
+        """Return the tiles, (column, row), under a rectangle."""
+        target = self._levels[level]
+        left, top = round(location[0] / target.downsample[0]), round(location[1] / target.downsample[1])
+        right, bottom = min(left + size[0], target.width), min(top + size[1], target.height)
+        return tiles_under(self._images[level], (max(left, 0), max(top, 0), right, bottom))
+
     def _read(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         try:
             return self._inside(location, level, size)
@@ -181,6 +204,15 @@ class WsiDicomSlide:
         self.close()
 
 
+def tiles_under(image: WsiDicomImageData, box: tuple[int, int, int, int]) -> Iterator[tuple[int, int]]:
+    """Yield the tiles, (column, row), under a box (left, top, right, bottom) of level pixels."""
+    width, height = image.tile_size.width, image.tile_size.height
+    left, top, right, bottom = box
+    for row in range(top // height, -(-bottom // height)):
+        for column in range(left // width, -(-right // width)):
+            yield column, row
+
+
 def _white(size: tuple[int, int]) -> Pixels:
     return np.full((size[1], size[0], 3), 255, dtype=np.uint8)
 
@@ -213,7 +245,12 @@ def _only_pyramid(wsi: WsiDicom) -> Pyramid:
             f"The series holds {len(pyramids)} pyramids; "
             "store each of them as a series of its own and analyse that."
         )
-    base = pyramids[0].base_level
+    _check_planes(pyramids[0].base_level)
+    _check_images(pyramids[0])
+    return pyramids[0]
+
+
+def _check_planes(base: BaseLevel) -> None:
     several = (
         (OpticalPathsError, "optical paths", base.optical_paths),
         (FocalPlanesError, "focal planes", base.focal_planes),
@@ -224,7 +261,16 @@ def _only_pyramid(wsi: WsiDicom) -> Pyramid:
                 f"The slide has {len(found)} {what}, and the model knows one; "
                 "export one of them as a series of its own."
             )
-    return pyramids[0]
+
+
+def _check_images(pyramid_: Pyramid) -> None:
+    """See that each level is one image: of several, wsidicom shows the one whose file comes first."""
+    for level in pyramid_:
+        if len(level.instances) > 1:
+            raise PyramidsError(
+                f"The series holds {len(level.instances)} images of {level.size.width} x {level.size.height} "
+                "pixels, and nothing says that they are parts of one: store each scan as a series of its own."
+            )
 
 
 def _mpp(pyramid_: Pyramid) -> tuple[float, float] | None:

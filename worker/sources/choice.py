@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 import requests
 
-from clam_core.errors import NoVolumeError, SlideError
+from clam_core.errors import FramesMissingError, NoVolumeError, SlideError
 from clam_core.slides import Slide
 from worker.contract import Claim
 from worker.preflight_errors import (
     CompressionError,
-    FramesMissingError,
     HeaderIncompleteError,
     TileSizeError,
 )

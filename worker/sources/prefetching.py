@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 from wsidicom.geometry import Point
@@ -45,26 +45,14 @@ class PrefetchingSlide(WsiDicomSlide):
         SourceError
             If the frames cannot be had.
         """
-        target = self.levels[level]
         wanted: set[Tile] = set()
-        for x, y in locations:
-            left, top = round(x / target.downsample[0]), round(y / target.downsample[1])
-            right, bottom = min(left + size[0], target.width), min(top + size[1], target.height)
-            wanted.update(tiles_under(self._images[level], (max(left, 0), max(top, 0), right, bottom)))
+        for location in locations:
+            wanted.update(self._tiles_under(location, level, size))
         self._fetch(level, sorted(wanted, key=lambda tile: (tile[1], tile[0])))
 
     @abstractmethod
     def _fetch(self, level: int, tiles: Sequence[Tile]) -> None:
         """Fetch the frames of tiles that are not kept yet, row by row."""
-
-
-def tiles_under(image: WsiDicomImageData, box: tuple[int, int, int, int]) -> Iterator[Tile]:
-    """Yield the tiles under a box (left, top, right, bottom) of level pixels."""
-    width, height = image.tile_size.width, image.tile_size.height
-    left, top, right, bottom = box
-    for row in range(top // height, -(-bottom // height)):
-        for column in range(left // width, -(-right // width)):
-            yield column, row
 
 
 class FrameNumbers:

@@ -21,6 +21,7 @@ from clam_core.encoding import BATCHES_AHEAD, FittingEncoder, encode_patches, re
 from clam_core.errors import (
     AnalysisStopped,
     ClamCoreError,
+    FramesMissingError,
     MissingMppError,
     NonFiniteError,
     NoTissueError,
@@ -191,6 +192,29 @@ def test_caller_can_stop_it_and_nobody_reads_the_slide_afterwards() -> None:
     assert caught.value.code == "stopped"
     assert len(encoder.batches) == 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("patches")]
+
+
+class SparseSlide(ArraySlide):
+    """A slide whose level 0 lacks all tiles from a column on, and whose smaller levels are whole."""
+
+    def __init__(self, pixels: np.ndarray, stored_up_to: int) -> None:
+        super().__init__(pixels, levels=4)
+        self._pixels[0] = self._pixels[0].copy()
+        self._pixels[0][:, stored_up_to:] = 255
+        self._end = stored_up_to
+
+    def is_stored(self, location: tuple[int, int], level: int, _size: tuple[int, int]) -> bool:
+        return level > 0 or location[0] < self._end
+
+
+def test_tissue_without_tiles_is_no_glass_but_a_part_that_is_missing() -> None:
+    with pytest.raises(FramesMissingError, match=r"\d+ of \d+ patches have no tile on level 0: .* again"):
+        analyze_slide(SparseSlide(glass_with_tissue(), 1024), FakeModel(), device="cpu")
+
+
+def test_tiles_that_only_bare_glass_lacks_are_not_missed() -> None:
+    slide = SparseSlide(glass_with_tissue(), 2048 * 7 // 8)
+    assert analyze_slide(slide, FakeModel(), device="cpu").predicted_class == "red"
 
 
 def test_blank_slide_is_reported_as_no_tissue() -> None:

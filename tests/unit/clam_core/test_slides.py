@@ -32,7 +32,7 @@ from clam_core.slides import (
 from clam_core.slides.slide import container_name, pyramid
 from tests.support.core_fakes import ArraySlide, glass_with_tissue
 from tests.support.dicom_files import volume_file
-from tests.support.odd_dicom import ENCODINGS, write_slide
+from tests.support.odd_dicom import COLUMNS, ENCODINGS, ROWS, SPARSE_ORDER, TILE, tiles, tissue, write_slide
 from tests.support.shared_data import shared_path
 
 REAL = {
@@ -190,6 +190,49 @@ def test_two_pieces_of_glass_in_one_series_are_refused(tmp_path: Path) -> None:
     dataset.save_as(tmp_path / "ten-millimetres-beside.dcm")
     with pytest.raises(PyramidsError, match="holds 2 pyramids; store each of them as a series of its own"):
         open_slide(tmp_path)
+
+
+def twins(folder: Path) -> list[Path]:
+    """Write two images of one size, of which one shows the other's negative, into one series."""
+    encode = ENCODINGS["jpeg"].encode
+    negative = [encode(np.ascontiguousarray(255 - tile)) for tile in tiles(tissue())]
+    (one,), (other,) = write_slide(folder / "one"), write_slide(folder / "other", frames=negative)
+    first, second = pydicom.dcmread(one), pydicom.dcmread(other)
+    second.StudyInstanceUID, second.SeriesInstanceUID = first.StudyInstanceUID, first.SeriesInstanceUID
+    second.save_as(other)
+    return [one, other]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_which_of_two_images_of_one_size_is_meant_does_not_hang_on_their_order(
+    order: int, tmp_path: Path
+) -> None:
+    with pytest.raises(PyramidsError, match="2 images of 430 x 250 pixels"):
+        WsiDicomSlide.open(twins(tmp_path)[::order])
+
+
+def test_a_level_in_two_images_that_no_concatenation_joins_is_refused_not_half_shown(tmp_path: Path) -> None:
+    files = write_slide(tmp_path, parts=2, sparse=True)
+    for path in files:
+        dataset = pydicom.dcmread(path)
+        del dataset.ConcatenationUID, dataset.SOPInstanceUIDOfConcatenationSource
+        dataset.save_as(path)
+    with pytest.raises(PyramidsError, match="nothing says that they are parts of one"):
+        WsiDicomSlide.open(files)
+
+
+def test_a_sparse_slide_tells_which_tiles_it_has(tmp_path: Path) -> None:
+    with WsiDicomSlide.open(write_slide(tmp_path, sparse=True, parts=2)) as slide:
+        corners = [(column * TILE, row * TILE) for row in range(ROWS) for column in range(COLUMNS)]
+        stored = [number for number, at in enumerate(corners) if slide.is_stored(at, 0, (TILE, TILE))]
+        assert stored == sorted(SPARSE_ORDER)
+        assert slide.is_stored((-10, TILE - 1), 0, (20, 2)), "the tile above has it"
+        assert not slide.is_stored((2 * TILE, 0), 0, (TILE, TILE))
+
+
+def test_a_full_slide_has_every_tile(real: Any) -> None:
+    if isinstance(real, WsiDicomSlide):
+        assert real.is_stored((2200, 2950), 0, (500, 500))
 
 
 def test_missing_file_is_a_sentence(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +195,49 @@ def test_the_number_of_frames_counts_planes_and_paths(header: Any) -> None:
     assert expected_frames(header) == 130
     header.NumberOfOpticalPaths, header.TotalPixelMatrixFocalPlanes = 2, 3
     assert expected_frames(header) == 780
+
+
+PARTS = (60, 40, 30)
+"""Frames of the parts of a level."""
+
+
+def parts_of(header: Any, *numbers: int, total: int | None = None) -> list[Dataset]:
+    """Return the headers of some parts, by their number from 1, of a level with holes."""
+    parts = []
+    for number in numbers:
+        part: Any = copy.deepcopy(header)
+        part.DimensionOrganizationType = "TILED_SPARSE"
+        part.ConcatenationUID, part.InConcatenationNumber = "1.2.3", number
+        part.ConcatenationFrameOffsetNumber = sum(PARTS[: number - 1])
+        part.NumberOfFrames = PARTS[number - 1]
+        if total is not None:
+            part.InConcatenationTotalNumber = total
+        parts.append(part)
+    return parts
+
+
+@pytest.mark.parametrize("total", [None, 3])
+def test_parts_of_a_level_that_are_all_there_pass_in_any_order(total: int | None, header: Any) -> None:
+    assert check_slide(parts_of(header, 3, 1, 2, total=total), {}) == ()
+
+
+@pytest.mark.parametrize(
+    ("stored", "total", "there"),
+    [((2, 3), None, "2 of 3"), ((1, 3), None, "2 of 3"), ((1, 2), 3, "2 of 3"), ((1, 2, 2), None, "3 of 3")],
+    ids=["the first", "one in the middle", "the last, of a known number", "one there twice"],
+)
+def test_a_missing_part_shows_in_the_numbers_of_the_others(
+    stored: tuple[int, ...], total: int | None, there: str, header: Any
+) -> None:
+    error = refusal(*parts_of(header, *stored, total=total))
+    assert (error.code, f"{there} are there" in str(error)) == ("frames_missing", True), error
+
+
+def test_parts_without_numbers_show_a_gap_by_where_they_begin(header: Any) -> None:
+    parts = parts_of(header, 1, 3)
+    for part in parts:
+        del part.InConcatenationNumber
+    assert refusal(*parts).code == "frames_missing"
 
 
 def test_a_header_that_is_none_says_so() -> None:

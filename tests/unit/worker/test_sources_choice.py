@@ -7,6 +7,7 @@ import pytest
 
 from clam_core.errors import (
     FocalPlanesError,
+    FramesMissingError,
     MissingMppError,
     NoVolumeError,
     OpticalPathsError,
@@ -20,7 +21,6 @@ from worker.preflight_errors import (
     ColoursError,
     CompressionError,
     FrameOfReferenceError,
-    FramesMissingError,
     HeaderIncompleteError,
     IccProfileError,
     PixelSizeError,
