@@ -20,6 +20,8 @@ from .service.targets import MAX_SERIES_OF_COHORT, Cohort, Target
 from .service.tokenless import Older
 from .values import Failure, Model, token_digest
 
+MAX_BODY = 64 * 1024
+"""Bytes; but of a completion, which has a limit of its own."""
 _MAX_WAIT_S = 30.0
 _MAX_TOP_PATCHES = 100
 _MAX_TAGS = 20

@@ -14,7 +14,9 @@ ROOT = "/pathology"
 """Where every route lies; the older server's paths lie under ``/api`` besides."""
 _ROOT = re.compile(r"(?:/api)?/pathology(?=/|$)")
 
-Handler = Callable[[Request, Mapping[str, str]], Response]
+Parts = Mapping[str, str]
+"""What stands in the place of the names in a route's path."""
+Handler = Callable[[Request, Parts], Response]
 
 
 @dataclass(frozen=True)
