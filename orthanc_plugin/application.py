@@ -17,13 +17,14 @@ from .http import Request, Response, error_response
 from .native_calls import may_store
 from .numbering import LAST_NUMBER
 from .ranges import RangeServer
-from .roles import Policy, Role, check, is_forged, role_of, user_name
+from .roles import Policy, Role, check, role_of
 from .router import Router
 from .routes import Routes
 from .service.build import build_core
 from .service.core import Core, audit_refusal, signed_in, unavailable
 from .service.report import holds_lease_on
 from .settings import Settings, names_of_numbers
+from .users import is_forged, user_name
 
 OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/[\s\S]*)?")
 _LONGEST_HOLD_S = 10.0

@@ -16,13 +16,13 @@ from .clock import SystemClock
 from .errors import PluginError
 from .orthanc_gateway import OrthancGateway
 from .pages import explorer_script
-from .roles import refuse_unsafe_users
 from .service.changes import series_created, series_deleted, series_stable
 from .service.clockwork import LEFTOVERS_EVERY, TICK_S, finish_leftovers, tick
 from .service.core import Core
 from .service.rules import series_arrived, sweep
 from .service.startup import load_all, load_open, load_unread
 from .settings import doubts, read_settings
+from .users import refuse_unsafe_users
 
 OnChange = Callable[[int, int, str], None]
 Filter = Callable[..., bool]

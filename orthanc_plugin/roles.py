@@ -7,18 +7,15 @@ numbers; workers have a short list; monitors have a shorter one; pages of other 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from .errors import ApiError, SettingsError
+from .errors import ApiError
+from .origins import is_of_another_site
 
-_LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|::1|::ffff:127(\.\d{1,3}){3}", re.ASCII)
 _ROOT = r"/(?:api/)?pathology"
 _ID = r"[^/]+"
 _ORTHANC_ID = r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}"
@@ -55,71 +52,6 @@ class Policy:
     attachment_names: Mapping[str, int]
     allowed_origins: Collection[str] = ()
     authentication_enabled: bool = True
-
-
-def refuse_unsafe_users(configuration: Mapping[str, Any]) -> None:
-    """Refuse a list of users that does not protect: Orthanc itself takes an empty password.
-
-    ``${ORTHANC_PASSWORD}`` becomes an empty string where the variable is not set.
-
-    Raises
-    ------
-    SettingsError
-        Where a password is empty, or a name is, or a name holds a colon (Basic authentication cuts there).
-    """
-    users = configuration.get("RegisteredUsers", {})
-    if not isinstance(users, Mapping):
-        return
-    for name, password in users.items():
-        if not name or ":" in name:
-            raise SettingsError(
-                f"RegisteredUsers: {name!r} is no user's name; it must hold a letter and no colon."
-            )
-        if not password:
-            raise SettingsError(
-                f"RegisteredUsers: {name} has an empty password. Give it one, or set the environment "
-                "variable that the configuration takes it from."
-            )
-
-
-def user_name(
-    headers: Mapping[str, str], trusted_header: str | None = None, *, authentication_enabled: bool = True
-) -> str:
-    """Return the name in a request's headers; ``""`` where there is none that anybody has checked.
-
-    The password beside it is dropped here. It is Orthanc that compared it.
-
-    Parameters
-    ----------
-    headers
-        Header names in lower case.
-    trusted_header
-        Header in which a proxy on this machine names the user, in lower case; see `is_forged`.
-    authentication_enabled
-        True where Orthanc checks passwords itself; else the Authorization header proves nothing.
-    """
-    named = headers.get(trusted_header, "").strip() if trusted_header is not None else ""
-    if named or not authentication_enabled:
-        return named
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return ""
-    try:
-        decoded = base64.b64decode(credentials.strip(), validate=True).decode("utf-8")
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
-    name, colon, _ = decoded.partition(":")
-    return name if colon else ""
-
-
-def is_forged(headers: Mapping[str, str], trusted_header: str | None, peer: str) -> bool:
-    """Tell whether a request from another machine names its user in the proxy's header."""
-    return trusted_header is not None and trusted_header in headers and not is_loopback(peer)
-
-
-def is_loopback(peer: str) -> bool:
-    """Tell whether a peer's address is this machine's own."""
-    return _LOOPBACK.fullmatch(peer) is not None
 
 
 def role_of(user: str, workers: Collection[str], monitors: Collection[str]) -> Role:
@@ -222,7 +154,7 @@ def check(
 
 
 def _check_write(method: str, path: str, headers: Mapping[str, str], policy: Policy) -> ApiError | None:
-    if _is_of_another_site(method, headers, policy.allowed_origins):
+    if is_of_another_site(method, headers, policy.allowed_origins):
         return ApiError(
             403,
             "forbidden_origin",
@@ -269,45 +201,6 @@ def _check_worker(
     if pixels is not None and not is_volume(pixels[1]):
         return _forbidden("A worker reads VOLUME images only: labels carry names of patients.")
     return None
-
-
-def _is_of_another_site(method: str, headers: Mapping[str, str], allowed: Collection[str]) -> bool:
-    """Tell whether a browser sends the request for a page of another origin.
-
-    Browsers put an Origin on everything that changes state, except where Orthanc's ``?_method=delete`` lets
-    a plain link or picture do it. Those are told by Sec-Fetch-Site, by Referer, and (over plain http, from
-    pages that hide both) by being a browser's PUT or DELETE that names no page at all.
-    """
-    host = headers.get("host", "")
-    page = headers.get("origin", headers.get("referer"))
-    if page is not None:
-        return not _is_own(page, host) and _origin(page) not in allowed
-    if headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-        return True
-    return method in {"PUT", "DELETE"} and _is_browser(headers)
-
-
-def _is_browser(headers: Mapping[str, str]) -> bool:
-    # PowerShell calls itself Mozilla as well, but states no language.
-    return headers.get("user-agent", "").startswith("Mozilla/") and "accept-language" in headers
-
-
-def _origin(page: str) -> str:
-    scheme, netloc = _scheme_and_host(page)
-    return f"{scheme}://{netloc}" if netloc else page
-
-
-def _scheme_and_host(page: str) -> tuple[str, str]:
-    try:
-        parts = urlsplit(page)
-    except ValueError:  # such as an IPv6 address without its bracket
-        return "", ""
-    return parts.scheme, parts.netloc
-
-
-def _is_own(origin: str, host: str) -> bool:
-    # Not the scheme: behind a proxy that speaks TLS, Orthanc itself is asked by plain http.
-    return host != "" and _scheme_and_host(origin)[1].lower() == host.lower()
 
 
 def _writes_own_number(path: str, policy: Policy) -> bool:
