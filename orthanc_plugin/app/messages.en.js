@@ -179,6 +179,11 @@ export const messages = {
     "ending.by": "{by} · {time}",
     "ending.attempts": "Attempts: {count}",
 
+    "beside.earlier": "Earlier result of this slide:",
+    "beside.newer_result": "There is a newer result of this slide:",
+    "beside.newer": "There is a newer analysis of this slide:",
+    "beside.show": "Show it",
+
     "action.cancel": "Cancel",
     "action.retry": "Try again",
     "action.cancelling": "Cancelling: the worker will stop at its next report.",
@@ -278,6 +283,7 @@ export const messages = {
 
     "explorer.slide": "Slide {number}",
     "explorer.result": "Show the result",
+    "explorer.earlier_result": "Show the earlier result",
     "explorer.default_model": "default model",
     "explorer.close": "Close",
     "explorer.page": "Open the result on the slide",

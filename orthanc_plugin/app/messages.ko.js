@@ -179,6 +179,11 @@ export const messages = {
     "ending.by": "{by} · {time}",
     "ending.attempts": "시도 횟수: {count}",
 
+    "beside.earlier": "이 슬라이드의 이전 결과:",
+    "beside.newer_result": "이 슬라이드의 더 새로운 결과가 있습니다:",
+    "beside.newer": "이 슬라이드의 더 새로운 분석이 있습니다:",
+    "beside.show": "보기",
+
     "action.cancel": "취소",
     "action.retry": "다시 시도",
     "action.cancelling": "취소하는 중입니다. 분석 서버가 다음 보고 때 멈춥니다.",
@@ -278,6 +283,7 @@ export const messages = {
 
     "explorer.slide": "슬라이드 {number}",
     "explorer.result": "결과 보기",
+    "explorer.earlier_result": "이전 결과 보기",
     "explorer.default_model": "기본 모델",
     "explorer.close": "닫기",
     "explorer.page": "슬라이드에서 결과 보기",

@@ -13,8 +13,36 @@ export function isOpen(request) {
 
 /** The latest request that says something about the slide: a withdrawn or cancelled one does so only alone. */
 export function latest(requests) {
-    const newestFirst = [...requests].sort((a, b) => b.created.localeCompare(a.created));
-    return newestFirst.find(({ status }) => !["withdrawn", "cancelled"].includes(status)) ?? newestFirst[0] ?? null;
+    const inOrder = newestFirst(requests);
+    return inOrder.find(({ status }) => !["withdrawn", "cancelled"].includes(status)) ?? inOrder[0] ?? null;
+}
+
+function newestFirst(requests) {
+    return [...requests].sort((a, b) => b.created.localeCompare(a.created));
+}
+
+function hasResult({ status }) {
+    return status === "completed";
+}
+
+/** The analysis by which a slide is known: the latest that is under way or has a result, else the latest there is. */
+export function standing(requests) {
+    return newestFirst(requests).find((one) => isOpen(one) || hasResult(one)) ?? latest(requests);
+}
+
+/**
+ * Another analysis of the slide that a reader of this one has to know of: a newer one, else, where this one
+ * has no result, the latest that has.
+ */
+export function beside(request, requests) {
+    const others = newestFirst(requests).filter(({ request_id: id }) => id !== request.request_id);
+    const newer = others.filter(({ created }) => created > request.created);
+    return (
+        newer.find(hasResult) ??
+        (hasResult(request) ? null : others.find(hasResult)) ??
+        newer.find(({ status }) => isOpen({ status }) || status === "failed") ??
+        null
+    );
 }
 
 /** The requests that the server knows, newest first. */

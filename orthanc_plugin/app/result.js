@@ -8,7 +8,7 @@ import { languageSwitch, t, translatePage, word } from "./i18n.js";
 import { showReview, stateButtons } from "./opinions.js";
 import { showPatches } from "./patches.js";
 import { hasFalseColours, loadLevels } from "./pyramid.js";
-import { latest } from "./queue.js";
+import { beside, standing } from "./queue.js";
 import * as sections from "./sections.js";
 import { slideFacts } from "./slide_facts.js";
 import { showSlide } from "./slide_panel.js";
@@ -21,7 +21,7 @@ const MOST_LISTED = 1000;
 
 const address = new URLSearchParams(location.search);
 let requestId = address.get("request") ?? "";
-const page = { request: null, facts: null, shown: null };
+const page = { request: null, facts: null, shown: null, others: [] };
 
 function notice(text, kind = "notice") {
     const target = byId("notice");
@@ -67,6 +67,17 @@ function showState() {
         OPEN.has(request.status) ? sections.progress(request) : sections.ending(request),
         element("div.buttons.screen-only", {}, stateButtons(request, changed, refused)),
     );
+}
+
+/** Another analysis of the slide may say more than this one, or something else. */
+function showBeside() {
+    const { request, others } = page;
+    const other = beside(request, others);
+    const target = byId("beside");
+    target.hidden = other === null;
+    if (other === null) return;
+    const address = `?request=${encodeURIComponent(other.request_id)}`;
+    fill(target, sections.besideThis(request, other, element("a", { href: address }, t("beside.show"))));
 }
 
 /** What a review changes: shown anew at each answer. */
@@ -156,10 +167,21 @@ async function changed(request) {
     document.body.dataset.status = request.status;
 }
 
-/** A page that was opened for a slide (`?series=`) shows its latest analysis, and says so in its address. */
+/** Look for other analyses of the slide; without an answer the page shows those that it knew of. */
+async function lookBeside(signal) {
+    const { series } = page.request;
+    const found = await listRequests({ series, limit: MOST_LISTED }, signal).catch((error) => {
+        if (error.name === "AbortError") throw error;
+        return { requests: page.others };
+    });
+    page.others = found.requests;
+    showBeside();
+}
+
+/** A page that was opened for a slide (`?series=`) shows what stands for it, and says so in its address. */
 async function findRequest(signal) {
     const { requests } = await listRequests({ series: address.get("series"), limit: MOST_LISTED }, signal);
-    requestId = latest(requests)?.request_id ?? "";
+    requestId = standing(requests)?.request_id ?? "";
     if (requestId) history.replaceState(null, "", `?request=${encodeURIComponent(requestId)}`);
 }
 
@@ -175,6 +197,7 @@ async function ask(signal) {
     notice("");
     const news = page.request?.version !== request.version;
     if (news) await changed(request);
+    if (news || !OPEN.has(request.status)) await lookBeside(signal);
     if (!OPEN.has(request.status)) return LOOK_AGAIN_S;
     return news ? 0 : Math.max(retryAfter ?? 0, AT_ONCE_S);
 }
@@ -189,6 +212,7 @@ function failed(error, pause) {
     if (page.request === null || error.status === 410 || error.status === 404) {
         byId("result").hidden = true;
         byId("state").hidden = true;
+        byId("beside").hidden = true;
         byId("demonstration").hidden = true;
         if (page.request === null) byId("container").textContent = t("result.no_slide");
     }

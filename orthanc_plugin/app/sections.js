@@ -53,6 +53,26 @@ export function headline(result, properties = {}) {
     );
 }
 
+function inWords({ status, summary, ...rest }) {
+    if (status !== "completed" || !summary) return stateWords({ status, ...rest });
+    if (summary.quality?.status === "abstained") return t("verdict.abstained");
+    const name = summary.predicted_class;
+    const share = summary.probabilities?.[name];
+    return [name ?? t("verdict.none"), share === undefined ? "" : percent(share, 1)].filter(Boolean).join(" ");
+}
+
+/** Return the sentence that names another analysis of the slide, and what leads to it if anything does. */
+export function besideThis(request, other, way = null) {
+    const kind = other.created < request.created ? "earlier" : other.status === "completed" ? "newer_result" : "newer";
+    return element(
+        "p.beside",
+        {},
+        element("strong", {}, t(`beside.${kind}`)),
+        ` ${inWords(other)} · ${moment(other.created)} `,
+        way,
+    );
+}
+
 /** Return the verdict under its title. */
 export function verdict(result) {
     return [element("h2", {}, t("verdict.title")), headline(result, { id: "predicted-class" })];

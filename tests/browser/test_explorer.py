@@ -270,6 +270,35 @@ def test_earlier_results_stay_within_reach(server: OrthancServer, faultless: Vis
     expect(panel.locator("dialog .verdict")).to_contain_text("normal")
 
 
+def test_what_failed_or_was_withdrawn_is_told_apart_from_the_slides_earlier_result(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    analysed(server, slide, CONTAINER)
+    again = analysed(server, slide, CONTAINER)
+    server.post(f"/pathology/requests/{again}/withdraw", json={"reason": "Mixed up"}).raise_for_status()
+    panel = panel_on(faultless, "series", slide)
+    expect(panel.locator(".state")).to_contain_text("This result was withdrawn")
+    expect(panel.locator(".state")).to_contain_text("Earlier result of this slide: oscc 91.8%")
+    expect(panel.locator("button.result")).to_have_text("Show the earlier result")
+    screenshot(faultless, "explorer-withdrawn")
+    panel.locator("button.result").click()
+    expect(panel.locator("dialog .verdict")).to_contain_text("oscc")
+
+
+def test_the_dialog_of_an_older_result_leads_to_the_newer_one(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    analysed(server, slide, CONTAINER, predicted_class="normal", probabilities={"normal": 0.7, "oscc": 0.3})
+    analysed(server, slide, CONTAINER)
+    panel = panel_on(faultless, "series", slide)
+    panel.locator("button.result").click()
+    expect(panel.locator("dialog p.beside")).to_have_count(0)
+    panel.locator("button.other").click()
+    expect(panel.locator("dialog p.beside")).to_contain_text("There is a newer result of this slide: oscc")
+    panel.locator("button.beside").click()
+    expect(panel.locator("dialog .verdict")).to_contain_text("oscc")
+
+
 def test_a_second_analysis_of_the_same_kind_is_begun_only_knowingly(
     server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
 ) -> None:

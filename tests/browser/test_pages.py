@@ -150,6 +150,48 @@ def test_the_address_of_a_slide_leads_to_its_latest_analysis_and_that_to_the_one
     expect(page.locator(f'a[href="result.html?request={first}"]')).to_have_text(first)
 
 
+def failed_afterwards(server: OrthancServer, slide: str) -> str:
+    """Fail another analysis of a slide; return its request's id."""
+    request_id = submit(server, slide)
+    worker = FakeWorker(server)
+    worker.claim()
+    worker.fail("disk_full", "No space left.")
+    return request_id
+
+
+def test_a_later_failure_does_not_take_the_place_of_a_slides_result(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    result = analysed(server, slide)
+    failed = failed_afterwards(server, slide)
+    page = faultless.page
+    page.goto(f"{server.url}/pathology/app/result.html?series={slide}")
+    wait_for_pictures(page)
+    assert page.url.endswith(f"?request={result}")
+    expect(page.locator("#beside")).to_contain_text("There is a newer analysis of this slide: Failed")
+    page.click("#beside a")
+    expect(page.locator("#state")).to_contain_text("The analysis failed")
+    assert page.url.endswith(f"?request={failed}")
+    expect(page.locator("#beside")).to_contain_text("Earlier result of this slide: oscc 91.8%")
+    screenshot(faultless, "result-failed-with-earlier")
+    page.click("#beside a")
+    expect(page.locator("#predicted-class")).to_contain_text("oscc")
+
+
+def test_an_older_result_says_that_there_is_a_newer_one(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    older = analysed(server, slide, predicted_class="normal", probabilities={"normal": 0.7, "oscc": 0.3})
+    newer = analysed(server, slide)
+    page = open_result(faultless, older)
+    wait_for_pictures(page)
+    expect(page.locator("#beside")).to_contain_text("There is a newer result of this slide: oscc 91.8%")
+    screenshot(faultless, "result-older")
+    open_result(faultless, newer)
+    wait_for_pictures(page)
+    expect(page.locator("#beside")).to_be_hidden()
+
+
 def test_of_a_hundred_patches_the_first_are_shown_and_the_others_on_demand(
     server: OrthancServer, faultless: Visit, slide: str
 ) -> None:

@@ -6,6 +6,7 @@ import { element, fill } from "../dom.js";
 import { moment } from "../format.js";
 import { t, word } from "../i18n.js";
 import { legend } from "../legend.js";
+import { beside } from "../queue.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
 
@@ -72,6 +73,7 @@ export class ResultDialog {
                 element(
                     "section",
                     {},
+                    this.#beside(request),
                     sections.verdict(result),
                     sections.quality(request),
                     sections.probabilities(result),
@@ -93,6 +95,14 @@ export class ResultDialog {
     #page({ request_id: id }) {
         const page = new URL(`../result.html?request=${encodeURIComponent(id)}`, import.meta.url);
         return element("a.page", { href: page.href, target: "_blank", rel: "noopener" }, t("explorer.page"));
+    }
+
+    /** An older result is no more taken for the latest here than on its own page. */
+    #beside(request) {
+        const other = beside(request, this.requests);
+        if (other === null) return null;
+        const show = () => this.open(other.request_id);
+        return sections.besideThis(request, other, element("button.beside", { type: "button", onclick: show }, t("beside.show")));
     }
 
     #others(current) {

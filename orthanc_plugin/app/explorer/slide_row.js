@@ -23,6 +23,10 @@ function stateElements(request) {
     return request.summary ? [sections.headline(request.summary), time] : time;
 }
 
+function finishedOf(requests) {
+    return requests.filter(({ status }) => status === "completed");
+}
+
 /** A row that changes only where the requests have: what has the keyboard's focus stays. */
 export class SlideRow {
     #shown = "";
@@ -74,12 +78,18 @@ export class SlideRow {
      */
     show(requests, models, among) {
         const [latest] = requests;
+        const earlier = latest && latest.status !== "completed" ? finishedOf(requests)[0] : undefined;
         this.title.textContent = among ? `${t("panel.title")}: ${this.#name()}` : t("panel.title");
-        const version = JSON.stringify([latest?.version, this.#warnings]);
+        const version = JSON.stringify([latest?.version, earlier?.version, this.#warnings]);
         if (version !== this.#shown) {
             this.#shown = version;
             this.element.dataset.status = latest?.status ?? "";
-            fill(this.state, latest ? stateElements(latest) : [], this.#waiting(latest));
+            fill(
+                this.state,
+                latest ? stateElements(latest) : [],
+                this.#waiting(latest),
+                earlier ? sections.besideThis(latest, earlier) : null,
+            );
         }
         this.#offer(requests, models);
     }
@@ -92,7 +102,7 @@ export class SlideRow {
 
     #offer(requests, models) {
         const [latest] = requests;
-        const finished = requests.filter(({ status }) => status === "completed").map(({ request_id: id }) => id);
+        const finished = finishedOf(requests).map(({ request_id: id }) => id);
         const open = latest !== undefined && isOpen(latest);
         const offered = JSON.stringify([latest?.request_id, latest?.status, latest?.cancel_requested, finished, models]);
         if (offered === this.#offered) return;
@@ -110,12 +120,14 @@ export class SlideRow {
     }
 
     #resultButton(requests) {
-        const finished = requests.filter(({ status }) => status === "completed");
+        const finished = finishedOf(requests);
         const open = () => {
             this.#dialog = new ResultDialog(this.element, this.series, finished);
             this.#dialog.open(finished[0].request_id);
         };
-        return element("button.result.primary", { type: "button", onclick: open }, t("explorer.result"));
+        // What failed or was withdrawn has no result: the button must not promise one of it.
+        const [name, label] = requests[0] === finished[0] ? ["result.primary", "result"] : ["result", "earlier_result"];
+        return element(`button.${name}`, { type: "button", onclick: open }, t(`explorer.${label}`));
     }
 
     #startButton(requests) {
