@@ -5,7 +5,7 @@ FROM python:3.11-slim-bookworm
 
 # hadolint ignore=DL3008
 RUN apt-get update -q \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libturbojpeg0 \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libturbojpeg0 fonts-dejavu-core fonts-nanum \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 worker \
     # A volume takes its owner from the image: without this folder it would be root's, and the worker could not start.

@@ -18,6 +18,7 @@ from clam_core.device import describe_device, select_device
 from clam_core.encoders import Encoder, Precision
 from clam_core.errors import ClamCoreError, EncoderWeightsError
 from clam_core.features import FeatureFolder, FeatureStore, FolderLimits, NoFeatures
+from clam_core.heatmap.fonts import HOW_TO_GET, can_be_written
 from clam_core.model import LoadedModel
 from clam_core.options import AnalysisOptions
 from clam_core.package import (
@@ -84,6 +85,7 @@ class ClamAnalyzer:
         try:
             device, precision = select_device(settings.device), Precision(settings.precision)
             models = _load_all(_packages(settings), device, settings.encoder_weights, precision)
+            _warn_of_letters(models)
             if telemetry is not None:
                 models = {name: _metered(model, telemetry) for name, model in models.items()}
         except ClamCoreError as error:
@@ -163,6 +165,19 @@ class ClamAnalyzer:
                 "unknown_model",
             )
         return self.models[chosen]
+
+
+def _warn_of_letters(models: Mapping[str, LoadedModel]) -> None:
+    for name, model in models.items():
+        unwritten = [each for each in model.package.classes if not can_be_written(each)]
+        if unwritten:
+            _log.warning(
+                "No font here has all letters of %s, classes of %s, and heatmap.png shows them as numbers: "
+                "install one (%s).",
+                ", ".join(unwritten),
+                name,
+                HOW_TO_GET,
+            )
 
 
 def _metered(model: LoadedModel, telemetry: Telemetry) -> LoadedModel:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from clam_core.heatmap.colormaps import TABLES
+from clam_core.heatmap.fonts import HOW_TO_GET, Font, can_be_written, written
 from clam_core.heatmap.overlay import COLOR_MAP
 from clam_core.slides import Pixels
 
@@ -20,6 +21,10 @@ INK, GREY, RED, PAPER = (28, 30, 34), (96, 100, 108), (176, 20, 20), (255, 255, 
 SMALLEST_FRAME = 18
 """Side of the smallest frame around a patch, in pixels of the picture."""
 DEMONSTRATION = "Demonstration, not for clinical use."
+NO_FONT = (
+    "Letters written as numbers are those that no font has on the computer that drew this: install one there "
+    f"({HOW_TO_GET})."
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def _scale_bar(picture: Image.Image, mpp: float) -> None:
     length = max(step * magnitude for step in (1, 2, 5) if step * magnitude <= target)
     text = f"{length / 1000:g} mm"
     draw = ImageDraw.Draw(picture)
-    font = _font(15)
+    font = ImageFont.load_default(15)
     left, bottom = 14, picture.height - 14
     right = left + round(length / mpp)
     box = (left - 8, bottom - 30, max(right, left + round(draw.textlength(text, font=font))) + 8, bottom + 8)
@@ -168,11 +173,7 @@ def _mark(picture: Image.Image, box: tuple[float, float, float, float], label: s
 def _badge(draw: ImageDraw.ImageDraw, corner: tuple[int, int], label: str) -> None:
     left, top = max(corner[0], 0), max(corner[1], 0)
     draw.rectangle((left, top, left + 17, top + 19), fill=INK)
-    draw.text((left + 9, top + 10), label, font=_font(15), fill=PAPER, anchor="mm")
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    draw.text((left + 9, top + 10), label, font=ImageFont.load_default(15), fill=PAPER, anchor="mm")
 
 
 class _Column:
@@ -185,7 +186,7 @@ class _Column:
 
     def text(self, text: str, size: int, colour: tuple[int, int, int] = INK, gap: int = 6) -> None:
         """Set a paragraph, broken into lines that fit."""
-        font = _font(size)
+        text, font = written(text, size)
         for line in _lines(self.draw, text, font):
             self.draw.text((0, self.y), line, font=font, fill=colour)
             self.y += round(size * 1.3)
@@ -197,7 +198,7 @@ class _Column:
         ramp = Image.fromarray(np.ascontiguousarray(TABLES[name][None])).resize((PANEL_WIDTH, height))
         self.image.paste(ramp, (0, self.y))
         self.y += height + 4
-        font = _font(14)
+        font = ImageFont.load_default(14)
         for share, label in labels:
             width = self.draw.textlength(label, font=font)
             self.draw.text((share * (PANEL_WIDTH - width), self.y), label, font=font, fill=INK)
@@ -221,9 +222,7 @@ class _Column:
         return self.image.crop((0, 0, PANEL_WIDTH, self.y))
 
 
-def _lines(
-    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> list[str]:
+def _lines(draw: ImageDraw.ImageDraw, text: str, font: Font) -> list[str]:
     lines = [""]
     for word in _words(draw, text, font):
         longer = f"{lines[-1]} {word}".strip()
@@ -234,9 +233,7 @@ def _lines(
     return lines
 
 
-def _words(
-    draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> list[str]:
+def _words(draw: ImageDraw.ImageDraw, text: str, font: Font) -> list[str]:
     """Return the words; UIDs and file names that fit on no line are cut into pieces."""
     words = []
     for word in text.split():
@@ -253,6 +250,8 @@ def _panel(caption: Caption, highlights: Sequence[Highlight]) -> Image.Image:
     column = _Column()
     if "demo" in caption.use.lower():
         column.text(DEMONSTRATION, 20, RED, gap=14)
+    if not all(map(can_be_written, (caption.slide, caption.predicted_class, caption.model, *caption.notes))):
+        column.text(NO_FONT, 15, RED, gap=14)
     column.text("Slide", 14, GREY, gap=0)
     column.text(caption.slide, 18, gap=12)
     column.text("Prediction", 14, GREY, gap=0)

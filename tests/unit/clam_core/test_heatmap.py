@@ -2,6 +2,7 @@
 """Heatmaps: the reference's numbers and pixels, and our own page and overlay."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from clam_core.heatmap import (
     ScoreMap,
     compose,
     draw_reference_heatmap,
+    fonts,
     heatmap_grid,
     paint,
     percentiles,
@@ -337,6 +339,40 @@ def test_demonstration_models_say_so_in_red_and_others_do_not() -> None:
     overlay = Image.fromarray(np.zeros((90, 90, 4), dtype=np.uint8))
     assert red_pixels(compose(thumbnail, overlay, CAPTION)) > 100
     assert red_pixels(compose(thumbnail, overlay, Caption("S", "m", "c", 0.5, 1, use="commercial"))) == 0
+
+
+def page_of(predicted_class: str) -> Image.Image:
+    thumbnail = np.full((90, 90, 3), 200, dtype=np.uint8)
+    overlay = Image.fromarray(np.zeros((90, 90, 4), dtype=np.uint8))
+    return compose(thumbnail, overlay, Caption("S", "m", predicted_class, 0.5, 1))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("양성", "음성"), ("für", "fär"), ("Ж", "Д"), (unicodedata.normalize("NFD", "양성"), "음성")],
+)
+def test_classes_in_any_script_are_told_apart(one: str, other: str) -> None:
+    pages = [page_of(name) for name in (one, other)]
+    assert pages[0].tobytes() != pages[1].tobytes()
+    assert all(red_pixels(page) == 0 for page in pages), "no font is lacking"
+
+
+def test_letters_that_no_font_has_are_numbers_and_the_page_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fonts, "INSTALLED", ("no-such-font.ttf",))
+    assert fonts.written("양성: 93.0%", 20)[0] == r"\uc591\uc131: 93.0%"
+    assert page_of("양성").tobytes() != page_of("음성").tobytes()
+    assert red_pixels(page_of("양성")) > 100
+    assert red_pixels(page_of("oscc")) == 0
+
+
+def test_plain_letters_are_written_in_the_same_font_on_every_computer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = page_of("oscc").tobytes()
+    monkeypatch.setattr(fonts, "INSTALLED", ())
+    assert page_of("oscc").tobytes() == here
 
 
 def test_page_is_the_same_every_time(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from clam_core.errors import EncoderWeightsError, ParameterError
+from clam_core.heatmap import fonts
 from clam_core.models.untrained import Blueprint
 from clam_core.options import AnalysisOptions
 from clam_core.package import demo_package_path
@@ -125,6 +126,17 @@ def test_the_demonstration_model_is_offered_under_its_name(demo: ClamAnalyzer) -
     assert offer.name == demo.default_model
     assert len(offer.sha256) == 64
     assert demo.device == "cpu"
+
+
+def test_a_worker_says_at_its_start_which_classes_its_pictures_cannot_name(
+    demo: ClamAnalyzer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fonts, "INSTALLED", ())
+    said = json.loads((demo_package_path() / "model.json").read_text()) | {"classes": ["정상", "oscc"]}
+    shutil.copytree(demo_package_path(), tmp_path / "korean")
+    (tmp_path / "korean" / "model.json").write_text(json.dumps(said))
+    ClamAnalyzer.load(settings(MODEL_PATH=str(tmp_path / "korean")))
+    assert "No font here has all letters of 정상, classes of oral-scc-demo" in caplog.text
 
 
 def test_a_default_model_that_is_not_here_is_named(demo: ClamAnalyzer) -> None:
