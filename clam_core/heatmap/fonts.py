@@ -18,7 +18,7 @@ INSTALLED = (
     *("segoeui.ttf", "malgun.ttf", "msyh.ttc", "YuGothR.ttc"),
     *("AppleSDGothicNeo.ttc", "Arial Unicode.ttf"),
 )
-"""Files that Pillow finds where Debian, Windows and macOS keep their fonts; the first that will do is taken."""
+"""Files that Pillow finds where Debian, Windows and macOS keep fonts; the first that will do is taken."""
 HOW_TO_GET = "Debian: fonts-nanum for Korean, fonts-noto-cjk for East Asia, fonts-dejavu-core for Europe"
 
 _NO_LETTER = "\uffff"

@@ -50,6 +50,18 @@ async function send(url, options) {
     throw new Failure(response.ok ? 502 : response.status, code, value?.error ?? "", seconds(response));
 }
 
+/** Get the bytes of a picture. */
+export async function getPicture(url) {
+    let response;
+    try {
+        response = await fetch(url);
+        if (response.ok) return await response.blob();
+    } catch (error) {
+        throw new Failure(0, "unreachable", String(error.message));
+    }
+    throw new Failure(response.status, `http_${response.status}`, "", seconds(response));
+}
+
 function post(path, body) {
     const headers = { "Content-Type": "application/json" };
     return send(new URL(path, PLUGIN), { method: "POST", headers, body: JSON.stringify(body) });

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pydicom
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from shapely.geometry import shape
 
-from tests.support.analysed_slide import CONTAINER, HEIGHT, WIDTH, analysed, deliver, submit, top_patches
+from clam_core.heatmap import ScoreMap, paint
+from tests.support.analysed_slide import CONTAINER, HEIGHT, WIDTH, analysed, deliver, png, submit, top_patches
 from tests.support.browser import Visit, open_browser
 from tests.support.dicom_files import another_slide, slide_folder
 from tests.support.dicom_pyramid import pyramid_folder
@@ -317,6 +320,30 @@ def test_half_opacity_shows_how_much_a_place_is_attended_and_full_opacity_hides_
     faint, strong = page.evaluate(range_of, [0.5, overlay])
     assert faint < strong / 2 < 255 / 3
     assert page.evaluate(range_of, [1, overlay]) == [255, 255]
+
+
+def test_the_threshold_is_a_percentile_also_where_the_overlay_does_not_span_all(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    page = open_result(faultless, analysed(server, slide))
+    wait_for_pictures(page)
+    # Where patches overlap their means span less: here from 40 to 60, a pixel for each tenth.
+    values = np.arange(40, 60.05, 0.1, dtype=np.float32)[None]
+    ones, everywhere = np.ones(values.size, dtype=np.int64), np.ones(values.shape, dtype=np.bool_)
+    overlay = paint(ScoreMap(values, everywhere, ones[:1], ones, everywhere, (1.0, 1.0)))
+    shown_from = """async ([percentile, png]) => {
+      const { Heat } = await import("./heat.js");
+      const bytes = Uint8Array.from(atob(png), (byte) => byte.charCodeAt(0));
+      const heat = new Heat(await createImageBitmap(new Blob([bytes]), { premultiplyAlpha: "none" }));
+      heat.paint(percentile, 1);
+      const { data } = heat.context.getImageData(0, 0, heat.canvas.width, 1);
+      return data.filter((value, at) => at % 4 === 3 && value > 0).length;
+    }"""
+    encoded = base64.b64encode(png(overlay)).decode()
+    for percentile, least in [(0, 40), (30, 40), (45, 45), (50, 50), (58, 58), (62, 62)]:
+        shown = page.evaluate(shown_from, [percentile, encoded])
+        wanted = np.count_nonzero(values >= np.float32(least))
+        assert shown == pytest.approx(wanted, abs=12), "a step of the opacity is a percentile"
 
 
 def test_a_patch_of_the_strip_brings_its_place_into_view_by_keyboard(

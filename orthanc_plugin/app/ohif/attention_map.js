@@ -19,7 +19,9 @@ async function storedMap(request) {
 
 /** The map of one result in one viewer; it is added to the viewer when it is first shown. */
 export class AttentionMap {
-    #uids = null;
+    #added = null;
+    #uids = [];
+    #wanted = false;
 
     constructor(viewer, microscopyService, request) {
         this.viewer = viewer;
@@ -29,13 +31,22 @@ export class AttentionMap {
 
     /** Show the map; return whether there is one. The viewer draws it at its own level and finer, and zooms there. */
     async show(opacity) {
-        this.#uids ??= await this.#add();
-        for (const uid of this.#uids) this.viewer.showParameterMapping(uid, { opacity });
+        this.#wanted = true;
+        // Kept before there is an answer: the viewer would draw a second one of the same.
+        this.#added ??= this.#add();
+        try {
+            this.#uids = await this.#added;
+        } catch (error) {
+            this.#added = null;
+            throw error;
+        }
+        if (this.#wanted) for (const uid of this.#uids) this.viewer.showParameterMapping(uid, { opacity });
         return this.#uids.length > 0;
     }
 
     hide() {
-        for (const uid of this.#uids ?? []) this.viewer.hideParameterMapping(uid);
+        this.#wanted = false;
+        for (const uid of this.#uids) this.viewer.hideParameterMapping(uid);
     }
 
     async #add() {

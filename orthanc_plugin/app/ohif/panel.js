@@ -93,7 +93,7 @@ class SlidePanel {
             return LOOK_AGAIN_S;
         }
         const news = before?.version !== request.version;
-        if (news) await this.#changed(request);
+        if (news || this.#isUnshown()) await this.#changed(request);
         if (!OPEN.has(request.status)) return LOOK_AGAIN_S;
         return news ? 0 : AT_ONCE_S;
     }
@@ -151,13 +151,22 @@ class SlidePanel {
         const waited = this.#closed;
         this.#closed = new AbortController();
         waited.abort();
-        await this.#changed(request);
+        await this.#changed(request).catch((error) => this.#failed(error, 0));
         this.#run();
+    }
+
+    #isComplete() {
+        return this.#request.status === "completed" && this.#request.result !== null;
+    }
+
+    /** Whether there is a result whose pictures could not be had. */
+    #isUnshown() {
+        return this.#isComplete() && this.#shown === null;
     }
 
     async #showResult() {
         const request = this.#request;
-        const complete = request.status === "completed" && request.result !== null;
+        const complete = this.#isComplete();
         this.result.hidden = !complete;
         this.patches.hidden = !complete;
         this.details.hidden = !complete;
@@ -170,7 +179,20 @@ class SlidePanel {
         this.#shown = request.request_id;
         const wrong = sections.contradictions(request, this.facts, [this.slide]);
         if (wrong.length) this.#showAlarm(wrong);
-        else await this.#showFindings(request);
+        else await this.#showAllFindings(request);
+    }
+
+    /** Show the findings; where a picture cannot be had just now, they are shown again at the next look. */
+    async #showAllFindings(request) {
+        try {
+            await this.#showFindings(request);
+        } catch (error) {
+            if (error.passes) {
+                this.#shown = null;
+                throw error;
+            }
+            this.#failed(error, 0);
+        }
     }
 
     #showAlarm(sentences) {
@@ -283,7 +305,8 @@ class SlidePanel {
     }
 
     #failed(error, pause) {
-        if (error.status === 0) this.#tell(t("notice.unreachable", { seconds: Math.ceil(pause) }));
+        const again = error.status === 0 ? "notice.unreachable" : "notice.busy";
+        if (error.passes && pause > 0) this.#tell(t(again, { seconds: Math.ceil(pause) }));
         else this.#tell([word("error", error.code ?? error.name), error.message].filter(Boolean).join(" "));
     }
 }
