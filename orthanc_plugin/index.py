@@ -258,17 +258,22 @@ class Index:
             self._of_study.setdefault(request.study, set()).add(request.series)
         else:
             self._leave_turn(known)
-        kind = kind_of(request)
-        if known is None or kind_of(known) != kind:
-            if known is not None:
-                self._leave_kind(known)
-            self._kinds.setdefault(kind, _Sorted()).add(place_of(request))
+        self._put_kind(known, request)
         self._requests[request_id] = request
         self._gone.pop(request_id, None)
         for output in request.outputs:
             self._outputs[output.series_instance_uid] = request_id
         self._put_turn(request, lease_for)
         self._touch(request_id)
+
+    def _put_kind(self, known: AnalysisRequest | None, request: AnalysisRequest) -> None:
+        kind = kind_of(request)
+        if known is not None:
+            before = kind_of(known)
+            if before == kind:
+                return
+            self._leave_kind(known, before)
+        self._kinds.setdefault(kind, _Sorted()).add(place_of(request))
 
     def _put_turn(self, request: AnalysisRequest, lease_for: Callable[[AnalysisRequest], Lease]) -> None:
         request_id = request.request_id
@@ -280,17 +285,19 @@ class Index:
 
     def _leave_turn(self, request: AnalysisRequest) -> None:
         self._prefetched.pop(request.request_id, None)
-        queue = self._pending.get(_wanted(request))
-        if queue is not None:
-            queue.discard(_pending_key(request))
-            if not queue:
-                del self._pending[_wanted(request)]
+        if request.status != values.PENDING:
+            return
+        wanted = _wanted(request)
+        queue = self._pending[wanted]
+        queue.discard(_pending_key(request))
+        if not queue:
+            del self._pending[wanted]
 
-    def _leave_kind(self, request: AnalysisRequest) -> None:
-        held = self._kinds[kind_of(request)]
+    def _leave_kind(self, request: AnalysisRequest, kind: Kind) -> None:
+        held = self._kinds[kind]
         held.discard(place_of(request))
         if not held:
-            del self._kinds[kind_of(request)]
+            del self._kinds[kind]
 
     def _leave_series(self, request: AnalysisRequest) -> None:
         left = tuple(other for other in self._of_series[request.series] if other != request.request_id)
@@ -306,7 +313,7 @@ class Index:
     def _drop(self, request_id: str) -> None:
         request = self._requests.pop(request_id)
         self._leave_series(request)
-        self._leave_kind(request)
+        self._leave_kind(request, kind_of(request))
         self._leave_turn(request)
         self._held.end(request_id)
         self._versions.pop(request_id, None)
