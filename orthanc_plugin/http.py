@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from .errors import ApiError
 
 JSON_TYPE = "application/json"
+_SLASHES = re.compile(r"/{2,}")
 _DEEPEST = 32
 """Levels of nesting that a body may have; what is stored must be readable again whatever the stack holds."""
 
@@ -54,6 +56,11 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def single_slashes(path: str) -> str:
+    """Return a path in which one slash stands for several in a row, as they do to Orthanc."""
+    return _SLASHES.sub("/", path) if "//" in path else path
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
@@ -66,7 +73,8 @@ def _finite(text: str) -> float:
 
 
 _decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
-_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+# Answers are put together anew, from what was parsed at most: there is no circle to look for.
+_encode = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":")).encode
 _encode_characters = json.JSONEncoder(ensure_ascii=False).encode
 
 

@@ -14,6 +14,7 @@ from enum import Enum
 from urllib.parse import unquote
 
 from .errors import ApiError
+from .http import single_slashes
 from .origins import is_of_another_site
 
 _ROOT = r"/(?:api/)?pathology"
@@ -137,7 +138,7 @@ def check(
     is_volume
         Tells whether the instance with this Orthanc id is a VOLUME image.
     """
-    path = re.sub(r"/{2,}", "/", uri)
+    path = single_slashes(uri)
     if method != "GET":
         refusal = _check_write(method, path, headers, policy)
         if refusal is not None:
@@ -176,8 +177,11 @@ def _forbidden(sentence: str) -> ApiError:
 
 
 def _first(rules: Collection[tuple[str, re.Pattern[str]]], method: str, path: str) -> re.Match[str] | None:
-    matches = (pattern.fullmatch(path) for allowed, pattern in rules if allowed == method)
-    return next((match for match in matches if match is not None), None)
+    for allowed, pattern in rules:
+        match = pattern.fullmatch(path) if allowed == method else None
+        if match is not None:
+            return match
+    return None
 
 
 def _check_nobody(path: str, policy: Policy) -> ApiError | None:
@@ -204,7 +208,7 @@ def _check_worker(
 
 
 def _writes_own_number(path: str, policy: Policy) -> bool:
-    for text in {path, unquote(path)}:
+    for text in (path, unquote(path)) if "%" in path else (path,):
         match = _OWN_NUMBERS.fullmatch(text)
         if match is not None and _is_own_number(match["kind"], match["name"], policy):
             return True

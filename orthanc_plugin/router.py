@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .errors import ApiError
-from .http import Request, Response
+from .http import Request, Response, single_slashes
 
 ROOT = "/pathology"
 """Where every route lies; the older server's paths lie under ``/api`` besides."""
@@ -40,6 +40,12 @@ def _expression(part: str) -> str:
     return f"(?P<{name}>.+)" if part.endswith("*}") else f"(?P<{name}>[^/]+)"
 
 
+def _below_root(path: str) -> str:
+    """Return a path as the routes name it."""
+    root = _ROOT.match(path)
+    return path[root.end() if root else 0 :].rstrip("/") or "/"
+
+
 def _head(path: str) -> str:
     """Return a path's first part, which is a plain word in every route."""
     return path.split("/", 2)[1]
@@ -62,7 +68,7 @@ class Router:
         ApiError
             404 where no route has this path, 405 where one has it for other methods.
         """
-        path = _ROOT.sub("", re.sub(r"/{2,}", "/", request.path), count=1).rstrip("/") or "/"
+        path = _below_root(single_slashes(request.path))
         allowed = set()
         for pattern, route in self._by_head.get(_head(path), ()):
             match = pattern.fullmatch(path)
