@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 
 from .clock import Clock
 from .index import Index
@@ -47,6 +48,8 @@ class ClaimWaiter:
         Id of the request that it is this waiter's turn to take.
     is_over
         The wait has ended without one.
+    bell
+        Wakes the waiter, who then looks for the reason. Most claims need none, and an event is dear to make.
     """
 
     worker_id: str
@@ -55,7 +58,7 @@ class ClaimWaiter:
     deadline: float
     assigned: str | None = None
     is_over: bool = False
-    woken: threading.Event = field(default_factory=threading.Event)
+    bell: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
 
 class ClaimPool:
@@ -92,7 +95,7 @@ class ClaimPool:
             for waiter in self._waiters:
                 if waiter.worker_id == worker_id and waiter.assigned is None:
                     waiter.is_over = True
-                    waiter.woken.set()
+                    waiter.bell.put(None)
 
     def leave(self, waiter: ClaimWaiter) -> None:
         """Leave the queue; what was assigned and not granted goes to the next."""
@@ -100,7 +103,7 @@ class ClaimPool:
             self._waiters.remove(waiter)
             for other in self._waiters:
                 if other.token_sha256 == waiter.token_sha256:
-                    other.woken.set()
+                    other.bell.put(None)
             self._assign()
 
     def wait(self, waiter: ClaimWaiter) -> str | None:
@@ -117,8 +120,8 @@ class ClaimPool:
                 if waiter.is_over or self._is_stopped or remaining <= 0:
                     waiter.is_over = True
                     return None
-            if waiter.woken.wait(min(remaining, _LONGEST_SLEEP_S)):
-                waiter.woken.clear()
+            with suppress(Empty):
+                waiter.bell.get(timeout=min(remaining, _LONGEST_SLEEP_S))
                 return waiter.assigned
 
     def refuse(self, waiter: ClaimWaiter, hold_s: float) -> None:
@@ -146,7 +149,7 @@ class ClaimPool:
         with self._index.lock:
             self._is_stopped = True
             for waiter in self._waiters:
-                waiter.woken.set()
+                waiter.bell.put(None)
 
     def _assign(self) -> None:
         idle = [waiter for waiter in self._waiters if waiter.assigned is None and not waiter.is_over]
@@ -179,7 +182,7 @@ class ClaimPool:
         request = next((request for request in free if waiter.taker.takes(request)), None)
         if request is not None:
             waiter.assigned = request.request_id
-            waiter.woken.set()
+            waiter.bell.put(None)
 
 
 def _are_one(granted: ClaimWaiter, waiter: ClaimWaiter) -> bool:

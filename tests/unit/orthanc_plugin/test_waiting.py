@@ -116,7 +116,7 @@ def test_a_repeated_claim_does_not_get_a_second_request(index: Index, pool: Clai
     second = pool.enter("a", "token", Taker(anything, anything), 5)
     assert (first.assigned, second.assigned) == ("r1", None)
     pool.leave(first)
-    assert second.woken.is_set()
+    assert not second.bell.empty()
 
 
 def test_a_newer_wait_of_the_same_worker_ends_the_older(pool: ClaimPool) -> None:
