@@ -73,13 +73,15 @@ class SeriesState:
         return None
 
 
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
+
 RECORD_HEAD = b'{"schema":'
 """What the bytes of a full result begin with."""
 
 
 def encode_record(result: Mapping[str, Any]) -> bytes:
     """Return the bytes that stand for a full result."""
-    return json.dumps({"schema": SCHEMA, "result": result}, separators=(",", ":")).encode("ascii")
+    return _encode({"schema": SCHEMA, "result": result}).encode("ascii")
 
 
 def encode_archive(requests: tuple[AnalysisRequest, ...]) -> bytes:
