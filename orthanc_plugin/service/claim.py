@@ -9,11 +9,11 @@ from orthanc_plugin import values
 from orthanc_plugin.counters import Counters
 from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
+from orthanc_plugin.gateway import InstanceInfo
 from orthanc_plugin.leases import granted, is_prefetched, refused_at_claim
 from orthanc_plugin.lifecycle import accepts
 from orthanc_plugin.store import source_deleted
-from orthanc_plugin.values import AnalysisRequest, Failure, Grant, Model, replaced
+from orthanc_plugin.values import AnalysisRequest, Failure, Grant, Model
 from orthanc_plugin.waiting import ClaimWaiter, Taker
 from orthanc_plugin.workers import Worker, permits
 
@@ -205,7 +205,7 @@ def try_grant(core: Core, ask: Claim, request_id: str) -> Granted | Refused:
         if not instances:
             raise source_deleted()
         check_eligible(series, instances, core.index.is_output(series.series_instance_uid))
-        return Granted(_grant(core, ask, request, series, instances), instances)
+        return Granted(_grant(core, ask, request, instances), instances)
     except ApiError as error:
         if error.status in {413, 422}:  # no room for a result, or nothing to analyse
             failure = Failure(error.code, error.message, retryable=False)
@@ -217,7 +217,7 @@ def try_grant(core: Core, ask: Claim, request_id: str) -> Granted | Refused:
 
 
 def _grant(
-    core: Core, ask: Claim, request: AnalysisRequest, series: SeriesInfo, instances: tuple[InstanceInfo, ...]
+    core: Core, ask: Claim, request: AnalysisRequest, instances: tuple[InstanceInfo, ...]
 ) -> AnalysisRequest:
     content = fingerprint(instances)
     now = core.clock.now()
@@ -234,7 +234,7 @@ def _grant(
             prefetch=ask.prefetch,
             tokenless=ask.is_tokenless,
         )
-        return granted(replaced(current, study=series.study_id), grant, reserved(number), now)
+        return granted(current, grant, reserved(number), now)
 
     after = change_request_numbered(core, request.request_id, change)
     if request.grants:

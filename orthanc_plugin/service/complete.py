@@ -154,9 +154,10 @@ def _deliver(
 
     def change(current: AnalysisRequest) -> AnalysisRequest:
         authorised(current, proof.fence, proof.token_sha256)
-        delivered = publishing(current, delivery, core.clock.now())
+        now = core.clock.now()
+        delivered = publishing(current, delivery, now)
         # Where there is nothing to store in between, both transitions are one write.
-        return delivered if delivered.outputs else completed(delivered, (), core.clock.now())
+        return delivered if delivered.outputs else completed(delivered, (), now)
 
     change_request(core, request.request_id, change)
     core.tallies.timings(outcome.result.get("timings_s"))
