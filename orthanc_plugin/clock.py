@@ -26,7 +26,7 @@ class SystemClock:
 
     def now(self) -> float:
         """Return seconds since the epoch, to the millisecond."""
-        return round(time.time(), 3)
+        return time.time_ns() // 1_000_000 / 1000
 
     def monotonic(self) -> float:
         """Return seconds that never jump."""

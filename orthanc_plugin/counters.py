@@ -43,4 +43,4 @@ def counters_of(body: Mapping[str, Any]) -> Counters:
         400 naming a member that is no number.
     """
     given = fields.members(body, "counters")
-    return {name: fields.number(given, name, low=0, high=_MOST, default=0) for name in KNOWN if name in given}
+    return {name: fields.number(given, name, low=0, high=_MOST, default=0) for name in given if name in KNOWN}

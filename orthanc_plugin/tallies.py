@@ -45,17 +45,18 @@ class Tallies:
         """Count what became of a request with one write, which added `events` to its history."""
         if not events:
             return
-        latest = events[-1]
         with self._lock:
             for event in events:
                 self._transitions[event.event] += 1
-            outcome = None if after.grant is None else after.grant.outcome
-            if after.status == values.COMPLETED and latest.event == values.COMPLETED and after.grants:
-                known = self._durations.setdefault(after.grants[-1].model.name, deque(maxlen=_DURATIONS_KEPT))
-                known.append(max(0.0, latest.at - after.grants[-1].granted))
+            grant = after.grant
+            if grant is None:
+                return
+            if after.status == values.COMPLETED and events[-1].event == values.COMPLETED:
+                known = self._durations.setdefault(grant.model.name, deque(maxlen=_DURATIONS_KEPT))
+                known.append(max(0.0, events[-1].at - grant.granted))
             was_open = before is not None and before.grant is not None and before.grant.outcome is None
-            if was_open and outcome in _ENDED_BY_TIME:
-                self._lost_leases[str(outcome)] += 1
+            if was_open and grant.outcome in _ENDED_BY_TIME:
+                self._lost_leases[str(grant.outcome)] += 1
 
     def timings(self, timings_s: Any) -> None:
         """Add the ``timings_s`` of a result; what is no duration is passed over."""

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from json.encoder import encode_basestring
+from operator import attrgetter
 from typing import Any, TypeVar
 
 PENDING = "pending"
@@ -68,11 +69,11 @@ class Stored:
         members = self.__dict__
         kept: str | None = members.get(_TEXT)
         if kept is None:
-            texts = []
-            for name, key, default in _MEMBERS[type(self)]:
-                member = members[name]
-                if member != default:
-                    texts.append(key + _TEXT_OF.get(type(member), _encode)(member))
+            texts = [
+                key + _TEXT_OF.get(type(member), _encode)(member)
+                for name, key, default in _MEMBERS[type(self)]
+                if (member := members[name]) != default
+            ]
             kept = members[_TEXT] = "{" + ",".join(texts) + "}"
         return kept
 
@@ -91,12 +92,14 @@ def replaced(value: Value, **members: Any) -> Value:
         Where it has no such member.
     """
     kind = type(value)
-    if not members.keys() <= kind.__dataclass_fields__.keys():  # type: ignore[attr-defined]
-        raise TypeError(f"{kind.__name__} has no {', '.join(members.keys())}")
     other = object.__new__(kind)
-    other.__dict__.update(value.__dict__)
-    other.__dict__.pop(_TEXT, None)
-    other.__dict__.update(members)
+    held = other.__dict__
+    held.update(value.__dict__)
+    held.pop(_TEXT, None)
+    known = len(held)
+    held.update(members)
+    if len(held) != known:
+        raise TypeError(f"{kind.__name__} has no {', '.join(members)}")
     return other
 
 
@@ -252,8 +255,8 @@ class AnalysisRequest(Stored):
     @property
     def bound_model(self) -> Model:
         """The model that runs or ran, else the one asked for (`name` is ``""`` where none was)."""
-        if self.grant is not None and self.status not in {PENDING, CANCELLED}:
-            return self.grant.model
+        if self.grants and self.status not in {PENDING, CANCELLED}:
+            return self.grants[-1].model
         return Model(self.model or "", self.model_version)
 
 
@@ -265,8 +268,9 @@ _MEMBERS: Mapping[type, tuple[tuple[str, str, Any], ...]] = {
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+# What is made canonical was parsed, or put together from what was: there is no circle to look for.
 _encode_sorted = json.JSONEncoder(
-    separators=(",", ":"), ensure_ascii=False, allow_nan=False, sort_keys=True
+    separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False, sort_keys=True
 ).encode
 
 
@@ -278,10 +282,6 @@ def _finite(number: float) -> str:
     return repr(number) if math.isfinite(number) else _encode(number)
 
 
-def _stored(value: Stored) -> str:
-    return value.json_text
-
-
 _TEXT_OF: Mapping[type, Callable[[Any], str]] = {
     str: encode_basestring,
     bool: lambda value: "true" if value else "false",
@@ -289,7 +289,7 @@ _TEXT_OF: Mapping[type, Callable[[Any], str]] = {
     float: _finite,
     tuple: _texts,
     type(None): lambda _: "null",
-    **dict.fromkeys(_MEMBERS, _stored),
+    **dict.fromkeys(_MEMBERS, attrgetter("json_text")),
 }
 """What `_encode` returns, faster for what a request is made of: every transition writes it."""
 

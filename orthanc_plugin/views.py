@@ -18,6 +18,7 @@ from .values import AnalysisRequest, Artifact, Event, Failure, Review
 from .workers import Worker
 
 
+@lru_cache(maxsize=1024)
 def iso(at: float | None) -> str | None:
     """Return a time as UTC, ISO 8601 with milliseconds and ``Z``."""
     if at is None:
@@ -31,6 +32,12 @@ def iso(at: float | None) -> str | None:
 @lru_cache(maxsize=1024)
 def _iso_second(second: int) -> str:
     return datetime.fromtimestamp(second, timezone.utc).isoformat()[: len("2026-11-26T12:00:00")]
+
+
+@lru_cache(maxsize=128)
+def _parsed(text: str) -> Any:
+    """Return JSON that many requests have alike as a value to be shown, not to be changed."""
+    return json.loads(text)
 
 
 def artifact_member(artifact: Artifact) -> dict[str, Any]:
@@ -97,7 +104,7 @@ def short_request(
         "model": model.name or None,
         "model_version": model.version,
         "model_sha256": model.sha256,
-        "parameters": json.loads(request.parameters),
+        "parameters": _parsed(request.parameters),
         "priority": request.priority,
         "fingerprint": request.fingerprint,
         "created": iso(request.created),
