@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import errno
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsidicom import WsiDicom
 
-from clam_core.slides import WSIDICOM_ERRORS
+from clam_core.slides import DAMAGED
 from worker.ingest.convert import run_converter
 from worker.ingest.dicom_files import DicomSlide, find_slides, is_dicom
 from worker.ingest.errors import IngestError
@@ -21,7 +22,7 @@ from worker.ingest.levels import complete_pyramid, needs_levels
 from worker.ingest.progress import Progress, Report, Stage
 from worker.ingest.store import OrthancStore, StoredInstance
 
-_UNREADABLE: tuple[type[Exception], ...] = (*WSIDICOM_ERRORS, ValueError, KeyError, AttributeError)
+_UNREADABLE: tuple[type[Exception], ...] = (*DAMAGED, AttributeError)
 """What opening and decoding raise on damaged or unusual DICOM."""
 
 
@@ -92,7 +93,9 @@ class Ingest:
 
     def _store_dicom(self, path: Path, options: SlideOptions) -> tuple[IngestedSeries, ...]:
         require_as_it_is(path, options)
-        return tuple(self._store_series(path, slide) for slide in find_slides(path, labels=options.labels))
+        with _damage_told(path.name):
+            slides = find_slides(path, labels=options.labels)
+        return tuple(self._store_series(path, slide) for slide in slides)
 
     def _store_series(self, path: Path, slide: DicomSlide) -> IngestedSeries:
         check_readable(slide.files)
@@ -145,13 +148,15 @@ class Ingest:
             self.converter(), slide, converted, mpp=options.mpp, labels=options.labels, report=self.report
         )
         files: Sequence[Path] = conversion.files
-        if needs_levels(files):
-            self.report(Progress(Stage.LEVELS))
-            files = complete_pyramid(files, completed)
-            _remove(conversion.files)
-        result = write_headers(files, named, identity)
+        # The converter passes tiles through unseen: what is wrong with them shows here.
+        with _damage_told(slide.name):
+            if needs_levels(files):
+                self.report(Progress(Stage.LEVELS))
+                files = complete_pyramid(files, completed)
+                _remove(conversion.files)
+            result = write_headers(files, named, identity)
         _remove(files)
-        check_readable([file.path for file in result])
+        check_readable([file.path for file in result], slide.name)
         return result
 
     def _upload(self, files: Sequence[Path]) -> list[StoredInstance]:
@@ -182,8 +187,28 @@ def require_file(slide: Path) -> None:
         raise IngestError("unreadable", f"{slide} is a folder without DICOM files: name a slide file.")
 
 
-def check_readable(files: Sequence[Path]) -> None:
+@contextmanager
+def _damage_told(name: str) -> Iterator[None]:
+    """Make a sentence of what readers and decoders raise on a damaged slide."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise IngestError(
+            "unreadable",
+            f"{name} cannot be read ({error}); it is damaged or incomplete: copy or export it again from the "
+            "scanner.",
+        ) from error
+
+
+def check_readable(files: Sequence[Path], name: str | None = None) -> None:
     """Open the slide the way a worker will, before anybody else meets what is wrong with it.
+
+    Parameters
+    ----------
+    files
+        DICOM files of one slide.
+    name
+        What the user calls it; by default the name of the last file.
 
     Raises
     ------
@@ -191,23 +216,17 @@ def check_readable(files: Sequence[Path]) -> None:
         ``not_a_slide`` where no level is found, ``no_mpp`` where its resolution is missing, ``unreadable``
         where its tiles cannot be decoded.
     """
-    name = files[-1].name
-    try:
-        with WsiDicom.open(list(files)) as wsi:
-            if not list(wsi.pyramids):
-                raise IngestError("not_a_slide", f"{name} holds no level of a slide (ImageType VOLUME).")
-            spacing = wsi.pyramids[0].base_level.pixel_spacing
-            if spacing is None or spacing.width <= 0:
-                raise IngestError(
-                    "no_mpp",
-                    f"{name} does not say its resolution (PixelSpacing): export it again with it.",
-                )
-            wsi.read_tile(0, (0, 0), as_array=True)
-    except _UNREADABLE as error:
-        raise IngestError(
-            "unreadable",
-            f"{name} cannot be read as a DICOM slide ({error}): export or convert it again.",
-        ) from error
+    name = name or files[-1].name
+    with _damage_told(name), WsiDicom.open(list(files)) as wsi:
+        if not list(wsi.pyramids):
+            raise IngestError("not_a_slide", f"{name} holds no level of a slide (ImageType VOLUME).")
+        spacing = wsi.pyramids[0].base_level.pixel_spacing
+        if spacing is None or spacing.width <= 0:
+            raise IngestError(
+                "no_mpp",
+                f"{name} does not say its resolution (PixelSpacing): export it again with it.",
+            )
+        wsi.read_tile(0, (0, 0), as_array=True)
 
 
 def _remove(files: Sequence[Path]) -> None:

@@ -153,6 +153,12 @@ def _refusal(answer: requests.Response, url: str, method: str, path: str) -> Ing
         return IngestError(
             "orthanc_refused", f"{host} has no room left for the slide: free space on its storage."
         )
+    if status == 400 and path == "/instances":
+        return IngestError(
+            "unreadable",
+            f"{host} cannot read a file of the slide as DICOM{details and f' ({details})'}: it is damaged or "
+            "incomplete; copy or export it again from the scanner.",
+        )
     return IngestError(
         "orthanc_refused",
         f"{host} refused {method} {path} with {status}{details and f' ({details})'}: "

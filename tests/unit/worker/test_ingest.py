@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import textwrap
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pydicom
 import pytest
+import responses
 from pydicom.encaps import generate_frames
 
 from tests.support.odd_dicom import write_slide
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import real_slide
+from worker import cli
 from worker.commands.ingest import environment_of_pip
 from worker.ingest import convert
 from worker.ingest.convert import run_converter
@@ -25,8 +28,9 @@ from worker.ingest.errors import IngestError
 from worker.ingest.headers import write_headers
 from worker.ingest.identity import SlideOptions, identify
 from worker.ingest.levels import complete_pyramid, needs_levels
-from worker.ingest.pipeline import check_readable
+from worker.ingest.pipeline import Ingest, check_readable
 from worker.ingest.progress import Progress, Stage, silent
+from worker.ingest.store import OrthancStore
 from worker.ingest.stored_colours import photometric_interpretation
 
 SLIDE = Path("S26-1.svs")
@@ -164,6 +168,86 @@ def test_a_finished_slide_is_readable(named: list[Path]) -> None:
     check_readable(named)
 
 
+ScriptedConverter = Callable[[str], None]
+
+
+@pytest.fixture
+def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedConverter:
+    """Put a script of the test's in place of the converter's."""
+
+    def install(text: str) -> None:
+        script = tmp_path / "script.py"
+        script.write_text("import json, os, sys\njob = json.load(sys.stdin)\n" + textwrap.dedent(text))
+        monkeypatch.setattr(convert, "SCRIPT", script)
+
+    return install
+
+
+URL = "http://127.0.0.1:8042"
+
+
+def cut_off(folder: Path) -> Path:
+    """Return a DICOM slide whose copy ended early."""
+    (whole,) = write_slide(folder, encoding="jpeg")
+    path = folder / "cut.dcm"
+    path.write_bytes(whole.read_bytes()[:-20_000])
+    return path
+
+
+def accept_slides(http: responses.RequestsMock) -> None:
+    """Let Orthanc take whatever it is sent."""
+    stored = {"ID": "i1", "ParentSeries": "s1", "ParentStudy": "p1", "Status": "Success"}
+    http.get(f"{URL}/system", json={})
+    http.post(f"{URL}/instances", json=stored)
+
+
+def test_a_damaged_slide_is_a_sentence_and_does_not_keep_the_next_one_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ORTHANC_URL", URL)
+    damaged, (good,) = cut_off(tmp_path), write_slide(tmp_path, encoding="jpeg")
+    with responses.RequestsMock() as http:
+        accept_slides(http)
+        assert cli.main(["ingest", "--json", str(damaged), str(good)]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert [slide["path"] for slide in printed["slides"]] == [str(good)]
+    (failed,) = printed["failed"]
+    assert (failed["path"], failed["code"]) == (str(damaged), "unreadable")
+    assert "cut.dcm cannot be read" in failed["error"]
+    assert "copy or export it again" in failed["error"]
+
+
+def test_damage_that_shows_only_while_levels_are_added_names_the_users_file(
+    converter: ScriptedConverter, tmp_path: Path
+) -> None:
+    content = bytearray(real_slide()[0].read_bytes())
+    holes = tmp_path / "holes.dcm"
+    holes.write_bytes(content[:300_000] + bytes(100_000) + content[400_000:])
+    converter(f"print(json.dumps({{'event': 'done', 'files': [{str(holes)!r}]}}))")
+    slide = tmp_path / "S26-1.svs"
+    slide.write_bytes(b"a slide")
+    ingest = Ingest(OrthancStore(URL, None), lambda: Path(sys.executable), silent)
+    with responses.RequestsMock() as http:
+        http.get(f"{URL}/system", json={})
+        http.post(f"{URL}/tools/lookup", json=[])
+        with pytest.raises(
+            IngestError, match=r"S26-1\.svs cannot be read .*copy or export it again"
+        ) as raised:
+            ingest.run(slide, SlideOptions())
+    assert raised.value.code == "unreadable"
+
+
+def test_a_file_that_orthanc_cannot_read_is_called_damaged(tmp_path: Path) -> None:
+    (path,) = write_slide(tmp_path, encoding="jpeg")
+    ingest = Ingest(OrthancStore(URL, None), lambda: Path(sys.executable), silent)
+    with responses.RequestsMock() as http:
+        http.get(f"{URL}/system", json={})
+        http.post(f"{URL}/instances", status=400, json={"Details": "Bad file format"})
+        with pytest.raises(IngestError, match=r"as DICOM \(Bad file format\): it is damaged") as raised:
+            ingest.run(path, SlideOptions())
+    assert raised.value.code == "unreadable"
+
+
 def test_labels_and_thumbnails_of_dicom_slides_stay_out_unless_asked_for() -> None:
     folder = shared_path("slides/dicom-cmu-1-small-region")
     (plain,) = find_slides(folder, labels=False)
@@ -185,21 +269,6 @@ def test_dicom_is_told_by_its_content(tmp_path: Path) -> None:
     assert is_dicom(shared_path("slides/dicom-cmu-1-small-region"))
     assert not is_dicom(shared_path("slides/CMU-1-Small-Region.svs"))
     assert not is_dicom(tmp_path)
-
-
-ScriptedConverter = Callable[[str], None]
-
-
-@pytest.fixture
-def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedConverter:
-    """Put a script of the test's in place of the converter's."""
-
-    def install(text: str) -> None:
-        script = tmp_path / "script.py"
-        script.write_text("import json, os, sys\njob = json.load(sys.stdin)\n" + textwrap.dedent(text))
-        monkeypatch.setattr(convert, "SCRIPT", script)
-
-    return install
 
 
 def run(tmp_path: Path, report: Callable[[Progress], None] = silent) -> convert.Conversion:
