@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from clam_core.slides.fetch_ahead import FetchAhead
+from clam_core.slides.folder import is_dicom, require_one_slide
 from clam_core.slides.jpeg_colours import colours_of_jpeg
 from clam_core.slides.openslide_slide import OpenSlideSlide
 from clam_core.slides.slide import (
@@ -51,18 +52,10 @@ def open_slide(path: Path) -> Slide:
     NoVolumeError
         If DICOM files hold no level of a pyramid.
     SlideError
-        If there is nothing at `path`, or it is no slide.
+        If there is nothing at `path`, it is no slide, or a folder of several.
     """
-    if _is_dicom(path):
+    if path.is_dir():
+        require_one_slide(path)
+    if is_dicom(path):
         return WsiDicomSlide.open(path)
     return OpenSlideSlide(path)
-
-
-def _is_dicom(path: Path) -> bool:
-    """Tell DICOM by its preamble (PS3.10, 7.1), and a folder by any of its files."""
-    if path.is_dir():
-        return any(_is_dicom(file) for file in sorted(path.iterdir()) if file.is_file())
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"

@@ -12,6 +12,7 @@ import numpy as np
 import openslide
 
 from clam_core.errors import SlideError
+from clam_core.slides.folder import files_in
 from clam_core.slides.slide import Level, Pixels, SlideIdentity, container_name, pyramid
 
 
@@ -100,7 +101,7 @@ def _open(path: Path) -> openslide.OpenSlide:
 def _candidates(path: Path) -> Iterator[Path]:
     """Yield the file itself; of a folder every file, since only some may be levels of the pyramid."""
     if path.is_dir():
-        yield from sorted(file for file in path.iterdir() if file.is_file())
+        yield from files_in(path)
     else:
         yield path
 

@@ -132,6 +132,25 @@ def test_dicom_slide_is_known_by_its_uids() -> None:
     assert identity.container_id is None, "the tag only says Unknown"
 
 
+def test_a_folder_of_several_slide_files_is_refused_by_their_names(tmp_path: Path) -> None:
+    for name in ("a.svs", "b.svs"):
+        shutil.copy(shared_path("slides/CMU-1-Small-Region.svs"), tmp_path / name)
+    with pytest.raises(SlideError, match=r"holds several slides: name one of a\.svs, b\.svs"):
+        open_slide(tmp_path)
+    (tmp_path / "a.svs").unlink()
+    with open_slide(tmp_path) as slide:
+        assert slide.levels[0].width == 2220
+
+
+def test_a_folder_of_two_dicom_series_is_refused(tmp_path: Path) -> None:
+    (level,) = write_slide(tmp_path, encoding="jpeg")
+    copy = pydicom.dcmread(level)
+    copy.SeriesInstanceUID = generate_uid()
+    copy.save_as(tmp_path / "other.dcm")
+    with pytest.raises(SlideError, match=r"holds several slides.*a folder of their own"):
+        open_slide(tmp_path)
+
+
 def test_single_dicom_file_with_a_container_is_known_by_it() -> None:
     with open_slide(shared_path("slides/dicom-misc/camelyon_thumb_jpeg2000_tiledfull.dcm")) as slide:
         assert slide.identity.label == "GO-1692287590758-1-A-0"
