@@ -8,6 +8,7 @@ may forget (leases, progress, versions) lives here alone.
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import uuid
 from bisect import bisect_left, bisect_right, insort
@@ -32,6 +33,7 @@ Place = tuple[float, str]
 """Where a request stands in a list: its creation (seconds since the epoch) and its id."""
 
 START: Place = (0.0, "")
+END: Place = (math.inf, "")
 
 
 def _wanted(request: AnalysisRequest) -> Wanted:
@@ -113,6 +115,8 @@ class Index:
         self,
         *,
         after: Place = START,
+        before: Place = END,
+        newest_first: bool = False,
         source: str | None = None,
         holds: Callable[[Kind], bool] = lambda _: True,
     ) -> Iterator[AnalysisRequest]:
@@ -122,8 +126,10 @@ class Index:
 
         Parameters
         ----------
-        after
-            Begin past this place.
+        after, before
+            Only those between these places.
+        newest_first
+            Turn the order round.
         source
             Only those of the series or study with this Orthanc id, whatever `holds` says.
         holds
@@ -134,7 +140,8 @@ class Index:
             lists = (held for kind, held in self._kinds.items() if holds(kind))
         else:
             lists = [self._places(source)]
-        for place in heapq.merge(*(_past(held, after) for held in lists)):
+        places = (_between(held, after, before, newest_first=newest_first) for held in lists)
+        for place in heapq.merge(*places, reverse=newest_first):
             yield self._requests[place[1]]
 
     def _places(self, source: str) -> _Sorted:
@@ -398,9 +405,10 @@ class Index:
             return any(request.grants[-1].worker_id == worker_id for request in self._prefetched.values())
 
 
-def _past(places: _Sorted, after: Place) -> Iterator[Place]:
-    """Yield the places past one."""
-    return (places[number] for number in range(bisect_right(places, after), len(places)))
+def _between(places: _Sorted, after: Place, before: Place, *, newest_first: bool) -> Iterator[Place]:
+    """Yield the places between two."""
+    numbers = range(bisect_right(places, after), bisect_left(places, before))
+    return (places[number] for number in (reversed(numbers) if newest_first else numbers))
 
 
 def _no_lease(request: AnalysisRequest) -> Lease:

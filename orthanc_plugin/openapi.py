@@ -63,6 +63,7 @@ _LIST_QUERY: tuple[tuple[str, dict[str, Any]], ...] = (
     ("since", {"type": "string", "format": "date-time"}),
     ("limit", {"type": "integer", "minimum": 1, "maximum": 1000}),
     ("cursor", _TEXT),
+    ("order", {"enum": ["oldest", "newest"]}),
     ("full", {"enum": ["0", "1"]}),
 )
 _LEASE_HEADERS = (

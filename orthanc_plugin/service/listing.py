@@ -15,7 +15,7 @@ from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.fields import bad_field
-from orthanc_plugin.index import START, Kind, Place, kind_of
+from orthanc_plugin.index import END, START, Kind, Place, kind_of
 from orthanc_plugin.leases import is_due, is_prefetched
 from orthanc_plugin.values import AnalysisRequest
 from orthanc_plugin.views import silent_member, worker_member
@@ -25,14 +25,14 @@ from .core import Core, find, starting
 
 _DEFAULT_LIMIT = 100
 _MAX_LIMIT = 1000
-_FILTERS = {"status", "series", "study", "model", "since", "limit", "cursor", "full"}
+_FILTERS = {"status", "series", "study", "model", "since", "limit", "cursor", "order", "full"}
 
 
 @dataclass(frozen=True)
 class Filter:
     """Which requests a list shows; None leaves a member out of account.
 
-    `since` is the earliest creation (seconds since the epoch), `after` the last request of the page before.
+    `since` is the earliest creation (seconds since the epoch), `passed` the last request of the page before.
     """
 
     statuses: frozenset[str] | None
@@ -41,7 +41,8 @@ class Filter:
     model: str | None
     since: float | None
     limit: int
-    after: Place | None
+    passed: Place | None
+    newest_first: bool
     full: bool
 
 
@@ -71,7 +72,8 @@ def parse_filter(query: Mapping[str, str]) -> Filter:
         model=query.get("model"),
         since=_since(query.get("since")),
         limit=_limit(query.get("limit")),
-        after=_after(query.get("cursor")),
+        passed=_passed(query.get("cursor")),
+        newest_first=_newest_first(query.get("order", "oldest")),
         full=_full(query.get("full", "0")),
     )
 
@@ -111,7 +113,13 @@ def _full(text: str) -> bool:
     return text == "1"
 
 
-def _after(text: str | None) -> Place | None:
+def _newest_first(text: str) -> bool:
+    if text not in {"oldest", "newest"}:
+        raise bad_field("order", "oldest or newest, whichever is to come first")
+    return text == "newest"
+
+
+def _passed(text: str | None) -> Place | None:
     if text is None:
         return None
     try:
@@ -130,7 +138,7 @@ def _cursor(request: AnalysisRequest) -> str:
 
 
 def list_requests(core: Core, wanted: Filter) -> Page:
-    """Return a page of requests, ordered by creation and id.
+    """Return a page of requests, ordered by creation and id, the oldest or the newest first.
 
     Raises
     ------
@@ -139,10 +147,16 @@ def list_requests(core: Core, wanted: Filter) -> Page:
     """
     if not core.ready.all_known.is_set():
         raise starting()
-    after = max(wanted.after or START, (wanted.since or 0.0, ""))
+    after, before = (START, wanted.passed or END) if wanted.newest_first else (wanted.passed or START, END)
     source = wanted.series if wanted.series is not None else wanted.study
     with core.index.lock:
-        in_order = core.index.ordered(after=after, source=source, holds=lambda kind: _holds(kind, wanted))
+        in_order = core.index.ordered(
+            after=max(after, (wanted.since or 0.0, "")),
+            before=before,
+            newest_first=wanted.newest_first,
+            source=source,
+            holds=lambda kind: _holds(kind, wanted),
+        )
         matching = (request for request in in_order if _matches(request, wanted))
         found = list(islice(matching, wanted.limit + 1))
     page = found[: wanted.limit]

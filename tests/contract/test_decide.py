@@ -139,6 +139,16 @@ def test_lists_are_filtered_and_paged(queue: Queue, site: Site) -> None:
     assert ids(cursor=first["next"]) == wanted[2:]
 
 
+def test_a_list_begins_with_the_newest_where_that_is_asked_for(queue: Queue, site: Site) -> None:
+    wanted = [queue.submitted() for _ in range(3)]
+    query = {"model": queue.model, "order": "newest", "limit": "2"}
+    first = site.call("GET", "/pathology/requests/", query=query).json
+    rest = site.call("GET", "/pathology/requests/", query={**query, "cursor": first["next"]}).json
+    listed = [item["request_id"] for page in (first, rest) for item in page["requests"]]
+    assert listed == wanted[::-1]
+    assert rest["next"] is None
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -148,6 +158,7 @@ def test_lists_are_filtered_and_paged(queue: Queue, site: Site) -> None:
         {"limit": "x"},
         {"since": "soon"},
         {"cursor": "x"},
+        {"order": "random"},
         {"a": "b"},
     ],
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``worker status``: one request, the latest ones, or the workers."""
+"""``pathology-worker status``: one request, the latest ones, or the workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("request_id", nargs="?", help="one request, with its result")
     parser.add_argument("--workers", action="store_true", help="show the workers and what each is doing")
     parser.add_argument("--status", help="list only these: pending, processing, completed, failed, ...")
-    parser.add_argument("--limit", type=int, default=20)
+    parser.add_argument("--limit", type=int, default=20, help="list so many of the latest (default: 20)")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.set_defaults(run=run)
 
@@ -40,12 +40,14 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             json.dumps(workers, indent=1) if arguments.json else _several(map(worker_row, workers), "workers")
         )
         return 0
-    filters = {"limit": str(arguments.limit), **({"status": arguments.status} if arguments.status else {})}
-    page = client.list_requests(filters)
+    filters = {"limit": str(arguments.limit), "order": "newest"}
+    page = client.list_requests(filters | ({"status": arguments.status} if arguments.status else {}))
     if arguments.json:
         _say(json.dumps(page, indent=1))
         return 0
-    _say(_several(map(row, page.get("requests", [])), "requests"))
+    _say(_several(map(row, reversed(page.get("requests", []))), "requests"))
+    if page.get("next"):
+        _say("Older ones are not shown; a higher --limit (up to 1000) shows them.")
     return 0
 
 

@@ -12,7 +12,7 @@ import pytest
 from orthanc_plugin import values
 from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.held_leases import Lease
-from orthanc_plugin.index import START, Index, Kind, place_of
+from orthanc_plugin.index import END, START, Index, Kind, place_of
 from orthanc_plugin.values import AnalysisRequest, Grant, Model
 
 SERIES = ("s1", "s2", "s3", "s4")
@@ -113,6 +113,16 @@ def test_what_it_gives_in_order_is_what_sorting_all_requests_gives(index: Index,
         assert list(index.ordered(after=after, source=source)) == [
             item for item in later if source in {item.series, item.study}
         ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_newest_first_is_that_order_turned_round(index: Index, seed: int) -> None:
+    known = sorted(after_changes(index, seed), key=place_of)
+    before = place_of(random.Random(seed).choice(known)) if known else END
+    assert list(index.ordered(newest_first=True)) == known[::-1]
+    assert list(index.ordered(before=before, newest_first=True)) == [
+        item for item in known[::-1] if place_of(item) < before
+    ]
 
 
 def test_it_looks_at_no_request_that_is_not_wanted(index: Index) -> None:
