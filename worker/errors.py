@@ -20,7 +20,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 
 class WorkerError(Exception):
@@ -80,10 +82,20 @@ class RefusedError(ServerError):
         The server's sentence.
     retry_after_s
         Seconds that the server asked to wait, if it did.
+    details
+        What else the answer says.
     """
 
-    def __init__(self, status: int, code: str, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        retry_after_s: float | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
+        self.details = details or {}
         self.status = status
         self.code = code
         self.retry_after_s = retry_after_s

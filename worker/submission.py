@@ -136,16 +136,18 @@ def submit(client: PluginClient, submission: Submission) -> dict[str, Any]:
     Raises
     ------
     SubmitError
-        If Orthanc has no such resource; the sentence names it.
+        If Orthanc has no such resource, or nothing in it can be analysed; the sentences name what and why.
     ServerError
         If it was refused otherwise, or no usable answer came.
     """
     try:
         return client.submit(submission.as_json())
     except RefusedError as error:
-        if error.code != "unknown_resource":
-            raise
-        raise SubmitError(_not_there(submission.target)) from error
+        if error.code == "unknown_resource":
+            raise SubmitError(_not_there(submission.target)) from error
+        if skipped := skipped_lines(error.details):
+            raise SubmitError("\n".join(["None of these series can be analysed.", *skipped])) from error
+        raise
 
 
 def _not_there(target: Target) -> str:
@@ -156,6 +158,12 @@ def _not_there(target: Target) -> str:
     if target.cohort is not None:
         return "Orthanc has no such series: check the keywords and their values."
     return f"Orthanc has no series with the SeriesInstanceUID {target.series_instance_uid}: check the UID."
+
+
+def skipped_lines(answer: Mapping[str, Any]) -> list[str]:
+    """Return a line for each series that a study or a cohort has and that cannot be analysed."""
+    skipped = answer.get("skipped") or []
+    return [f"Series {item.get('series')} was skipped: {item.get('error')}" for item in skipped]
 
 
 def submitted_requests(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -201,7 +209,7 @@ def follow(
         if give_up_at is not None and clock() > give_up_at:
             raise SubmitError(
                 f"Request {request_id} is still {current['status']} and goes on: "
-                f"see `worker status {request_id}`."
+                f"see `pathology-worker status {request_id}`."
             )
         asked_at = clock()
         hold_s = _FOLLOW_S if give_up_at is None else max(0.0, min(_FOLLOW_S, give_up_at - asked_at))

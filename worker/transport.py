@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import requests
 from requests.adapters import HTTPAdapter
 
@@ -71,7 +74,8 @@ def _was_dropped(error: requests.RequestException) -> bool:
 def refusal(answer: requests.Response, address: str) -> ServerError:
     """Turn an error answer into the exception that tells what to do."""
     status = answer.status_code
-    code, message = _error_fields(answer)
+    document = _document(answer)
+    code, message = _error_fields(document, status)
     if status == 401:
         return UnauthorizedError(f"{address} does not accept the user or the password: check the settings.")
     if 300 <= status < 400:
@@ -88,18 +92,19 @@ def refusal(answer: requests.Response, address: str) -> ServerError:
         message = (
             f"{address} has no such route: check the address, and that Orthanc loads the pathology plugin."
         )
-    return RefusedError(status, code, message, retry_after(answer))
+    return RefusedError(status, code, message, retry_after(answer), document)
 
 
-def _error_fields(answer: requests.Response) -> tuple[str, str]:
-    """Return the contract's code and sentence, or stand-ins where something else answered."""
+def _document(answer: requests.Response) -> dict[str, Any]:
     try:
         document = answer.json()
     except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        document = {}
-    status = answer.status_code
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _error_fields(document: Mapping[str, Any], status: int) -> tuple[str, str]:
+    """Return the contract's code and sentence, or stand-ins where something else answered."""
     code = document.get("code")
     text = document.get("error")
     return (

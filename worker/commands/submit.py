@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``worker submit``: ask for an analysis as a person, follow it, print the result."""
+"""``pathology-worker submit``: ask for an analysis as a person, follow it, print the result."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from worker.submission import (
     follow,
     parse_parameters,
     series_of,
+    skipped_lines,
     submit,
     submitted_requests,
     waiting_words,
@@ -105,8 +106,8 @@ def _print_accepted(answer: dict[str, Any], requests: list[dict[str, Any]]) -> N
     for request in requests:
         waiting = f", {waiting_words(request)}" if request["status"] == "pending" else ""
         _say(f"Request {request['request_id']} is {request['status']}{known}{waiting}.")
-    for skipped in answer.get("skipped") or []:
-        _say(f"Series {skipped.get('series')} was skipped: {skipped.get('error')}")
+    for line in skipped_lines(answer):
+        _say(line)
     if summary:
         _say(
             f"{summary['created']} submitted, {summary['existing']} submitted before, "

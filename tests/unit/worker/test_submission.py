@@ -158,7 +158,7 @@ def test_a_server_whose_waiting_places_are_taken_is_not_hammered(
 
 def test_following_ends_in_time_and_says_that_the_request_goes_on(client: PluginClient) -> None:
     times = iter([0.0, 100.0])
-    with pytest.raises(SubmitError, match="still pending and goes on: see `worker status r1`"):
+    with pytest.raises(SubmitError, match="still pending and goes on: see `pathology-worker status r1`"):
         follow(client, request("pending", "v1"), Screen(), timeout_s=10, clock=lambda: next(times))
 
 
@@ -292,6 +292,23 @@ def test_a_cohort_out_of_a_file_is_one_submission_with_one_summary(
 
 
 @pytest.mark.usefixtures("command_line")
+def test_a_cohort_in_which_nothing_can_be_analysed_says_why_for_each(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skipped = [{"series": name, "code": "not_a_slide", "error": f"{name} is CT."} for name in ("s1", "s2")]
+    http.post(
+        f"{URL}/pathology/analyze",
+        status=422,
+        json={"success": False, "code": "nothing_to_analyse", "error": "None.", "skipped": skipped},
+    )
+    assert cli.main(["submit", "--study", "p1"]) == 2
+    printed = capsys.readouterr().err
+    assert "None of these series can be analysed." in printed
+    assert "Series s1 was skipped: s1 is CT." in printed
+    assert "Series s2 was skipped: s2 is CT." in printed
+
+
+@pytest.mark.usefixtures("command_line")
 def test_a_cohort_can_be_found_by_dicom_tags(http: responses.RequestsMock) -> None:
     cohort_answer(http, {"find": {"BodyPartExamined": "MOUTH", "StudyDate": "20260101-"}})
     assert cli.main(["submit", "--find", "BodyPartExamined=MOUTH", "--find", "StudyDate=20260101-"]) == 0
@@ -354,6 +371,21 @@ def test_the_list_shows_state_and_reason(
     assert "42% encoding patches on lab-1" in printed
     assert "waiting for the rest of the slide" in printed
     assert "No tissue was found." in printed
+
+
+@pytest.mark.usefixtures("command_line")
+def test_the_list_has_the_latest_requests_and_says_that_there_are_older_ones(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = [{**request("completed", "v1"), "request_id": name} for name in ("r9", "r8")]
+    http.get(
+        f"{URL}/pathology/requests/",
+        json={"success": True, "count": 2, "requests": newest, "next": "r8"},
+        match=[matchers.query_param_matcher({"limit": "2", "order": "newest"})],
+    )
+    assert cli.main(["status", "--limit", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["r8", "r9", "Older"]
 
 
 def test_a_bad_setting_ends_every_command_with_2_and_its_name(
