@@ -109,7 +109,7 @@ def tiled_up(folder: Path, side: int) -> Path:
 
 
 def store(server: OrthancServer, slide: Path) -> IngestedSeries:
-    """Store a slide as `worker ingest` does, and wait until it may be claimed."""
+    """Store a slide as `pathology-worker ingest` does, and wait until it may be claimed."""
     with ExitStack() as stack:
         client = OrthancStore(server.url, Credentials(*server.person))
         stack.callback(client.close)

@@ -58,5 +58,5 @@ def checked(slide: DemoSlide, say: Callable[[str], None]) -> None:
 
 
 def in_words_of_make(sentence: str) -> str:
-    """Return a sentence about `worker ingest` as one about `make demo`."""
+    """Return a sentence about `pathology-worker ingest` as one about `make demo`."""
     return re.sub(r"--mpp (?=\d)", "MPP=", sentence).replace("--mpp", "MPP=")

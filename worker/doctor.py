@@ -39,7 +39,7 @@ class Doctor:
     settings
         What to examine.
     load_analyzer
-        Loads the models, as ``worker run`` would.
+        Loads the models, as ``pathology-worker run`` would.
     env_file
         Where the settings were read from, or None.
     gpu_memory

@@ -63,7 +63,7 @@ _NEEDED = (
     "ImagedVolumeWidth",
     "ImagedVolumeHeight",
 )
-_CONVERT = "convert the slide again with `worker ingest`, or store another export of the scanner"
+_CONVERT = "convert the slide again with `pathology-worker ingest`, or store another export of the scanner"
 
 
 def check_slide(headers: Sequence[Dataset], parameters: Mapping[str, Any]) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def _check_tiles(header: Dataset) -> None:
     if sides[0] * sides[1] > MOST_TILE_PIXELS:
         raise TileSizeError(
             f"A level is stored in tiles of {sides[1]} x {sides[0]} pixels, each of which must be decoded "
-            "whole: convert the slide with smaller tiles (`worker ingest` does)."
+            "whole: convert the slide with smaller tiles (`pathology-worker ingest` does)."
         )
     if header.get("DimensionOrganizationType") == "TILED_FULL" and "ConcatenationUID" not in header:
         frames, expected = int(header.get("NumberOfFrames") or 1), expected_frames(header)
@@ -177,7 +177,7 @@ def _check_compression(header: Dataset) -> None:
     if syntax and not Codec.is_supported(syntax, 3, 8, colours):
         raise CompressionError(
             f"The slide is compressed as {syntax.name}, which is not decoded here: convert it with "
-            "`worker ingest`, or export it as JPEG, JPEG 2000 or JPEG-LS."
+            "`pathology-worker ingest`, or export it as JPEG, JPEG 2000 or JPEG-LS."
         )
 
 

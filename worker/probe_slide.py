@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny DICOM slide that is made on the spot, for ``worker doctor --round-trip``: drawn, and nobody's."""
+"""A tiny DICOM slide made on the spot, for ``pathology-worker doctor --round-trip``: drawn, and nobody's."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One worker process for each device, started, watched and started again: ``worker run --devices all``.
+"""A worker process for each device, started, watched and started again (``pathology-worker run --devices``).
 
 A GPU that fails, or a process that a driver holds, costs one process and its lease, not the others.
 """
@@ -226,7 +226,7 @@ def _children(posts: Sequence[Post]) -> Iterator[list[_Child]]:
 
 
 def start_worker(arguments: Sequence[str]) -> Start:
-    """Return what starts ``worker run`` with its own device and name.
+    """Return what starts ``pathology-worker run`` with its own device and name.
 
     Its standard input is a pipe that nobody writes to: it ends with this process, however that ends, and
     the worker with it (``--until-input-ends``).

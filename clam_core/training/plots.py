@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HOW_TO_GET = (
-    "No plots: matplotlib is not installed. Install it with pip install 'orthanc-pathology[train]' and run "
-    "the same command again; what is trained stays."
+    "No plots: matplotlib is not installed. Install it with pip install '.[train]' in the project's folder "
+    "and run the same command again; what is trained stays."
 )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``worker run --devices``: several real processes on one machine, against a real Orthanc."""
+"""``pathology-worker run --devices``: several real processes on one machine, against a real Orthanc."""
 
 from __future__ import annotations
 

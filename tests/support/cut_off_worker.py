@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker process that stops at a given batch: ``python -m tests.support.cut_off_worker``.
 
-Daemon, job, analysis and feature cache are those of ``worker run``, on a real DICOM slide; only the networks
-are small. ENCODED names a file that gets a line for each batch, STOP_AT the batch that never ends (0: none).
+Daemon, job, analysis and feature cache are those of ``pathology-worker run``, on a real DICOM slide; only
+the networks are small. ENCODED names a file that gets a line for each batch, STOP_AT the batch that never
+ends (0: none).
 """
 
 from __future__ import annotations

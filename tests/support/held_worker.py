@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker process whose analysis goes on until it is stopped: ``python -m tests.support.held_worker``.
 
-Its settings, signals, daemon and log are those of ``worker run``; only the model is scripted.
+Its settings, signals, daemon and log are those of ``pathology-worker run``; only the model is scripted.
 """
 
 from __future__ import annotations

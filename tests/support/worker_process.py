@@ -34,7 +34,7 @@ class WorkerProcess:
     environment
         Further settings, laid over the usual ones.
     options
-        Options of ``worker run``.
+        Options of ``pathology-worker run``.
     """
 
     def __init__(

@@ -75,6 +75,27 @@ def test_commands_in_a_page_are_commands(page: Path) -> None:
         assert checked.returncode == 0, f"{block}\n{checked.stderr}"
 
 
+SPOKEN = [ROOT / name for name in ("worker", "clam_core", "orthanc_plugin", "demo", "docs", "README.md")]
+
+
+def spoken_to_people() -> list[tuple[Path, str]]:
+    """Return the pages, and the sources with their messages and examples."""
+    files = [file for root in SPOKEN for file in ([root] if root.is_file() else root.rglob("*"))]
+    kinds = {".py", ".md", ".js", ".html", ".example"}
+    return [(file, file.read_text("utf-8")) for file in files if file.suffix in kinds]
+
+
+def test_commands_are_called_what_they_are_installed_as() -> None:
+    command = re.compile(r"(?<![\w-])worker (?:run|doctor|submit|status|ingest|cancel|retry)`")
+    assert [
+        f"{file.name}: {text}" for file, all_ in spoken_to_people() for text in command.findall(all_)
+    ] == []
+
+
+def test_nothing_is_installed_by_a_name_that_is_not_ours_in_the_package_index() -> None:
+    assert [file.name for file, text in spoken_to_people() if "install 'orthanc-pathology" in text] == []
+
+
 def command_lines(*pages: str) -> set[str]:
     """Return the lines of the shell blocks of some pages, without comments, which are translated."""
     found = [

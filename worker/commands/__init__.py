@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommands of ``worker``: each module adds one with ``add_parser(subparsers)``."""
+"""The subcommands of ``pathology-worker``: each module adds one with ``add_parser(subparsers)``."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``worker doctor``: say what is wrong and how to mend it."""
+"""``pathology-worker doctor``: say what is wrong and how to mend it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``worker ingest``: slide files in, DICOM series in Orthanc out."""
+"""``pathology-worker ingest``: slide files in, DICOM series in Orthanc out."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``worker run``: serve requests until told otherwise."""
+"""``pathology-worker run``: serve requests until told otherwise."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def _unwrapped(item: memoryview) -> bytes:
     if tag != _ITEM_TAG or length != len(item) - _ITEM_HEAD:
         raise FragmentedFramesError(
             "The tiles of the slide lie in several pieces each, or not where the file says: convert the "
-            "slide again with `worker ingest`."
+            "slide again with `pathology-worker ingest`."
         )
     return bytes(item[_ITEM_HEAD:])
 

@@ -124,7 +124,7 @@ def find_slide_file(files: Sequence[Path], identifiers: Sequence[Identifier]) ->
     raise NoSlideFileError(
         "The series holds no readable pyramid, and no file in SVS_STORAGE_DIR is named after its container, "
         "its UIDs, accession number or patient: name the slide's file after one of them, or store the slide "
-        "with `worker ingest`."
+        "with `pathology-worker ingest`."
     )
 
 

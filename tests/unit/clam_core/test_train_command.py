@@ -141,7 +141,7 @@ def test_without_matplotlib_a_sentence_says_how_to_get_plots(
 ) -> None:
     monkeypatch.setattr(plots, "find_spec", lambda _: None)
     assert train(cohort, tmp_path / "model", "--max-epochs", "1") == 0
-    assert "pip install 'orthanc-pathology[train]'" in capsys.readouterr().out
+    assert "pip install '.[train]'" in capsys.readouterr().out
     assert not (tmp_path / "model" / "roc.png").exists()
 
 

@@ -128,10 +128,10 @@ def _lab_profile() -> bytes:
 @pytest.mark.parametrize(
     ("change", "code", "advice"),
     [
-        (drop_tag("Rows"), "header_incomplete", "worker ingest"),
-        (drop_tag("ImagedVolumeWidth"), "header_incomplete", "worker ingest"),
-        (set_tag("Rows", 0), "tile_size_unusable", "worker ingest"),
-        (set_tag("TotalPixelMatrixRows", 0), "tile_size_unusable", "worker ingest"),
+        (drop_tag("Rows"), "header_incomplete", "pathology-worker ingest"),
+        (drop_tag("ImagedVolumeWidth"), "header_incomplete", "pathology-worker ingest"),
+        (set_tag("Rows", 0), "tile_size_unusable", "pathology-worker ingest"),
+        (set_tag("TotalPixelMatrixRows", 0), "tile_size_unusable", "pathology-worker ingest"),
         (lambda header: header.update({"Rows": 20_000, "Columns": 20_000}), "tile_size_unusable", "smaller"),
         (set_tag("NumberOfFrames", 129), "frames_missing", "where 130 belong"),
         (set_tag("PhotometricInterpretation", "MONOCHROME2"), "colours_unsupported", "bright-field"),
@@ -139,13 +139,13 @@ def _lab_profile() -> bytes:
         (set_tag("SamplesPerPixel", 1), "colours_unsupported", "bright-field"),
         (set_tag("BitsStored", 12), "colours_unsupported", "8 bits"),
         (set_syntax(MPEG2MPML), "compression_unsupported", "export it as JPEG"),
-        (set_syntax(JPEGExtended12Bit + ".9"), "compression_unsupported", "worker ingest"),
-        (set_syntax(ExplicitVRBigEndian), "compression_unsupported", "worker ingest"),
+        (set_syntax(JPEGExtended12Bit + ".9"), "compression_unsupported", "pathology-worker ingest"),
+        (set_syntax(ExplicitVRBigEndian), "compression_unsupported", "pathology-worker ingest"),
         (drop_tag("SharedFunctionalGroupsSequence"), "mpp_missing", "parameter mpp"),
         (set_spacing([0.0, 0.0]), "pixel_size_implausible", "--mpp"),
         (set_spacing([0.499, 0.499]), "pixel_size_implausible", "DICOM wants millimetres"),
         (set_tag("NumberOfOpticalPaths", 2), "several_optical_paths", "export one of them"),
-        (set_icc(_lab_profile()), "icc_profile_wrong", "worker ingest"),
+        (set_icc(_lab_profile()), "icc_profile_wrong", "pathology-worker ingest"),
     ],
 )
 def test_what_is_refused_has_a_code_and_says_what_to_do(
