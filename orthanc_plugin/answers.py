@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from . import views
+from . import values, views
+from .notes import Note, Offers, notes_on, offers_of
 from .service.core import Core
 from .service.record import read_result
 from .values import AnalysisRequest
@@ -17,8 +19,8 @@ class Answers:
     def __init__(self, core: Core) -> None:
         self._core = core
 
-    def short(self, request: AnalysisRequest) -> dict[str, Any]:
-        """Return a request as lists show it."""
+    def short(self, request: AnalysisRequest, offers: Offers | None = None) -> dict[str, Any]:
+        """Return a request as lists show it; `offers` where they were asked for already."""
         index = self._core.index
         return views.short_request(
             request,
@@ -26,19 +28,27 @@ class Answers:
             index.version(request.request_id),
             now=self._core.clock.now(),
             arriving=index.is_arriving(request.series),
+            notes=self.notes(request, offers),
         )
 
-    def full(self, request: AnalysisRequest) -> dict[str, Any]:
+    def full(self, request: AnalysisRequest, offers: Offers | None = None) -> dict[str, Any]:
         """Return a request with its history and result."""
-        index = self._core.index
-        return views.full_request(
-            request,
-            index.live(request.request_id),
-            index.version(request.request_id),
-            read_result(self._core, request),
-            now=self._core.clock.now(),
-            arriving=index.is_arriving(request.series),
-        )
+        result = read_result(self._core, request)
+        return views.full_request(request, self.short(request, offers), result)
+
+    def many(self, requests: Iterable[AnalysisRequest], *, full: bool = False) -> list[dict[str, Any]]:
+        """Return requests, having asked only once what is offered to them."""
+        shape, offers = self.full if full else self.short, self._offers()
+        return [shape(request, offers) for request in requests]
+
+    def notes(self, request: AnalysisRequest, offers: Offers | None = None) -> tuple[Note, ...]:
+        """Return why a request waits."""
+        if request.status != values.PENDING:
+            return ()
+        return notes_on(request, self._offers() if offers is None else offers)
+
+    def _offers(self) -> Offers:
+        return offers_of(self._core.workers.alive(), self._core.settings)
 
     def later(self) -> dict[str, str]:
         """Return the header that says when to come again."""

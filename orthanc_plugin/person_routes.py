@@ -14,7 +14,7 @@ from .service import artifacts, decide, listing
 from .service.core import Core, require_open_known
 from .service.estimate import estimated_wait
 from .service.export import export_patches
-from .service.submit import Submitted, skipped_member, submit, warnings_for
+from .service.submit import Submitted, skipped_member, submit
 from .values import AnalysisRequest
 
 _VERDICTS = ("agree", "disagree", "unusable")
@@ -68,7 +68,7 @@ class PersonRoutes:
             "request_id": first.request.request_id,
             "created": first.created,
             "request": self._answers.full(first.request),
-            "warnings": warnings_for(self._core, first.request),
+            "warnings": [note.message for note in self._answers.notes(first.request)],
             # Of several, the last one tells when all have been begun.
             "estimated_wait_s": estimated_wait(self._core, done[-1].request),
         }
@@ -78,7 +78,7 @@ class PersonRoutes:
                 "existing": sum(not item.created for item in done),
                 "skipped": len(skipped),
             }
-            answer["requests"] = [self._answers.short(item.request) for item in done]
+            answer["requests"] = self._answers.many(item.request for item in done)
             answer["skipped"] = [skipped_member(item) for item in skipped]
         return json_response(_created_status(done), answer)
 
@@ -87,13 +87,12 @@ class PersonRoutes:
         require_open_known(self._core)
         wanted = listing.parse_filter(request.query)
         page = listing.list_requests(self._core, wanted)
-        shape = self._answers.full if wanted.full else self._answers.short
         return json_response(
             200,
             {
                 "success": True,
                 "count": len(page.requests),
-                "requests": [shape(item) for item in page.requests],
+                "requests": self._answers.many(page.requests, full=wanted.full),
                 "next": page.cursor,
             },
         )

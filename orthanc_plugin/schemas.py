@@ -7,6 +7,7 @@ from typing import Any
 
 from .artifacts import MOST_ARTIFACTS
 from .counters import KNOWN
+from .notes import CODES as NOTE_CODES
 from .service.targets import MAX_SERIES_OF_COHORT
 from .values import FLAGS, OUTCOMES, STATUSES
 
@@ -81,6 +82,7 @@ _ATTEMPT = {
     "error": nullable(_FAILURE),
 }
 _EVENT = {"at": _TIME, "event": _ANY_TEXT, "by": _ANY_TEXT, "detail": _ANY_TEXT}
+_NOTE = {"code": {"enum": list(NOTE_CODES)}, "message": _ANY_TEXT, "offered": many(_ANY_TEXT)}
 _NAMED = record(
     {"name": text(), "size": number(0, 2**31, kind="integer"), "sha256": _SHA256}, "name", "size", "sha256"
 )
@@ -116,6 +118,7 @@ SCHEMAS: dict[str, Schema] = {
             "request_id": _ANY_TEXT,
             "status": {"enum": list(STATUSES)},
             "waits_for": {"enum": ["slide", "retry", "worker", None]},
+            "notes": many(record(_NOTE, *_NOTE)),
             "series": _ANY_TEXT,
             "study": _ANY_TEXT,
             "series_instance_uid": _ANY_TEXT,

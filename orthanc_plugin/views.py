@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
@@ -13,6 +13,7 @@ from . import values
 from .gateway import InstanceInfo
 from .held_leases import Live
 from .leases import duration_of, is_due, is_prefetched
+from .notes import Note
 from .settings import Settings
 from .values import AnalysisRequest, Artifact, Event, Failure, Review
 from .workers import Worker
@@ -81,12 +82,18 @@ def _attempt_members(request: AnalysisRequest) -> list[dict[str, Any]]:
 
 
 def short_request(
-    request: AnalysisRequest, live: Live, version: str, *, now: float, arriving: bool = False
+    request: AnalysisRequest,
+    live: Live,
+    version: str,
+    *,
+    now: float,
+    arriving: bool = False,
+    notes: Iterable[Note] = (),
 ) -> dict[str, Any]:
     """Return a request as lists show it: without history and result.
 
     With `arriving` files of its slide may still come; that, or the time of its next attempt after `now`, is
-    what it waits for while it is pending.
+    what it waits for while it is pending; `notes` say what stands in its way.
     """
     model = request.bound_model
     grant = request.grant
@@ -97,6 +104,7 @@ def short_request(
         "request_id": request.request_id,
         "status": request.status,
         "waits_for": _waits_for(request, now, arriving=arriving),
+        "notes": [_note_member(note) for note in notes],
         "series": request.series,
         "study": request.study,
         "series_instance_uid": request.series_instance_uid,
@@ -146,16 +154,18 @@ def _waits_for(request: AnalysisRequest, now: float, *, arriving: bool) -> str |
     return "worker" if is_due(request, now) else "retry"
 
 
-def full_request(
-    request: AnalysisRequest, live: Live, version: str, result: Any, *, now: float, arriving: bool = False
-) -> dict[str, Any]:
-    """Return a request with its history, its attempts and its result; the rest as in `short_request`.
+def _note_member(note: Note) -> dict[str, Any]:
+    return {"code": note.code, "message": note.message, "offered": list(note.offered)}
+
+
+def full_request(request: AnalysisRequest, short: Mapping[str, Any], result: Any) -> dict[str, Any]:
+    """Return a request with its history, its attempts and its result beside what is `short` of it.
 
     `result` is None where there is none, or where it cannot be read any more, which is flagged.
     """
     is_lost = request.status == values.COMPLETED and request.record is not None and result is None
     return {
-        **short_request(request, live, version, now=now, arriving=arriving),
+        **short,
         "flags": [*request.flags, *([values.RESULT_UNREADABLE] if is_lost else [])],
         "result": result,
         "grants": _attempt_members(request),

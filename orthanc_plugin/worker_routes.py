@@ -60,7 +60,7 @@ class WorkerRoutes:
         if self._is_worker(request):
             self._core.workers.polled(request.user)
         waited = listing.wait_for_pending(self._core, wait_of_query(request))
-        found = [self._answers.short(item) for item in listing.pending(self._core)]
+        found = self._answers.many(listing.pending(self._core))
         return json_response(
             200,
             {"success": True, "count": len(found), "requests": found},

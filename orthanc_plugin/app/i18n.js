@@ -31,10 +31,14 @@ export function t(key, values = {}) {
     return text.replace(/\{(\w+)\}/g, (place, name) => String(values[name] ?? place));
 }
 
+/** Whether there is a message for a code out of an open set. */
+export function hasWord(family, code) {
+    return `${family}.${code}` in en;
+}
+
 /** Return the message for a code out of an open set, or the code itself in plain letters. */
 export function word(family, code) {
-    const key = `${family}.${code}`;
-    return key in en ? t(key) : String(code).replaceAll("_", " ");
+    return hasWord(family, code) ? t(`${family}.${code}`) : String(code).replaceAll("_", " ");
 }
 
 /** Put the messages into the static part of a page: data-t is text, data-t-NAME the attribute NAME. */

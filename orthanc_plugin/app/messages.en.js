@@ -169,9 +169,14 @@ export const messages = {
     "status.withdrawn": "Withdrawn",
 
     "progress.worker": "Worker {worker}",
+    "progress.model": "Model: {model}",
     "progress.arriving": "Orthanc takes a slide for complete some time after its last file came (StableAge). The analysis begins then.",
     "progress.since": "Submitted {time}",
     "progress.again": "Next attempt not before {time}. The last one failed:",
+
+    "note.no_worker": "No worker is alive: the analysis waits until one connects.",
+    "note.model_not_offered": "No worker that is alive offers this model: the analysis waits until one does.",
+    "note.offered": "Offered are: {names}",
 
     "ending.failed": "The analysis failed",
     "ending.cancelled": "The analysis was cancelled",

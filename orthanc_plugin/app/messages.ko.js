@@ -169,9 +169,14 @@ export const messages = {
     "status.withdrawn": "철회됨",
 
     "progress.worker": "분석 서버 {worker}",
+    "progress.model": "모델: {model}",
     "progress.arriving": "마지막 파일이 도착하고 일정 시간(StableAge)이 지나면 Orthanc가 수신 완료로 판단하고, 그때 분석이 시작됩니다.",
     "progress.since": "요청 시각 {time}",
     "progress.again": "{time} 이후에 다시 시도합니다. 직전 시도의 실패 사유:",
+
+    "note.no_worker": "연결된 분석 서버가 없습니다. 연결될 때까지 분석이 대기합니다.",
+    "note.model_not_offered": "연결된 분석 서버에 이 모델이 없습니다. 이 모델을 가진 분석 서버가 연결될 때까지 대기합니다.",
+    "note.offered": "사용할 수 있는 모델: {names}",
 
     "ending.failed": "분석에 실패했습니다",
     "ending.cancelled": "분석이 취소되었습니다",

@@ -185,6 +185,11 @@ async function findRequest(signal) {
     if (requestId) history.replaceState(null, "", `?request=${encodeURIComponent(requestId)}`);
 }
 
+/** Return what shows whether an answer is another one; why a request waits is no part of its version. */
+function tells(request) {
+    return JSON.stringify([request?.version, request?.notes]);
+}
+
 async function ask(signal) {
     if (!requestId) await findRequest(signal);
     if (!requestId) {
@@ -195,7 +200,7 @@ async function ask(signal) {
     const version = open ? page.request.version : null;
     const { request, retryAfter } = await getRequest(requestId, { version, signal });
     notice("");
-    const news = page.request?.version !== request.version;
+    const news = tells(page.request) !== tells(request);
     if (news) await changed(request);
     if (news || !OPEN.has(request.status)) await lookBeside(signal);
     if (!OPEN.has(request.status)) return LOOK_AGAIN_S;

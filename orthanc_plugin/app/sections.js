@@ -3,7 +3,7 @@
 
 import { bar, definitions, element } from "./dom.js";
 import { bytes, dicomDate, duration, moment, number, percent, personName, shareDone, significant, stateWords } from "./format.js";
-import { t, word } from "./i18n.js";
+import { hasWord, t, word } from "./i18n.js";
 import { named } from "./slide_facts.js";
 
 /** Return who and what the slide is: the line that keeps people from reading another slide's result. */
@@ -266,6 +266,15 @@ function earlierFailure(request) {
     );
 }
 
+/** Return why a request waits, in the language of the pages where they have words for it. */
+export function notes(request) {
+    const sentence = ({ code: kind, message, offered }) => {
+        if (!hasWord("note", kind)) return element("p.note", { lang: "en" }, message);
+        return element("p.note", {}, t(`note.${kind}`), offered.length ? ` ${t("note.offered", { names: offered.join(", ") })}` : "");
+    };
+    return (request.notes ?? []).map(sentence);
+}
+
 /** Return how far a running request is. */
 export function progress(request) {
     const share = shareDone(request);
@@ -280,6 +289,8 @@ export function progress(request) {
             running ? element("strong", {}, ` ${percent(share)}`) : null,
         ),
         running ? bar(share, {}) : null,
+        request.model && !running ? element("p.muted", {}, t("progress.model", { model: request.model })) : null,
+        notes(request),
         request.waits_for === "slide" ? element("p.muted", {}, t("progress.arriving")) : null,
         request.detail && running ? element("p.muted", {}, request.detail) : null,
         request.worker_id && running ? element("p.muted", {}, t("progress.worker", { worker: request.worker_id })) : null,

@@ -5,6 +5,7 @@ import { bar, element, fill } from "./dom.js";
 import { age, dicomDate, moment, percent, personName, shareDone, stateWords } from "./format.js";
 import { t, word } from "./i18n.js";
 import { stateButtons } from "./opinions.js";
+import { notes } from "./sections.js";
 
 function chip(text, kind = "") {
     return element(`span.chip${kind ? `.${kind}` : ""}`, {}, text);
@@ -49,6 +50,7 @@ function stateCell(request) {
     const { status, error, summary, review } = request;
     return [
         element("p", {}, chip(stateWords(request), status), review ? ` ${t(`review.${review.verdict}`)}` : ""),
+        notes(request),
         status === "processing" ? running(request) : null,
         status === "completed" && summary ? answer(summary) : null,
         error && status !== "completed" ? failure(error) : null,
@@ -81,7 +83,8 @@ export class Row {
         this.element = element("tr", {}, this.cells);
         this.facts = null;
         this.asked = false;
-        this.version = null;
+        this.request = null;
+        this.told = "";
     }
 
     /** Show a request. */
@@ -89,10 +92,12 @@ export class Row {
         const [name, state, since, model, worker, actions] = this.cells;
         since.textContent = age(request.created, now);
         since.title = moment(request.created);
-        if (this.version === request.version) return;
-        const first = this.version === null;
+        // Why a request waits is no part of its version.
+        const told = JSON.stringify([request.version, request.notes]);
+        if (this.told === told) return;
+        this.told = told;
+        const first = this.request === null;
         this.request = request;
-        this.version = request.version;
         this.element.dataset.request = request.request_id;
         this.element.dataset.status = request.status;
         if (first) fill(name, nameCell(request, this.facts));

@@ -13,7 +13,7 @@ from orthanc_plugin import values
 from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.lifecycle import accepts, counts_as_repeat, covers, same_wish, submitted
+from orthanc_plugin.lifecycle import counts_as_repeat, covers, same_wish, submitted
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import with_request
 from orthanc_plugin.values import AnalysisRequest, canonical
@@ -26,7 +26,6 @@ from .transact import follow_change
 
 _MAX_PARAMETERS = 4096
 _MOST_OPEN = 20
-_MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -260,23 +259,3 @@ def _new_request(core: Core, series_id: str, wish: Wish, user: str) -> _New:
         status=values.PENDING,
     )
     return _New(request, has_one_file(series))
-
-
-def warnings_for(core: Core, request: AnalysisRequest) -> list[str]:
-    """Return what a person should know about a pending request: whether anybody is there to do it."""
-    if request.status != values.PENDING:
-        return []
-    alive = core.workers.alive()
-    if not alive:
-        return ["No worker is alive now; the request waits until one is."]
-    offers = (
-        accepts(request, model)
-        for worker in alive
-        for model in worker.models
-        if request.model is not None or model.name == worker.default_model
-    )
-    if any(offers):
-        return []
-    names = sorted({model.name for worker in alive for model in worker.models})
-    offered = f" Offered are: {', '.join(names[:_MOST_NAMED])}." if names else ""
-    return [f"No worker that is alive offers this model; the request waits for one.{offered}"]

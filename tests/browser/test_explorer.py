@@ -123,7 +123,7 @@ def test_the_page_of_a_study_offers_every_slide_in_it(
     rows = {one: panel.locator(f'[data-series="{one}"]') for one in (slide, second)}
     rows[second].locator("[data-action=start]").click()
     expect(rows[second].locator(".stage")).to_contain_text("Waiting for a worker")
-    expect(rows[second]).to_contain_text("No worker is alive now")
+    expect(rows[second]).to_contain_text("No worker is alive: the analysis waits")
     expect(rows[second].locator("h2")).to_contain_text("second <i>slide</i>")
     expect(rows[slide].locator("h2")).to_have_text(f"AI analysis: {CONTAINER} · Slide 1")
     expect(rows[slide].locator(".stage")).to_have_count(0)

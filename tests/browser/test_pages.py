@@ -434,6 +434,24 @@ def test_a_running_analysis_is_followed_to_its_result_without_a_reload(
     assert "oscc" in page.inner_text("#predicted-class")
 
 
+def test_a_waiting_analysis_says_what_it_waits_for_on_every_page_and_stops_when_that_has_come(
+    without_workers: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    server = without_workers
+    wish = {"series": slide, "model": "lung-nsclc"}
+    request_id = server.post("/pathology/analyze", json=wish).json()["request_id"]
+    page = open_result(faultless, request_id)
+    expect(page.locator("#state .note")).to_contain_text("No worker is alive")
+    expect(page.locator("#state")).to_contain_text("Model: lung-nsclc")
+    FakeWorker(server).offer()
+    page = open_worklist(faultless)
+    expect(page.locator("#rows .note")).to_contain_text("Offered are: oral-scc-demo")
+    screenshot(faultless, "worklist-waiting")
+    offering = {"name": "lung-nsclc", "version": "1", "sha256": "8" * 64}
+    FakeWorker(server, worker_id="lab-2", model=offering).claim()
+    expect(page.locator("#rows .note")).to_have_count(0)
+
+
 def test_a_failed_analysis_says_why_and_can_be_tried_again(
     server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
 ) -> None:

@@ -32,7 +32,6 @@ export class SlideRow {
     #shown = "";
     #offered = "";
     #dialog = null;
-    #warnings = [];
     #container = "";
 
     /**
@@ -80,24 +79,17 @@ export class SlideRow {
         const [latest] = requests;
         const earlier = latest && latest.status !== "completed" ? finishedOf(requests)[0] : undefined;
         this.title.textContent = among ? `${t("panel.title")}: ${this.#name()}` : t("panel.title");
-        const version = JSON.stringify([latest?.version, earlier?.version, this.#warnings]);
+        const version = JSON.stringify([latest?.version, latest?.notes, earlier?.version]);
         if (version !== this.#shown) {
             this.#shown = version;
             this.element.dataset.status = latest?.status ?? "";
             fill(
                 this.state,
                 latest ? stateElements(latest) : [],
-                this.#waiting(latest),
                 earlier ? sections.besideThis(latest, earlier) : null,
             );
         }
         this.#offer(requests, models);
-    }
-
-    /** What was said when the analysis was asked for holds while it waits. */
-    #waiting(latest) {
-        if (latest?.status !== "pending") return [];
-        return this.#warnings.map((warning) => element("p.muted", { lang: "en" }, warning));
     }
 
     #offer(requests, models) {
@@ -135,8 +127,7 @@ export class SlideRow {
         const start = async () => {
             const model = this.choice.querySelector("select")?.value;
             const wanted = { series: this.series.ID, ...(model && { model }) };
-            const answer = await analyseKnowingly(this.element, wanted, requests);
-            this.#warnings = answer?.warnings ?? [];
+            await analyseKnowingly(this.element, wanted, requests);
             this.changed();
         };
         const [name, label] = latest ? ["again", "panel.again"] : ["start", "panel.start"];

@@ -224,6 +224,29 @@ def test_a_request_that_is_tried_again_later_waits_for_that() -> None:
     assert queue.get(request_id)["waits_for"] == "worker"
 
 
+def test_a_request_that_waits_says_why_for_as_long_as_it_does() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    request_id = queue.submitted()
+    version = queue.get(request_id)["version"]
+    assert [note["code"] for note in queue.get(request_id)["notes"]] == ["no_worker"]
+    assert queue.try_claim(models=[{"name": "another"}]).status == 204
+    for shown in (queue.get(request_id), *site.call("GET", "/pathology/requests/").json["requests"]):
+        assert [(note["code"], note["offered"]) for note in shown["notes"]] == [
+            ("model_not_offered", ["another"])
+        ]
+    assert queue.get(request_id)["version"] == version
+    assert queue.claim().claimed["request"]["notes"] == []
+
+
+def test_a_model_that_the_site_does_not_permit_is_no_offer() -> None:
+    site = MemorySite({"Models": [{"Name": "approved", "Sha256": "1" * 64}]})
+    queue = Queue(site, model="approved")
+    request_id = queue.submitted()
+    assert queue.try_claim(models=[{"name": "approved", "sha256": "2" * 64}]).status == 204
+    assert [note["code"] for note in queue.get(request_id)["notes"]] == ["model_not_offered"]
+
+
 def known_series(site: MemorySite, slide: Slide) -> SeriesInfo:
     series = site.gateway.series(slide.series)
     assert series is not None
