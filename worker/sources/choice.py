@@ -52,8 +52,8 @@ _NO_READABLE_PYRAMID = frozenset(
 )
 """Failures after which a file may stand in, each by itself and not by its kind.
 
-After any other, such as an unstained slide or a server that does not answer, a file found by the patient's
-number would be another glass, or hide what is wrong.
+After any other, such as an unstained slide or a server that does not answer, a file that is found by its name
+would hide what is wrong.
 """
 
 

@@ -33,8 +33,9 @@ _log = logging.getLogger(__name__)
 SUFFIXES = frozenset({".svs", ".ndpi", ".tif", ".tiff", ".scn", ".mrxs", ".bif", ".vms", ".vmu"})
 """Endings of the files that OpenSlide reads."""
 
-_SHORTEST_IDENTIFIER = 3
-"""Shorter ones stand in too many names by chance."""
+_SHORTEST_NAME, _SHORTEST_IN_A_NAME = 3, 5
+"""Shorter identifiers are the name of a file, or stand in one, by chance: 001 is in the name of every first
+slide."""
 
 _MEANINGLESS = frozenset({"unknown", "anonymous", "anonymized", "none", "n/a"})
 
@@ -71,16 +72,12 @@ class Match:
     rule: str
 
 
-TAGS = (
-    "ContainerIdentifier",
-    "SpecimenIdentifier",
-    "SeriesInstanceUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "AccessionNumber",
-    "PatientID",
-)
-"""Tags that may name a slide's file, the most particular first."""
+TAGS = ("ContainerIdentifier", "SpecimenIdentifier", "SeriesInstanceUID", "SOPInstanceUID")
+"""Tags that may name a slide's file, the most particular first.
+
+Study, accession number and patient are those of every block of a case: a file that is named after one of them
+may be another glass.
+"""
 
 
 def identifiers_of(tags: Mapping[str, Any]) -> tuple[Identifier, ...]:
@@ -98,13 +95,13 @@ def identifiers_of(tags: Mapping[str, Any]) -> tuple[Identifier, ...]:
 
 
 def _says_something(value: str) -> bool:
-    return len(value) >= _SHORTEST_IDENTIFIER and value.lower() not in _MEANINGLESS
+    return len(value) >= _SHORTEST_NAME and value.lower() not in _MEANINGLESS
 
 
 def find_slide_file(files: Sequence[Path], identifiers: Sequence[Identifier]) -> Match:
     """Choose the file that belongs to a series.
 
-    A file whose name is an identifier wins over one whose name holds it between delimiters, and a more
+    A file whose name is an identifier wins over one whose name holds it beside other words, and a more
     particular identifier over a less particular one.
 
     Raises
@@ -123,8 +120,8 @@ def find_slide_file(files: Sequence[Path], identifiers: Sequence[Identifier]) ->
                 return Match(found[0], f"{identifier.tag} {rule}")
     raise NoSlideFileError(
         "The series holds no readable pyramid, and no file in SVS_STORAGE_DIR is named after its container, "
-        "its UIDs, accession number or patient: name the slide's file after one of them, or store the slide "
-        "with `pathology-worker ingest`."
+        "its specimen or its UIDs: name the slide's file after the ContainerIdentifier or SeriesInstanceUID, "
+        "or store the slide with `pathology-worker ingest`."
     )
 
 
@@ -133,8 +130,10 @@ def _is_name(identifier: str, stem: str) -> bool:
 
 
 def _stands_in_name(identifier: str, stem: str) -> bool:
-    """Whether the identifier is in the name and no letter or digit touches it."""
-    pattern = rf"(?<![^\W_]){re.escape(identifier)}(?![^\W_])"
+    """Whether the identifier is a word of the name; behind a hyphen or a point it would go on, as another."""
+    if len(identifier) < _SHORTEST_IN_A_NAME:
+        return False
+    pattern = rf"(?<![^\W_])(?<![-.]){re.escape(identifier)}(?![^\W_])(?![-.])"
     return re.search(pattern, stem, re.IGNORECASE) is not None
 
 

@@ -21,7 +21,7 @@ from worker.sources.slide_folder import (
 )
 
 CONTAINER = "ContainerIdentifier"
-PATIENT = "PatientID"
+SERIES = "SeriesInstanceUID"
 
 
 def find(names: list[str], **values: str) -> tuple[str, str]:
@@ -44,23 +44,28 @@ def test_an_identifier_between_delimiters_is_found() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["S26-12.svs", "XS26-1.svs", "S26-1a.svs", "S26-1ä.svs"])
-def test_an_identifier_inside_a_longer_word_is_another_slide(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["S26-12.svs", "XS26-1.svs", "S26-1a.svs", "S26-1ä.svs", "S26-1-B.svs", "9-S26-1.svs", "S26-1.2.svs"],
+)
+def test_an_identifier_inside_a_longer_one_is_another_slide(name: str) -> None:
     with pytest.raises(NoSlideFileError):
         find([name], ContainerIdentifier="S26-1")
 
 
 def test_the_container_is_asked_before_the_patient() -> None:
-    names = ["P7.svs", "S26-1.svs"]
-    assert find(names, ContainerIdentifier="S26-1", PatientID="P77") == (
+    names = ["1.2.3.svs", "S26-1.svs"]
+    assert find(names, ContainerIdentifier="S26-1", SeriesInstanceUID="1.2.3") == (
         "S26-1.svs",
         "ContainerIdentifier is the file's name",
     )
 
 
-def test_two_slides_of_one_patient_are_ambiguous_and_their_names_are_kept_to_the_machine() -> None:
-    with pytest.raises(AmbiguousSlideFileError, match=r"2 files .* match the series' PatientID") as raised:
-        find(["P77_A.svs", "P77_B.svs"], PatientID="P77")
+def test_two_scans_of_one_glass_are_ambiguous_and_their_names_are_kept_to_the_machine() -> None:
+    with pytest.raises(
+        AmbiguousSlideFileError, match=r"2 files .* match the series' ContainerIdentifier"
+    ) as raised:
+        find(["P77-1_A.svs", "P77-1_B.svs"], ContainerIdentifier="P77-1")
     assert "P77" not in str(raised.value)
 
 
@@ -81,11 +86,24 @@ def test_a_slide_from_a_file_is_known_by_what_orthanc_says_of_its_series() -> No
 def test_values_that_say_nothing_match_nothing() -> None:
     tags = {
         "ContainerIdentifier": "Unknown",
-        "PatientID": "1",
-        "AccessionNumber": " ",
-        "StudyInstanceUID": "1.2.3",
+        "SpecimenDescriptionSequence": [{"SpecimenIdentifier": " "}],
+        "SOPInstanceUID": "1",
+        "SeriesInstanceUID": "1.2.3",
     }
-    assert [item.tag for item in identifiers_of(tags)] == ["StudyInstanceUID"]
+    assert [item.tag for item in identifiers_of(tags)] == ["SeriesInstanceUID"]
+
+
+@pytest.mark.parametrize("tag", ["StudyInstanceUID", "AccessionNumber", "PatientID"])
+def test_what_every_block_of_a_case_shares_names_no_file(tag: str) -> None:
+    assert identifiers_of({"ContainerIdentifier": "S26-100-A1", tag: "P-4711"}) == (
+        Identifier(CONTAINER, "S26-100-A1"),
+    )
+
+
+def test_a_short_identifier_may_be_a_name_and_not_stand_in_one() -> None:
+    assert find(["S25_001.svs", "001.svs"], ContainerIdentifier="001")[0] == "001.svs"
+    with pytest.raises(NoSlideFileError):
+        find(["S25_001.svs"], ContainerIdentifier="001")
 
 
 def test_the_specimens_identifier_is_read_from_its_sequence() -> None:
@@ -108,9 +126,7 @@ def test_only_slide_files_inside_the_folder_are_looked_at(tmp_path: Path) -> Non
 def test_no_identifier_reaches_a_file_that_is_not_listed(value: str) -> None:
     files = [Path("/slides/a.svs"), Path("/slides/b.svs")]
     try:
-        match = find_slide_file(
-            files, [Identifier(CONTAINER, value), Identifier(PATIENT, "../../etc/passwd")]
-        )
+        match = find_slide_file(files, [Identifier(CONTAINER, value), Identifier(SERIES, "../../etc/passwd")])
     except (NoSlideFileError, AmbiguousSlideFileError):
         return
     assert match.path in files
