@@ -132,7 +132,7 @@ def _write_patches(slide: Slide, analysis: Analysis, path: Path) -> list[Path]:
     written = write_patches(
         path,
         analysis.coordinates,
-        patch_size=plan.read_px[0],
+        patch_size=plan.read_px,
         patch_level=plan.level,
         level=slide.levels[plan.level],
     )

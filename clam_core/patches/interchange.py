@@ -16,6 +16,8 @@ from clam_core.errors import ParameterError
 from clam_core.patches.grid import Coordinates
 from clam_core.slides import Level
 
+_HEIGHT = "patch_height"
+
 
 @dataclass(frozen=True)
 class PatchFile:
@@ -35,6 +37,8 @@ class PatchFile:
         Of that level, (x, y), as the writer saw it; None where it did not note it.
     level_size
         (width, height) of that level, as the writer saw it; None where it did not note it.
+    patch_height
+        Where patches are not as high as they are wide, on pixels that are not square; only we note it.
     """
 
     name: str
@@ -43,16 +47,19 @@ class PatchFile:
     patch_level: int | None
     downsample: tuple[float, float] | None
     level_size: tuple[float, float] | None = None
+    patch_height: int | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 of the coordinates and of how they are read, in hexadecimal digits."""
         how = f"{self.patch_level} {self.patch_size} {self.downsample}"
+        if self.patch_height is not None:
+            how += f" {self.patch_height}"
         return hashlib.sha256(how.encode() + self.coordinates.tobytes()).hexdigest()
 
 
 def write_patches(
-    path: Path, coordinates: Coordinates, *, patch_size: int, patch_level: int, level: Level
+    path: Path, coordinates: Coordinates, *, patch_size: tuple[int, int], patch_level: int, level: Level
 ) -> Path | None:
     """Write coordinates; without any, no file is written, as in the reference.
 
@@ -63,7 +70,8 @@ def write_patches(
     coordinates
         Top-left corners, (N, 2), level-0 pixels.
     patch_size
-        Side in pixels of the patch level.
+        (width, height) in pixels of the patch level; the layout knows squares, a height of its own is noted
+        beside it.
     patch_level, level
         The level the patches are read from.
 
@@ -80,7 +88,7 @@ def write_patches(
         dataset = file.create_dataset("coords", data=data, maxshape=(None, 2), chunks=(1, 2))
         dataset.attrs.update(
             {
-                "patch_size": patch_size,
+                "patch_size": patch_size[0],
                 "patch_level": patch_level,
                 "downsample": np.asarray(level.downsample, dtype=np.float64),
                 "downsampled_level_dim": np.asarray((level.width, level.height), dtype=np.int64),
@@ -89,6 +97,8 @@ def write_patches(
                 "save_path": str(path.parent),
             }
         )
+        if patch_size[1] != patch_size[0]:
+            dataset.attrs[_HEIGHT] = patch_size[1]
     return path
 
 
@@ -112,6 +122,7 @@ def read_patches(path: Path) -> PatchFile:
                 _noted(dataset.attrs, "patch_level"),
                 _pair(dataset.attrs, "downsample"),
                 _pair(dataset.attrs, "level_dim"),
+                _noted(dataset.attrs, _HEIGHT),
             )
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ParameterError(f"{path.name} is not an h5 file of patch coordinates ({error}).") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -155,6 +155,9 @@ def plan_of_file(
         raise ParameterError(f"{file.name} was named for its patches and holds none.")
     level = _level_of(levels, file, file.patch_level)
     plan = plan_by_level(levels, mpp, level, file.patch_size)
+    if file.patch_height is not None:
+        footprint = plan.footprint[0], file.patch_height * int(levels[level].downsample[1])
+        plan = replace(plan, read_px=(file.patch_size, file.patch_height), footprint=footprint)
     _require_same_slide(levels, level, file)
     if mpp is None or sum(mpp) / 2 > wanted_mpp * COARSEST_RATIO:
         return plan

@@ -73,7 +73,7 @@ def test_interchange_file_has_the_layout_of_the_reference(name: Any, tmp_path: P
     path = write_patches(
         tmp_path / "slide.h5",
         coords,
-        patch_size=entry["params"]["patch_size"],
+        patch_size=(entry["params"]["patch_size"],) * 2,
         patch_level=entry["params"]["patch_level"],
         level=level,
     )
@@ -246,12 +246,12 @@ def test_beyond_the_edge_is_white_by_default_and_black_in_the_reference() -> Non
 def test_patch_file_is_read_back(tmp_path: Path) -> None:
     coords = np.array([[10, 20], [30, 40]])
     path = write_patches(
-        tmp_path / "a.h5", coords, patch_size=256, patch_level=1, level=Level(500, 400, (4.0, 4.0))
+        tmp_path / "a.h5", coords, patch_size=(256, 256), patch_level=1, level=Level(500, 400, (4.0, 4.0))
     )
     assert path is not None
     found = read_patches(path)
     assert np.array_equal(found.coordinates, coords)
-    assert (found.patch_size, found.patch_level) == (256, 1)
+    assert (found.patch_size, found.patch_height, found.patch_level) == (256, None, 1)
     assert (found.downsample, found.level_size) == ((4.0, 4.0), (500, 400))
 
 
