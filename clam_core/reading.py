@@ -19,7 +19,7 @@ from clam_core.patches import (
     plan_of_file,
 )
 from clam_core.result import SlideSummary
-from clam_core.slides import Slide, Sparse, best_level_for_downsample
+from clam_core.slides import Slide, Sparse, best_level_for_downsample, is_square
 from clam_core.tissue import (
     HEATMAP_DOWNSAMPLE,
     Piece,
@@ -34,6 +34,8 @@ from clam_core.tissue import (
 
 MPP_OVERRIDDEN = "mpp_overridden"
 """Flag: the user's spacing is not the slide's own."""
+PIXELS_NOT_SQUARE = "pixels_not_square"
+"""Flag: pixels are far longer one way than the other, which no scanner's are."""
 MPP_UNKNOWN = "mpp_unknown"
 """Flag: nobody knows the spacing; only reference mode goes on without it."""
 MPP_MISMATCH = "mpp_mismatch"
@@ -174,6 +176,8 @@ def spacing_flags(
         flags.append(MPP_OVERRIDDEN)
     if summary.mpp is None:
         flags.append(MPP_UNKNOWN)
+    elif not is_square(summary.mpp):
+        flags.append(PIXELS_NOT_SQUARE)
     if options.patches is not None and plan.patch_px != model.patch_px:
         flags.append(PATCH_SIZE_MISMATCH)
     fixed = options.reference is not None or options.patches is not None

@@ -25,6 +25,7 @@ from clam_core.errors import (
     NoVolumeError,
     OpticalPathsError,
 )
+from clam_core.slides import is_square
 from worker.preflight_errors import (
     ColoursError,
     CompressionError,
@@ -260,6 +261,11 @@ def check_mpp(mpp: tuple[float, float] | None, parameters: Mapping[str, Any]) ->
                 f"The slide says that a pixel is {micrometres:g} micrometres wide, which no scanner means "
                 "(DICOM wants millimetres): submit it with the parameter mpp, or ingest it again with --mpp."
             )
+    if not is_square(mpp):
+        raise PixelSizeError(
+            f"The slide says that a pixel is {mpp[0]:.3g} micrometres wide and {mpp[1]:.3g} high, and "
+            "scanners have square ones: submit it with the parameter mpp, or ingest it again with --mpp."
+        )
 
 
 def mpp_of(header: Dataset) -> tuple[float, float] | None:

@@ -15,14 +15,16 @@ from clam_core.slides.slide import (
     SlideIdentity,
     Sparse,
     best_level_for_downsample,
+    is_square,
 )
 from clam_core.slides.whole_level import level_for_picture, picture_strips, strips, thumbnail
-from clam_core.slides.wsidicom_errors import DAMAGED, WSIDICOM_ERRORS
+from clam_core.slides.wsidicom_errors import DAMAGED, UNREADABLE_HEADER, WSIDICOM_ERRORS
 from clam_core.slides.wsidicom_slide import OPENING, WsiDicomSlide, tiles_under
 
 __all__ = [
     "DAMAGED",
     "OPENING",
+    "UNREADABLE_HEADER",
     "WSIDICOM_ERRORS",
     "FetchAhead",
     "Level",
@@ -35,6 +37,7 @@ __all__ = [
     "WsiDicomSlide",
     "best_level_for_downsample",
     "colours_of_jpeg",
+    "is_square",
     "level_for_picture",
     "open_slide",
     "picture_strips",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -107,9 +108,12 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 
 def _mpp(x: str | None, y: str | None) -> tuple[float, float] | None:
-    if x is None or y is None or float(x) <= 0 or float(y) <= 0:
+    """Return what two properties say; TIFF tags may be any text, and zero, infinity and NaN are no sizes."""
+    try:
+        sides = float(x or 0), float(y or 0)
+    except ValueError:
         return None
-    return float(x), float(y)
+    return sides if all(0 < side < math.inf for side in sides) else None
 
 
 def _on_white(rgba: Pixels) -> Pixels:

@@ -159,6 +159,15 @@ def pyramid(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
     return tuple(Level(width, height, (width0 / width, height0 / height)) for width, height in sizes)
 
 
+SQUARE = 1.1
+"""Sides of a pixel that differ by more are no scanner's: those differ by some thousandths, if at all."""
+
+
+def is_square(mpp: tuple[float, float]) -> bool:
+    """Tell whether pixels of given micrometres, (x, y), are about as wide as they are high."""
+    return max(mpp) <= SQUARE * min(mpp)
+
+
 def container_name(identifier: str | None) -> str | None:
     """Return the container's identifier, or None where it only fills the tag (which must not be empty)."""
     return None if identifier is None or identifier in {"", "Unknown", "UNKNOWN"} else identifier

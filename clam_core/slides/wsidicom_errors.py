@@ -3,6 +3,7 @@
 
 import struct
 
+from marshmallow import ValidationError
 from wsidicom import errors
 
 WSIDICOM_ERRORS: tuple[type[Exception], ...] = tuple(
@@ -23,3 +24,6 @@ DAMAGED: tuple[type[Exception], ...] = (
 
 Not OSError: a disk or a network that fails says nothing about the slide, and passes through as it is.
 """
+
+UNREADABLE_HEADER: tuple[type[Exception], ...] = (*DAMAGED, TypeError, IndexError, ValidationError)
+"""What wsidicom raises besides while it opens a slide, on attributes that are there and hold nothing."""

@@ -22,7 +22,7 @@ from wsidicom.series import Pyramid
 from clam_core.errors import FocalPlanesError, NoVolumeError, OpticalPathsError, PyramidsError, SlideError
 from clam_core.slides.decoders import mend_decoder
 from clam_core.slides.slide import Level, Pixels, SlideIdentity, container_name, pyramid
-from clam_core.slides.wsidicom_errors import DAMAGED
+from clam_core.slides.wsidicom_errors import DAMAGED, UNREADABLE_HEADER
 
 OPENING = Settings(strict_tile_size_check=False)
 """Levels may have tiles of different sizes: by default wsidicom leaves those out whose tiles are not those of
@@ -59,11 +59,8 @@ class WsiDicomSlide:
             self._levels = pyramid([(level.size.width, level.size.height) for level in levels])
             self._mpp = _mpp(self._pyramid)
             self._identity = _identity(wsi, name)
-        except DAMAGED as error:
-            raise SlideError(
-                "The slide's header contradicts itself, in what it says of levels, spacing or the places of "
-                "tiles; export or convert the slide again."
-            ) from error
+        except UNREADABLE_HEADER as error:
+            raise _bad_header() from error
 
     @classmethod
     def open(cls, path: Path | Sequence[Path]) -> Self:
@@ -85,6 +82,8 @@ class WsiDicomSlide:
             raise _no_volume(first.name) from error
         except DAMAGED as error:
             raise SlideError(f"{first.name} cannot be opened as a DICOM slide ({error}).") from error
+        except UNREADABLE_HEADER as error:
+            raise _bad_header() from error
         try:
             return cls(wsi, first.name)
         except BaseException:
@@ -226,6 +225,13 @@ def _unreadable(location: tuple[int, int], level: int, error: Exception) -> Slid
     return SlideError(
         f"The slide cannot be read at {location} of level {level} ({error}); "
         "the file is damaged, or its compression is not supported."
+    )
+
+
+def _bad_header() -> SlideError:
+    return SlideError(
+        "The slide's header contradicts itself or leaves something empty, in what it says of levels, spacing "
+        "or the places of tiles; export or convert the slide again."
     )
 
 

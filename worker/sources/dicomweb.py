@@ -9,7 +9,7 @@ import requests
 from pydicom import Dataset
 from wsidicom import WsiDicom
 
-from clam_core.slides import DAMAGED, OPENING, Slide
+from clam_core.slides import OPENING, UNREADABLE_HEADER, Slide
 from worker.contract import Claim
 from worker.preflight import check_slide
 from worker.settings import Settings
@@ -19,9 +19,6 @@ from worker.sources.prefetching import FrameNumbers, PrefetchingSlide, Tile
 from worker.sources.repeating import Wait
 from worker.sources.source import SourceReport
 from worker.sources.volumes import volumes_of
-
-_UNUSABLE: tuple[type[Exception], ...] = (*DAMAGED, TypeError, IndexError)
-"""What wsidicom raises on headers: servers of other vendors leave out what it takes for granted."""
 
 
 class DicomwebSlide(PrefetchingSlide):
@@ -115,7 +112,7 @@ class DicomwebSource:
 def _open(frames: DicomwebFrames, study: str, series: str) -> WsiDicom:
     try:
         return WsiDicom.open_web(frames, study, series, settings=OPENING)
-    except _UNUSABLE as error:
+    except UNREADABLE_HEADER as error:
         raise _not_this_way() from error
 
 

@@ -13,7 +13,7 @@ import requests
 from pydicom import Dataset
 from wsidicom import WsiDicom
 
-from clam_core.slides import OPENING, WSIDICOM_ERRORS, Slide, WsiDicomSlide
+from clam_core.slides import OPENING, UNREADABLE_HEADER, Slide, WsiDicomSlide
 from worker.contract import Claim, InstanceRef
 from worker.preflight import check_slide
 from worker.scratch import scratch_folder
@@ -152,7 +152,7 @@ def _header(path: Path) -> Dataset:
 def _open(files: list[Path], folder: Path, report: SourceReport) -> DownloadedSlide:
     try:
         wsi = WsiDicom.open(files, settings=OPENING)
-    except WSIDICOM_ERRORS as error:
+    except UNREADABLE_HEADER as error:
         raise incomplete(len(files), len(files)) from error
     try:
         check_complete(wsi, [file.name for file in files])

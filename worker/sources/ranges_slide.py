@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from wsidicom import WsiDicom
 
-from clam_core.slides import OPENING, WSIDICOM_ERRORS, Pixels
+from clam_core.slides import OPENING, UNREADABLE_HEADER, Pixels
 from worker.contract import Claim, InstanceRef
 from worker.preflight import check_slide
 from worker.sources.filesystem import paths_of
@@ -130,7 +130,7 @@ def open_ranges_slide(
     notes = check_slide([read_header(RangeStream(file)) for file in files.values()], claim.parameters)
     try:
         wsi = WsiDicom.open(paths_of(files), settings=OPENING)
-    except WSIDICOM_ERRORS as error:
+    except UNREADABLE_HEADER as error:
         guard.raise_failure()
         raise incomplete(len(files), len(files)) from error
     try:

@@ -33,7 +33,8 @@ def incomplete(missing: int, total: int) -> IncompleteSlideError:
     """Say that levels of a slide cannot be opened."""
     return IncompleteSlideError(
         f"{missing} of the {total} images of the slide cannot be opened: their compression is not "
-        "supported, or they are damaged; store the slide again, or convert it with `pathology-worker ingest`."
+        "supported, their header leaves something empty, or they are damaged; store the slide again, or "
+        "convert it with `pathology-worker ingest`."
     )
 
 

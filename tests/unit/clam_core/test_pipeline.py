@@ -246,6 +246,14 @@ def test_users_spacing_wins_over_the_slides_and_is_flagged() -> None:
     assert found.slide.mpp == (0.4, 0.4)
 
 
+@pytest.mark.parametrize(
+    ("mpp", "flags"), [((0.5, 0.5), ()), ((0.456, 0.455), ()), ((0.438, 0.569), ("pixels_not_square",))]
+)
+def test_pixels_that_are_not_square_are_flagged(mpp: tuple[float, float], flags: tuple[str, ...]) -> None:
+    found = analyze_slide(ArraySlide(glass_with_tissue(), mpp=mpp), FakeModel(), device="cpu")
+    assert found.flags == flags
+
+
 def test_reference_mode_goes_on_without_spacing_and_says_so() -> None:
     slide = ArraySlide(glass_with_tissue(), mpp=None)
     options = AnalysisOptions(reference=Reference.PATCHING)

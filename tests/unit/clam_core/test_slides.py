@@ -254,6 +254,13 @@ def test_a_full_slide_has_every_tile(real: Any) -> None:
         assert real.is_stored((2200, 2950), 0, (500, 500))
 
 
+@pytest.mark.parametrize("text", [None, "", "0", "-0.5", "nan", "inf", "0,25 um"])
+def test_a_pixel_size_that_is_no_size_counts_as_none(text: str | None) -> None:
+    from clam_core.slides.openslide_slide import _mpp
+
+    assert (_mpp("0.25", text), _mpp(text, "0.25"), _mpp("0.25", "0.5")) == (None, None, (0.25, 0.5))
+
+
 def test_missing_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SlideError, match="check the path"):
         open_slide(tmp_path / "nothing.svs")

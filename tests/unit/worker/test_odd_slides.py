@@ -161,6 +161,42 @@ def test_focal_planes_that_only_single_frames_name_are_found_as_well(tmp_path: P
         WsiDicomSlide.open(path)
 
 
+def emptied_origin(header: Any) -> None:
+    header.TotalPixelMatrixOriginSequence[0].ZOffsetInSlideCoordinateSystem = None
+
+
+EMPTIED: dict[str, Callable[[Any], None]] = {
+    "paths": lambda header: setattr(header, "NumberOfOpticalPaths", None),
+    "planes": lambda header: setattr(header, "TotalPixelMatrixFocalPlanes", None),
+    "orientation": lambda header: setattr(header, "ImageOrientationSlide", None),
+    "origin": emptied_origin,
+}
+
+
+def slide_with_an_empty(attribute: str, folder: Path) -> Path:
+    (path,) = write_slide(folder)
+    dataset = pydicom.dcmread(path)
+    EMPTIED[attribute](dataset)
+    dataset.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("empty", EMPTIED)
+def test_a_header_that_leaves_something_empty_is_the_slides_fault(
+    empty: str, source: str, server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    server.store(slide_with_an_empty(empty, tmp_path / "slide"))
+    with pytest.raises(SlideError, match="leaves something empty"):
+        SOURCES[source](server.url, session, tmp_path).open(server.claim())
+
+
+@pytest.mark.parametrize("empty", EMPTIED)
+def test_so_it_is_of_a_local_file(empty: str, tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match="leaves something empty"):
+        WsiDicomSlide.open(slide_with_an_empty(empty, tmp_path))
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_tile_that_lies_where_the_slide_has_none_is_the_slides_fault(
     source: str, server: RangesServer, session: requests.Session, tmp_path: Path

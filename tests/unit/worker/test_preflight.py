@@ -143,6 +143,11 @@ def _lab_profile() -> bytes:
         (set_syntax(ExplicitVRBigEndian), "compression_unsupported", "pathology-worker ingest"),
         (drop_tag("SharedFunctionalGroupsSequence"), "mpp_missing", "parameter mpp"),
         (set_spacing([0.0, 0.0]), "pixel_size_implausible", "--mpp"),
+        (
+            set_spacing([0.000569, 0.000438]),
+            "pixel_size_implausible",
+            "0.438 micrometres wide and 0.569",
+        ),
         (set_spacing([0.499, 0.499]), "pixel_size_implausible", "DICOM wants millimetres"),
         (set_tag("NumberOfOpticalPaths", 2), "several_optical_paths", "export one of them"),
         (set_icc(_lab_profile()), "icc_profile_wrong", "pathology-worker ingest"),
@@ -158,9 +163,15 @@ def test_what_is_refused_has_a_code_and_says_what_to_do(
     assert (error.code, advice in str(error)) == (code, True), error
 
 
+def test_pixels_that_a_scanner_measured_to_be_almost_square_pass(header: Any) -> None:
+    set_spacing([0.000455, 0.000456])(header)
+    assert check_slide([header], {}) == ()
+
+
 def test_a_pixel_size_in_the_request_stands_in_for_a_missing_or_wrong_one(header: Any) -> None:
-    set_spacing([0.499, 0.499])(header)
-    assert check_slide([header], {"mpp": 0.5}) == ()
+    for wrong in ([0.499, 0.499], [0.000569, 0.000438]):
+        set_spacing(wrong)(header)
+        assert check_slide([header], {"mpp": 0.5}) == ()
     del header.SharedFunctionalGroupsSequence
     assert mpp_of(header) is None
     assert check_slide([header], {"mpp": 0.5}) == ()

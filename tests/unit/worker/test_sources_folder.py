@@ -53,7 +53,7 @@ def test_an_identifier_inside_a_longer_one_is_another_slide(name: str) -> None:
         find([name], ContainerIdentifier="S26-1")
 
 
-def test_the_container_is_asked_before_the_patient() -> None:
+def test_the_container_is_asked_before_the_series() -> None:
     names = ["1.2.3.svs", "S26-1.svs"]
     assert find(names, ContainerIdentifier="S26-1", SeriesInstanceUID="1.2.3") == (
         "S26-1.svs",
