@@ -168,7 +168,8 @@ class Job:
             report("dicom", 0.0, "")
             result, objects = self._write_dicom(slide, result, analysis, claim)
         _require_finite(result)
-        _log.info("Analysed in %.1f s: %s", self._clock() - begun, describe_answer(result))
+        # Not what was found: the line names the slide, and a log is read and kept by others than a result.
+        _log.info("Analysed in %.1f s.", self._clock() - begun)
         return result_delivery(claim, self._worker_id, result, {**analysis.artifacts, **objects})
 
     def _write_dicom(
@@ -237,13 +238,3 @@ def queue_seconds(request: Mapping[str, Any]) -> float | None:
     except (KeyError, TypeError, ValueError):
         return None
     return round(max(0.0, (claimed - created).total_seconds()), 3)
-
-
-def describe_answer(result: Mapping[str, Any]) -> str:
-    """Return class probabilities in one line, the likeliest first; of a model that abstains, why."""
-    quality = result.get("quality") or {}
-    if quality.get("status") == "abstained":
-        return f"no answer. {quality.get('reason') or 'The model abstains.'}"
-    probabilities = result.get("probabilities") or {}
-    ordered = sorted(probabilities.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {value:.3f}" for name, value in ordered) or "no probabilities"
