@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless
 
 from worker.dicom_results.codes import ATTENTION_PERCENTILE, PERCENT, PREDECESSOR, scheme_identification
-from worker.dicom_results.geometry import QUANTUM, STEPS, Attention, draw_map, map_level
+from worker.dicom_results.geometry import QUANTUM, STEPS, Attention, draw_map, smallest_level
 from worker.dicom_results.header import (
     CHARACTER_SET,
     MANUFACTURER,
@@ -32,10 +32,23 @@ _MAX_NATIVE_BYTES = 48 * 1024 * 1024
 """Beyond this a map is compressed, for an artifact may have 64 MB. Smaller ones stay as OHIF was seen drawing
 them; of a compressed one Orthanc serves uncompressed frames to whoever asks for them."""
 
+_PIXELS_OF_A_PATCH = (2, 1)
+"""Along a patch: two, or one where that map would be too large. A slide's levels have one origin, the centre
+of their first pixel: in millimetres a level lies half of its pixel away from level 0, where the regions are.
+With two pixels that is within the patch, whose centre shows its own value however a reader gets there."""
 
-def map_bytes(source: SourceSlide, attention: Attention) -> int:
-    """Return how large the map's pixels are before compression, whole tiles counted."""
-    level = source.levels[map_level(source.levels, attention.patch_size)]
+
+def map_level(source: SourceSlide, attention: Attention) -> Dataset:
+    """Return the level that the map lies on: small ones are seen in viewers before anybody zooms in."""
+    wanted = [
+        source.levels[smallest_level(source.levels, attention.patch_size, pixels)]
+        for pixels in _PIXELS_OF_A_PATCH
+    ]
+    return next((level for level in wanted if level_bytes(level) <= MAX_MAP_BYTES), wanted[-1])
+
+
+def level_bytes(level: Dataset) -> int:
+    """Return how large the pixels of a map on a level are before compression, whole tiles counted."""
     width, height = matrix_size(level)
     tiles = -(-width // level.Columns) * -(-height // level.Rows)
     return int(tiles * level.Columns * level.Rows * _BYTES_PER_PIXEL)
@@ -43,7 +56,7 @@ def map_bytes(source: SourceSlide, attention: Attention) -> int:
 
 def attention_map(source: SourceSlide, attention: Attention, prediction: Prediction, run: Run) -> Dataset:
     """Return a parametric map with size, origin and spacing of an existing level of the slide."""
-    level = source.levels[map_level(source.levels, attention.patch_size)]
+    level = map_level(source, attention)
     description = series_description(_KIND, prediction, run)
     document = ParametricMap(
         source_images=[to_build_from(level)],
@@ -60,7 +73,7 @@ def attention_map(source: SourceSlide, attention: Attention, prediction: Predict
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[_percentile_mapping()],
         voi_lut_transformations=[VOILUTTransformation(window_center=1 + STEPS / 2, window_width=STEPS)],
-        transfer_syntax_uid=_transfer_syntax(source, attention),
+        transfer_syntax_uid=_transfer_syntax(level),
         content_label="DEMONSTRATION" if prediction.model.is_demonstration else "ATTENTION",
         content_description=description,
         content_qualification="RESEARCH",
@@ -80,8 +93,8 @@ def attention_map(source: SourceSlide, attention: Attention, prediction: Predict
     return finish(document, _KIND, source.base, prediction, run)
 
 
-def _transfer_syntax(source: SourceSlide, attention: Attention) -> UID:
-    native = map_bytes(source, attention) <= _MAX_NATIVE_BYTES
+def _transfer_syntax(level: Dataset) -> UID:
+    native = level_bytes(level) <= _MAX_NATIVE_BYTES
     return ExplicitVRLittleEndian if native else JPEGLSLossless
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydicom import Dataset
 
-from worker.dicom_results.attention_map import MAX_MAP_BYTES, attention_map, map_bytes
+from worker.dicom_results.attention_map import MAX_MAP_BYTES, attention_map, level_bytes, map_level
 from worker.dicom_results.errors import HEADER_FAULTS
 from worker.dicom_results.geometry import Attention
 from worker.dicom_results.header import as_bytes
@@ -184,7 +184,7 @@ def _no_patches(prediction: Prediction) -> Skipped | None:
 
 
 def _no_map(source: SourceSlide, attention: Attention) -> Skipped | None:
-    size = map_bytes(source, attention)
+    size = level_bytes(map_level(source, attention))
     if size <= MAX_MAP_BYTES:
         return None
     return _too_large(ResultKind.ATTENTION_MAP, size, MAX_MAP_BYTES)

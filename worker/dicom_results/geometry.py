@@ -62,16 +62,19 @@ def rectangle_mm(header: Dataset, patch: TopPatch) -> NDArray[np.float64]:
     return np.asarray(transform(corners), dtype=np.float64)
 
 
-def map_level(levels: Sequence[Dataset], patch_size: tuple[float, float]) -> int:
-    """Return the smallest level on which a patch still covers a pixel, as an index.
+def smallest_level(levels: Sequence[Dataset], patch_size: tuple[float, float], pixels: int) -> int:
+    """Return the smallest level on which a patch is still so many pixels wide and high, as an index.
 
-    Level 0 where a patch is smaller than a pixel everywhere.
+    Level 0 where a patch is smaller everywhere.
     """
     width0, height0 = matrix_size(levels[0])
     fitting = [
         index
         for index, (width, height) in enumerate(matrix_size(level) for level in levels)
-        if width and height and patch_size[0] * width >= width0 and patch_size[1] * height >= height0
+        if width
+        and height
+        and patch_size[0] * width >= pixels * width0
+        and patch_size[1] * height >= pixels * height0
     ]
     return max(fitting, default=0)
 
