@@ -46,8 +46,8 @@ export const messages = {
     "legend.low": "어텐션 낮음",
     "legend.high": "어텐션 높음",
     "legend.meaning": "색은 이 슬라이드 안에서 패치의 어텐션 순위(백분위)를 나타내며, 질병의 확률이 아닙니다.",
-    "legend.bare": "색이 없는 영역은 분석에 쓰이지 않았습니다.",
-    "legend.bare_or_cut": "색이 없는 영역은 분석에 쓰이지 않았거나 순위가 임계값보다 낮습니다.",
+    "legend.bare": "색은 조직에만 표시되며, 패치는 테두리로 보이는 전체가 분석에 쓰입니다.",
+    "legend.bare_or_cut": "색은 순위가 임계값 이상인 조직에만 표시되며, 패치는 테두리로 보이는 전체가 분석에 쓰입니다.",
     "legend.faint": "색이 옅으면 어텐션이 낮다는 뜻입니다.",
 
     "verdict.title": "결과",
