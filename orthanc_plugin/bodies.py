@@ -134,6 +134,8 @@ def claim_of(body: Mapping[str, Any], user: str) -> Claim:
         device=fields.optional_text(body, "device") or "",
         wait_s=min(fields.number(body, "wait", low=0, high=3600, default=0), _MAX_WAIT_S),
         prefetch=fields.flag(body, "prefetch"),
+        leaving=fields.flag(body, "leaving"),
+        process=fields.optional_text(body, "process", longest=64),
         counters=counters_of(body),
     )
 

@@ -199,7 +199,9 @@ def instance_members(instances: Iterable[InstanceInfo]) -> list[dict[str, Any]]:
     ]
 
 
-def worker_member(worker: Worker, *, alive: bool, drain: bool, working_on: str | None) -> dict[str, Any]:
+def worker_member(
+    worker: Worker, *, alive: bool, drain: bool, working_on: str | None, shared_name: bool = False
+) -> dict[str, Any]:
     """Return a worker and what it is doing."""
     return {
         "worker_id": worker.worker_id,
@@ -213,6 +215,7 @@ def worker_member(worker: Worker, *, alive: bool, drain: bool, working_on: str |
         "default_model": worker.default_model,
         "request_id": working_on,
         "drain": drain,
+        "shared_name": shared_name,
         "counters": dict(worker.counters),
     }
 

@@ -75,9 +75,15 @@ class WorkerRoutes:
         if given is None:
             # Orthanc itself does not tell its time, and a worker that waits has time to compare clocks.
             date = formatdate(self._core.clock.now(), usegmt=True)
-            drained = {"X-Pathology-Drain": "true"} if self._core.workers.drains(ask.worker_id) else {}
-            return Response(204, headers={**self._answers.later(), "Date": date, **drained})
+            return Response(204, headers={**self._answers.later(), "Date": date, **self._told(ask.worker_id)})
         return json_response(200, self._given(given))
+
+    def _told(self, worker_id: str) -> dict[str, str]:
+        """Return the headers by which a worker learns how it stands."""
+        workers = self._core.workers
+        drained = {"X-Pathology-Drain": "true"} if workers.drains(worker_id) else {}
+        shared = {"X-Pathology-Shared-Name": "true"} if workers.shares_name(worker_id) else {}
+        return {**drained, **shared}
 
     def _given(self, given: Granted) -> dict[str, Any]:
         return {

@@ -25,7 +25,9 @@ OLDER_ALIVE_S = TOKENLESS_LEASE_S
 class Worker:
     """A worker as its last claim described it; `seen` is wall-clock time, `seen_monotonic` decides.
 
-    After `silence_s` seconds without a sign of life it counts as gone.
+    After `silence_s` seconds without a sign of life it counts as gone, and at once where it `has_left`.
+    `process` is the one that claimed last, `former` the one before it, and `shared_at` when two of them were
+    last seen to take turns.
     """
 
     worker_id: str
@@ -38,6 +40,25 @@ class Worker:
     seen_monotonic: float
     counters: Counters = field(default_factory=dict)
     silence_s: float = ALIVE_S
+    has_left: bool = False
+    process: str | None = None
+    former: str | None = None
+    shared_at: float | None = None
+
+
+def followed(known: Worker | None, claimed: Worker) -> Worker:
+    """Return a worker as its claim leaves it, after what was known of its name.
+
+    A process that claims again after another one has is still there: two have the same name. One that was
+    started anew is followed by nobody.
+    """
+    if known is None or None in {known.process, claimed.process}:
+        return claimed
+    if known.process == claimed.process:
+        return replaced(claimed, former=known.former, shared_at=known.shared_at)
+    has_returned = claimed.process == known.former
+    shared_at = claimed.seen_monotonic if has_returned else known.shared_at
+    return replaced(claimed, former=known.process, shared_at=shared_at)
 
 
 def permits(settings: Settings, model: Model) -> bool:
@@ -62,11 +83,20 @@ class Workers:
         self._lock = threading.Lock()
         self._workers: dict[str, Worker] = {}
 
-    def claimed(self, worker: Worker) -> None:
-        """Note a claim."""
+    def claimed(self, worker: Worker) -> bool:
+        """Note a claim; return whether it shows, for the first time, that two workers go by one name."""
         with self._lock:
-            self._workers.pop(worker.worker_id, None)
-            self._put(worker)
+            known = self._workers.pop(worker.worker_id, None)
+            now = followed(known, worker)
+            self._put(now)
+            return self.is_shared(now) and not (known is not None and self.is_shared(known))
+
+    def left(self, worker_id: str) -> None:
+        """Note that a worker says goodbye; it is back with its next sign of life."""
+        with self._lock:
+            known = self._workers.get(worker_id)
+            if known is not None:
+                self._put(replaced(self._seen(known, known.counters), has_left=True))
 
     def heard(self, grant: Grant, counters: Counters) -> None:
         """Note a sign of life under a lease, and what the worker counted if it did.
@@ -92,7 +122,7 @@ class Workers:
 
     def _seen(self, worker: Worker, counters: Counters) -> Worker:
         now, monotonic = self._clock.now(), self._clock.monotonic()
-        return replaced(worker, seen=now, seen_monotonic=monotonic, counters=counters)
+        return replaced(worker, seen=now, seen_monotonic=monotonic, counters=counters, has_left=False)
 
     def _known_by(self, grant: Grant) -> Worker:
         return Worker(
@@ -144,7 +174,19 @@ class Workers:
 
     def is_alive(self, worker: Worker) -> bool:
         """Tell whether a worker was heard of lately."""
-        return self._clock.monotonic() - worker.seen_monotonic <= worker.silence_s
+        silent_s = self._clock.monotonic() - worker.seen_monotonic
+        return not worker.has_left and silent_s <= worker.silence_s
+
+    def is_shared(self, worker: Worker) -> bool:
+        """Tell whether two workers went by this name lately."""
+        shared_at = worker.shared_at
+        return shared_at is not None and self._clock.monotonic() - shared_at <= ALIVE_S
+
+    def shares_name(self, worker_id: str) -> bool:
+        """Tell whether another worker goes by this name, too."""
+        with self._lock:
+            known = self._workers.get(worker_id)
+        return known is not None and self.is_shared(known)
 
     def alive(self) -> list[Worker]:
         """Return the workers that were heard of lately and take work."""

@@ -48,6 +48,7 @@ class Claimer:
         self._on_tick = on_tick
         self._token = new_token()
         self._is_drained = False
+        self._shares_name = False
 
     def claim(self, wait_s: float, *, prefetch: bool = False) -> ClaimAnswer:
         """Ask once, for up to `wait_s` seconds; with `prefetch` for the slide after the one in hand.
@@ -81,6 +82,7 @@ class Claimer:
         """Begin with a new token; what arrives when nothing more may be taken goes back at once."""
         self._token = new_token()
         self._note_drain(drained=answer.drained)
+        self._note_name(shared=answer.shares_name)
         if answer.claim is not None and self._should_end():
             self._hand_back(self._make_client(), answer.claim)
             return ClaimAnswer(None, None)
@@ -93,6 +95,24 @@ class Claimer:
         if self._is_drained and not drained:
             _log.info("The drain of this worker was ended: it is given requests again.")
         self._is_drained = drained
+
+    def _note_name(self, *, shared: bool) -> None:
+        if shared and not self._shares_name:
+            _log.warning(
+                "Another worker asks for work under this worker's name: the server takes one for the other. "
+                "Give each a WORKER_ID of its own."
+            )
+        self._shares_name = shared or self._shares_name
+
+    def leave(self) -> None:
+        """Tell the server that this worker ends; where it does not hear that, the silence tells it."""
+        client = self._make_client()
+        try:
+            client.leave()
+        except ServerError as error:
+            _log.debug("The server was not told that this worker ends: %s", error)
+        finally:
+            client.close()
 
     def _poll(
         self,

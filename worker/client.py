@@ -23,6 +23,7 @@ from worker.contract import (
     HeartbeatAnswer,
     Lease,
     ModelOffer,
+    new_token,
     parse_claim,
     parse_heartbeat,
 )
@@ -62,6 +63,8 @@ class Retry:
 
 
 ONCE = Retry(attempts=1)
+_PROCESS = new_token()
+"""Tells this process from another one that has the same WORKER_ID."""
 
 
 class PluginClient:
@@ -136,6 +139,7 @@ class PluginClient:
             "default_model": default_model,
             "software": __version__,
             "device": device,
+            "process": _PROCESS,
             **({"prefetch": True} if prefetch else {}),
             **self._counted(),
         }
@@ -144,12 +148,33 @@ class PluginClient:
         )
         self._told_time(answer.headers.get("Date"))
         if answer.status_code == 204:
-            drained = answer.headers.get("X-Pathology-Drain") == "true"
-            return ClaimAnswer(None, retry_after(answer), drained)
+            drained, shares_name = (
+                answer.headers.get(f"X-Pathology-{name}") == "true" for name in ("Drain", "Shared-Name")
+            )
+            return ClaimAnswer(None, retry_after(answer), drained, shares_name)
         document = _document(answer)
         pause = document.get("retry_after_s")
         pause_s = float(pause) if isinstance(pause, int | float) else None
         return ClaimAnswer(parse_claim(document, token), pause_s)
+
+    def leave(self) -> None:
+        """Say goodbye: the server counts this worker as gone at once instead of after its silence.
+
+        Raises
+        ------
+        ServerError
+            If the server did not hear it; then the silence tells it.
+        """
+        body = {
+            "worker_id": self._settings.worker_id,
+            "token": new_token(),
+            "api": API_VERSION,
+            "models": [],
+            "leaving": True,
+            "process": _PROCESS,
+            **self._counted(),
+        }
+        self._send("POST", "/claim", json_body=body, read_s=_LEAST_HEARTBEAT_TIMEOUT_S, retry=ONCE)
 
     def heartbeat(
         self,

@@ -128,11 +128,14 @@ class ClaimAnswer:
         Seconds that the server wants to pass before the next claim, or None.
     drained
         Whether there is nothing to do because a person lets this worker take nothing more.
+    shares_name
+        Whether another worker goes by this one's name.
     """
 
     claim: Claim | None
     pause_s: float | None
     drained: bool = False
+    shares_name: bool = False
 
 
 @dataclass(frozen=True)

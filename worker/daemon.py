@@ -143,6 +143,7 @@ class Daemon:
         self._pulse.stopping()
         while self._works:
             self._wait_for_work()
+        self._claimer.leave()
         _log.info("The worker ends after %d request(s).", self._served)
         return DaemonEnd(self._served, self._abandoned)
 

@@ -32,8 +32,9 @@ _OTHER_WORKER_FIRST_S = 30.0
 class Claim:
     """What a worker offers; `token_sha256` stands for the token that it made.
 
-    With `prefetch` it still works on another slide, and asks for the next one ahead. With `is_tokenless` it
-    is an older worker, which offers no models (see `tokenless`).
+    With `prefetch` it still works on another slide, and asks for the next one ahead. With `leaving` it says
+    goodbye. With `is_tokenless` it is an older worker, which offers no models (see `tokenless`). `process`
+    tells two workers of one name apart.
     """
 
     worker_id: str
@@ -45,6 +46,8 @@ class Claim:
     device: str = ""
     wait_s: float = 0.0
     prefetch: bool = False
+    leaving: bool = False
+    process: str | None = None
     is_tokenless: bool = False
     counters: Counters = field(default_factory=dict)
 
@@ -78,6 +81,9 @@ def claim(core: Core, ask: Claim) -> Granted | None:
     ApiError
         503 where Orthanc fails.
     """
+    if ask.leaving:
+        core.workers.left(ask.worker_id)
+        return None
     _note_worker(core, ask)
     taker = Taker(
         runs=lambda item: offered(core, ask, item) is not None,
@@ -110,8 +116,13 @@ def _note_worker(core: Core, ask: Claim) -> None:
         seen=core.clock.now(),
         seen_monotonic=core.clock.monotonic(),
         counters=ask.counters,
+        process=ask.process,
     )
-    core.workers.claimed(worker)
+    if core.workers.claimed(worker):
+        core.warn(
+            f"Two workers ask for work under the name {ask.worker_id}, and one is taken for the other. "
+            "Give each a WORKER_ID of its own."
+        )
 
 
 def offered(core: Core, ask: Claim, request: AnalysisRequest) -> Model | None:

@@ -235,6 +235,7 @@ def workers(core: Core) -> list[dict[str, Any]]:
                 alive=core.workers.is_alive(worker),
                 drain=worker.worker_id in drained,
                 working_on=working_on.get(worker.worker_id),
+                shared_name=core.workers.is_shared(worker),
             )
             for worker in heard_of
         ),

@@ -280,6 +280,38 @@ def test_a_drain_outlives_a_restart_until_it_is_ended(queue: Queue, site: Site) 
     assert queue.claim(worker).request_id == request_id
 
 
+def member_of(site: Site, worker_id: str) -> dict[str, Any]:
+    listed = site.call("GET", "/pathology/workers").json["workers"]
+    return next(item for item in listed if item["worker_id"] == worker_id)
+
+
+def test_a_worker_that_says_goodbye_is_gone_at_once_and_back_with_its_next_claim(
+    queue: Queue, site: Site
+) -> None:
+    worker = f"{queue.model}-leaving"
+    queue.try_claim(worker)
+    assert member_of(site, worker)["alive"] is True
+    request_id = queue.submitted()
+    assert queue.get(request_id)["notes"] == []
+    assert queue.try_claim(worker, leaving=True).status == 204
+    assert member_of(site, worker)["alive"] is False
+    assert len(queue.get(request_id)["notes"]) == 1
+    assert queue.claim(worker).request_id == request_id
+    assert member_of(site, worker)["alive"] is True
+
+
+def test_two_workers_of_one_name_are_told_and_one_that_was_started_anew_is_not(
+    queue: Queue, site: Site
+) -> None:
+    worker = f"{queue.model}-twice"
+    for process in ("a", "b", "b", "c"):
+        assert "x-pathology-shared-name" not in queue.try_claim(worker, process=process).headers
+    assert member_of(site, worker)["shared_name"] is False
+    assert queue.try_claim(worker, process="b").headers.get("x-pathology-shared-name") == "true"
+    assert queue.try_claim(worker, process="c").headers.get("x-pathology-shared-name") == "true"
+    assert member_of(site, worker)["shared_name"] is True
+
+
 def test_a_draining_worker_gets_nothing_more(queue: Queue, site: Site) -> None:
     worker = f"{queue.model}-a"
     queue.submitted()

@@ -109,6 +109,7 @@ class ScriptedServer(LoopbackServer):
         self.accepts_results = True
         self.retry_after = "0"
         self.drained = False
+        self.shares_name = False
         self.leases_ahead = True
         self._faults: dict[str, deque[Fault]] = {}
         self._changed = threading.Condition()
@@ -162,6 +163,8 @@ class ScriptedServer(LoopbackServer):
         return _error(404, "unknown_route")
 
     def _claim(self, body: dict[str, Any]) -> Answer:
+        if body.get("leaving"):
+            return 204, None, {}
         ahead = self.leases_ahead and body.get("prefetch") is True
         token, deadline = body["token"], time.monotonic() + float(body["wait"])
         if self.drained:
@@ -181,7 +184,8 @@ class ScriptedServer(LoopbackServer):
                         return self._granted(request, ahead=ahead)
                 left = deadline - time.monotonic()
                 if left <= 0 or token in self._ended_polls:
-                    return 204, None, {"Retry-After": self.retry_after}
+                    shared = {"X-Pathology-Shared-Name": "true"} if self.shares_name else {}
+                    return 204, None, {"Retry-After": self.retry_after, **shared}
                 self._changed.wait(left)
 
     def _granted(self, request: ScriptedRequest, *, ahead: bool) -> Answer:

@@ -239,6 +239,18 @@ def test_a_request_that_waits_says_why_for_as_long_as_it_does() -> None:
     assert queue.claim().claimed["request"]["notes"] == []
 
 
+def test_that_two_workers_have_one_name_is_logged_once() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    for process in "abab":
+        queue.try_claim("lab-1", process=process)
+    assert [warning for warning in site.warnings if "lab-1" in warning] == site.warnings
+    assert len(site.warnings) == 1
+    site.pass_time(91)
+    queue.try_claim("lab-1", process="b")
+    assert site.call("GET", "/pathology/workers").json["workers"][0]["shared_name"] is False
+
+
 def test_a_model_that_the_site_does_not_permit_is_no_offer() -> None:
     site = MemorySite({"Models": [{"Name": "approved", "Sha256": "1" * 64}]})
     queue = Queue(site, model="approved")

@@ -112,6 +112,24 @@ def test_one_fault_anywhere_costs_nothing(rig: Rig, server: ScriptedServer, rout
     assert (request.fence, rig.analyzer.analyzed) == (1, [REQUEST_ID])
 
 
+def test_a_worker_that_ends_says_goodbye_after_all_its_work(rig: Rig, server: ScriptedServer) -> None:
+    server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    last = server.calls[-1]
+    assert (last.path, last.json["leaving"], last.json["models"]) == ("/pathology/claim", True, [])
+
+
+def test_a_worker_that_shares_its_name_is_told_so_once(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.shares_name = True
+    server.add_request()
+    daemon = rig.daemon()
+    daemon.run(Mode.UNTIL_EMPTY)
+    assert len([text for text in caplog.messages if "WORKER_ID" in text]) == 1
+    assert {call.json["process"] for call in server.calls_to("/claim")} != {None}
+
+
 def test_a_lost_claim_is_repeated_with_the_same_token(rig: Rig, server: ScriptedServer) -> None:
     server.add_request()
     server.misbehave("/claim", Fault.DROP_AFTER)
@@ -304,7 +322,7 @@ def test_a_shutdown_ends_an_open_long_poll_at_once_and_leaves_no_lease(
     rig.shutdown.ask()
     thread.join(2)
     assert not thread.is_alive()
-    assert server.calls_to("/claim")[-1].json["wait"] == 0
+    assert server.calls_to("/claim")[-2].json["wait"] == 0  # the last one is the goodbye
 
 
 def test_a_request_that_arrives_in_the_very_moment_of_a_shutdown_is_handed_back(
