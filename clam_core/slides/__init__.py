@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clam_core.slides.fetch_ahead import FetchAhead
 from clam_core.slides.folder import is_dicom, require_one_slide
+from clam_core.slides.formats import damage_of
 from clam_core.slides.jpeg_colours import colours_of_jpeg
 from clam_core.slides.openslide_slide import OpenSlideSlide
 from clam_core.slides.slide import (
@@ -37,6 +38,7 @@ __all__ = [
     "WsiDicomSlide",
     "best_level_for_downsample",
     "colours_of_jpeg",
+    "damage_of",
     "is_square",
     "level_for_picture",
     "open_slide",

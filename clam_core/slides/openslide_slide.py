@@ -14,6 +14,7 @@ import openslide
 
 from clam_core.errors import SlideError
 from clam_core.slides.folder import files_in
+from clam_core.slides.formats import damage_of
 from clam_core.slides.slide import Level, Pixels, SlideIdentity, container_name, pyramid
 
 
@@ -96,6 +97,9 @@ def _open(path: Path) -> openslide.OpenSlide:
             return openslide.OpenSlide(file)
         except openslide.OpenSlideError as error:
             reason = str(error)
+    damage = damage_of(path)
+    if damage is not None:
+        raise SlideError(f"{path.name} {damage}. OpenSlide says: {reason}.")
     raise SlideError(f"{path.name} is not a slide that OpenSlide can read ({reason}).")
 
 

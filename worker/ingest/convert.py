@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from clam_core.slides import damage_of
 from worker.ingest.errors import IngestError
 from worker.ingest.progress import Progress, Report, Stage, silent
 
@@ -89,7 +90,7 @@ def _run(python: Path, slide: Path, job: Mapping[str, Any], report: Report) -> C
         ) as process,
     ):
         try:
-            conversion = _follow(process, job, report)
+            conversion = _follow(process, slide, job, report)
         except BaseException:
             process.kill()
             raise
@@ -98,7 +99,9 @@ def _run(python: Path, slide: Path, job: Mapping[str, Any], report: Report) -> C
     return conversion
 
 
-def _follow(process: subprocess.Popen[str], job: Mapping[str, Any], report: Report) -> Conversion | None:
+def _follow(
+    process: subprocess.Popen[str], slide: Path, job: Mapping[str, Any], report: Report
+) -> Conversion | None:
     """Read events until the converter ends; None where it ended without a last word."""
     if process.stdin is None or process.stdout is None:
         raise ValueError("the process needs pipes")
@@ -119,12 +122,20 @@ def _follow(process: subprocess.Popen[str], job: Mapping[str, Any], report: Repo
             case "progress":
                 report(Progress(Stage.CONVERT, int(event["done"]), int(event["total"])))
             case "error":
-                raise IngestError(str(event["code"]), str(event["message"]))
+                raise _told(slide, str(event["code"]), str(event["message"]))
             case "done":
                 return Conversion(tuple(Path(file) for file in event["files"]), reader, mpp)
             case _:
                 continue
     return None
+
+
+def _told(slide: Path, code: str, message: str) -> IngestError:
+    """Return the converter's error; its readers take a damaged slide for a file of another kind."""
+    damage = damage_of(slide) if code == "unknown_format" else None
+    return (
+        IngestError(code, message) if damage is None else IngestError("unreadable", f"{slide.name} {damage}.")
+    )
 
 
 def _event(line: str) -> Mapping[str, Any]:

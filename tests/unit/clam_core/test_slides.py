@@ -132,6 +132,21 @@ def test_dicom_slide_is_known_by_its_uids() -> None:
     assert identity.container_id is None, "the tag only says Unknown"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.svs", b"II*\0 cut off", r"a\.svs is damaged or incomplete: compare its size .* copy it again"),
+        ("a.svs", b"", r"a\.svs is empty: compare its size"),
+    ],
+)
+def test_a_slide_file_that_is_cut_off_is_called_damaged(
+    name: str, content: bytes, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SlideError, match=sentence):
+        open_slide(tmp_path / name)
+
+
 def test_a_folder_of_several_slide_files_is_refused_by_their_names(tmp_path: Path) -> None:
     for name in ("a.svs", "b.svs"):
         shutil.copy(shared_path("slides/CMU-1-Small-Region.svs"), tmp_path / name)
@@ -267,7 +282,7 @@ def test_missing_file_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_file_that_is_no_slide_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "notes.svs").write_text("no slide")
+    (tmp_path / "notes.txt").write_text("no slide")
     with pytest.raises(SlideError, match="not a slide"):
         open_slide(tmp_path / "notes.svs")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -300,6 +301,26 @@ def test_the_converters_error_is_ours(converter: ScriptedConverter, tmp_path: Pa
     with pytest.raises(IngestError, match="Give --mpp") as raised:
         run(tmp_path)
     assert raised.value.code == "no_mpp"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "sentence"),
+    [
+        ("a.svs", b"II*\0 cut off", "unreadable", "a.svs is damaged or incomplete: compare its size"),
+        ("a.ndpi", b"", "unreadable", "a.ndpi is empty: compare its size"),
+        ("a.tif", b"II*\0 a photograph", "unreadable", "or it is a picture without tiles"),
+        ("a.txt", b"notes", "unknown_format", "no known format"),
+    ],
+)
+def test_a_slide_that_no_reader_takes_is_called_damaged_and_another_file_is_not(
+    converter: ScriptedConverter, tmp_path: Path, name: str, content: bytes, code: str, sentence: str
+) -> None:
+    error = {"event": "error", "code": "unknown_format", "message": "It is of no known format."}
+    converter(f"print(json.dumps({error}))")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(IngestError, match=re.escape(sentence)) as raised:
+        run_converter(Path(sys.executable), tmp_path / name, tmp_path, mpp=None, labels=False, report=silent)
+    assert raised.value.code == code
 
 
 def test_a_converter_that_dies_is_a_sentence(converter: ScriptedConverter, tmp_path: Path) -> None:
