@@ -5,6 +5,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from clam_core.errors import PackageError
+from clam_core.package import load_package
 from clam_core.package_json import described
 from clam_core.quality import FeatureReference
 from clam_core.tensors import sha256_of
@@ -49,7 +51,8 @@ def write_package(
     Raises
     ------
     PackageError
-        If the folder holds something that is not a package, or the description is not whole.
+        If the folder holds something that is not a package, the description is not whole, or weights and
+        description do not fit each other; the folder is as it was then.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / "model.json").is_file():
         raise PackageError(f"{folder} holds other files: name a new folder for the model package.")
@@ -64,6 +67,8 @@ def write_package(
         (new / CARD).write_text(card, encoding="utf-8", newline="\n")
         for name, picture in (pictures or {}).items():
             (new / name).write_bytes(picture)
+        # Loaded once, so that nothing that cannot be used takes the place of a package.
+        replace(load_package(new), path=folder).load_aggregator()
         if folder.exists():
             shutil.rmtree(folder)
         new.replace(folder)

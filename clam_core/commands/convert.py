@@ -11,7 +11,6 @@ from clam_core.arguments import micrometres
 from clam_core.encoders import ENCODERS
 from clam_core.licences import asked_licences, use_of
 from clam_core.models.loading import network_from
-from clam_core.package import load_package
 from clam_core.package_json import USES
 from clam_core.package_writing import write_package
 from clam_core.tensors import read_tensors, sha256_of
@@ -101,7 +100,7 @@ def _encoder_sha256(arguments: argparse.Namespace) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, then load the package once, so that one that cannot be used is found now."""
+    """Convert, and say where the package is and what it is for."""
     tensors = read_tensors(arguments.checkpoint)
     network = network_from(tensors, arguments.checkpoint)
     description = package_description(arguments)
@@ -122,5 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # In today's layout, whatever the checkpoint's was.
     write_package(arguments.out, description, network.packed(), card)
-    load_package(arguments.out).load_aggregator()
+    print(  # noqa: T201 - this is the command's answer
+        f"The model package {description['name']} is written to {arguments.out}. Try it: "
+        f"clam-core predict SLIDE --model {arguments.out} --out FOLDER; offer it: MODEL_PATH={arguments.out} in the worker's .env."
+    )
     return 0

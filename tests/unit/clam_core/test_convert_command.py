@@ -65,7 +65,30 @@ def test_classes_that_do_not_fit_the_checkpoint_are_found_at_once(
 ) -> None:
     save_file(Clam(ClamShape(1024, 3)).state_dict(), tmp_path / "mine.safetensors")
     assert convert(tmp_path / "mine.safetensors", tmp_path / "model") == 2
-    assert "2 classes" in capsys.readouterr().err
+    assert f"{tmp_path / 'model'} names 2 classes" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_used_leaves_no_package_and_the_older_one_as_it_was(
+    tmp_path: Path,
+) -> None:
+    for classes in (2, 3):
+        save_file(Clam(ClamShape(1024, classes)).state_dict(), tmp_path / f"{classes}.safetensors")
+    convert(tmp_path / "3.safetensors", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    convert(tmp_path / "2.safetensors", tmp_path / "older")
+    before = load_package(tmp_path / "older").sha256
+    convert(tmp_path / "3.safetensors", tmp_path / "older")
+    assert load_package(tmp_path / "older").sha256 == before
+
+
+def test_a_conversion_says_where_the_package_is_and_what_comes_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(Clam(ClamShape(1024, 2)).state_dict(), tmp_path / "mine.safetensors")
+    assert convert(tmp_path / "mine.safetensors", tmp_path / "model") == 0
+    said = capsys.readouterr().out
+    assert f"The model package model is written to {tmp_path / 'model'}." in said
+    assert f"clam-core predict SLIDE --model {tmp_path / 'model'}" in said
 
 
 @pytest.mark.parametrize(

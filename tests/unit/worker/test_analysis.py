@@ -8,11 +8,13 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from clam_core.errors import EncoderWeightsError, ParameterError
 from clam_core.heatmap import fonts
@@ -21,6 +23,7 @@ from clam_core.options import AnalysisOptions
 from clam_core.package import demo_package_path
 from clam_core.package_writing import write_package
 from clam_core.slides import Slide, WsiDicomSlide, open_slide
+from clam_core.tensors import sha256_of
 from tests.support.core_fakes import ArraySlide, glass_with_tissue
 from tests.support.shared_data import shared_path
 from worker.analysis import ClamAnalyzer, Progress, encoder_weights, feature_store
@@ -84,6 +87,15 @@ def test_an_empty_folder_of_models_is_named(tmp_path: Path) -> None:
         ClamAnalyzer.load(settings(MODELS_DIR=str(tmp_path)))
 
 
+def spoil(package: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put weights that lack a tensor into a package, by the name that it has for them."""
+    lacking = {name: tensor for name, tensor in tensors.items() if name != "abmil.classifier.bias"}
+    save_file(lacking, package / "weights.safetensors")
+    content = json.loads((package / "model.json").read_text())
+    content["checkpoint"]["sha256"] = sha256_of(package / "weights.safetensors")
+    (package / "model.json").write_text(json.dumps(content))
+
+
 def test_one_checkpoint_that_cannot_be_used_leaves_the_other_models_on_offer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -93,8 +105,8 @@ def test_one_checkpoint_that_cannot_be_used_leaves_the_other_models_on_offer(
     said = json.loads((demo_package_path() / "model.json").read_text())
     said = {**said, "name": "odd", "version": "1"} | {"abstain": {}, "calibration": {}, "performance": {}}
     tensors = Blueprint("abmil", 1280, 2).network().packed()
-    del tensors["abmil.classifier.bias"]
     write_package(tmp_path / "odd", said, tensors, "# Card\n")
+    spoil(tmp_path / "odd", tensors)
     shutil.copytree(demo_package_path(), tmp_path / "whole")
     analyzer = ClamAnalyzer.load(settings(MODELS_DIR=str(tmp_path)))
     assert [offer.name for offer in analyzer.offers] == ["oral-scc-demo"]
