@@ -239,8 +239,8 @@ def load_package(path: Path, bare: BareCheckpoint | None = None) -> ModelPackage
     if bare is None:
         read_tensors(path)  # What is no checkpoint at all is called so first.
         raise PackageError(
-            f"{path} is a checkpoint without a package: say which encoder made its features, or turn it into "
-            "a package with clam-core convert."
+            f"{path} is a checkpoint without a package: say which encoder made its features (--encoder NAME; "
+            "MODEL_ENCODER for a worker), or turn it into a package with clam-core convert."
         )
     return _from_checkpoint(path, bare)
 

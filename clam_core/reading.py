@@ -85,10 +85,11 @@ def find_tissue(slide: Slide, summary: SlideSummary, model: Model, options: Anal
     name = options.tissue_preset or model.tissue_preset
     tissue = _segmented(slide, summary, preset(name), options.reference)
     if not tissue.pieces:
-        other = "tcga for pale tissue" if name == "bwh_biopsy" else "bwh_biopsy for small pieces"
+        other, kind = ("tcga", "pale tissue") if name == "bwh_biopsy" else ("bwh_biopsy", "small pieces")
         raise NoTissueError(
             f"No tissue was found with the preset {name!r}: check that the slide is not blank, or choose "
-            f'another preset (--tissue-preset, or the request parameter "tissue_preset"), such as {other}.'
+            f"another preset, such as {other} for {kind} (the request parameter tissue_preset={other}; "
+            f"--tissue-preset {other} of clam-core)."
         )
     return tissue
 

@@ -23,6 +23,10 @@ SHOWN = 3
 """So many tensors are named in an error; the rest is counted."""
 
 
+HOW_TO_NAME = "name the file by --encoder-weights FILE, or by ENCODER_WEIGHTS for a worker"
+"""The end of a sentence about weights that nobody finds by himself."""
+
+
 class TileEncoder(Protocol):
     """Something that turns tiles into vectors."""
 
@@ -181,7 +185,9 @@ def load_encoder(
     path = weights or entry.find()
     if path is None or not path.is_file():
         place = "are not installed" if path is None else f"are not at {path}"
-        raise EncoderWeightsError(f"The weights of the encoder {name} {place}: {entry.how_to_get}.")
+        # The one file that is known is found by itself once its package is installed.
+        naming = f", and {HOW_TO_NAME}" if entry.sha256 is None else ""
+        raise EncoderWeightsError(f"The weights of the encoder {name} {place}: {entry.how_to_get}{naming}.")
     sha256 = _verified_sha256(entry, path)
     network = _filled(entry, path).eval().requires_grad_(requires_grad=False)
     if fold:

@@ -260,8 +260,13 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 def test_missing_weights_of_the_demo_encoder_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(EncoderWeightsError, match=r"requirements/demo-encoder\.txt"):
+    with pytest.raises(EncoderWeightsError, match=r"requirements/demo-encoder\.txt\.$"):
         load_encoder("efficientnet-lite0")
+
+
+def test_missing_weights_that_are_downloaded_by_hand_say_how_to_name_the_file() -> None:
+    with pytest.raises(EncoderWeightsError, match="--encoder-weights FILE, or by ENCODER_WEIGHTS"):
+        load_encoder("uni")
 
 
 def test_weights_that_are_not_the_pinned_file_are_refused(tmp_path: Path) -> None:
