@@ -121,8 +121,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # In today's layout, whatever the checkpoint's was.
     write_package(arguments.out, description, network.packed(), card)
+    out = arguments.out
     print(  # noqa: T201 - this is the command's answer
-        f"The model package {description['name']} is written to {arguments.out}. Try it: "
-        f"clam-core predict SLIDE --model {arguments.out} --out FOLDER; offer it: MODEL_PATH={arguments.out} in the worker's .env."
+        f"The model package {description['name']} is written to {out}. Try it: "
+        f"clam-core predict SLIDE --model {out} --out FOLDER; offer it: MODEL_PATH={out} in a worker's .env."
     )
     return 0

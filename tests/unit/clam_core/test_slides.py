@@ -284,7 +284,7 @@ def test_missing_file_is_a_sentence(tmp_path: Path) -> None:
 def test_file_that_is_no_slide_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no slide")
     with pytest.raises(SlideError, match="not a slide"):
-        open_slide(tmp_path / "notes.svs")
+        open_slide(tmp_path / "notes.txt")
 
 
 def test_empty_folder_is_a_sentence(tmp_path: Path) -> None:
