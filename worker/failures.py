@@ -49,6 +49,10 @@ def failure_of(error: BaseException) -> Failure:
     for kind, decide in _DECISIONS:
         if isinstance(error, kind):
             return decide(error)
+    return _internal()
+
+
+def _internal() -> Failure:
     return Failure(
         "internal",
         "The worker met a fault of its own: its log names the place, please report it.",
@@ -81,6 +85,14 @@ def _of_server(error: Any) -> Failure:
     return Failure("network", str(error), retryable=True)
 
 
+def _of_runtime(error: Any) -> Failure:
+    """Tell a device that is full, which PyTorch says by this kind of error only, from all else."""
+    # Commands that compute nothing use this module too, and PyTorch takes seconds to load.
+    from clam_core.encoding import is_out_of_memory  # noqa: PLC0415 - see above
+
+    return _of_memory(error) if is_out_of_memory(error) else _internal()
+
+
 def _of_memory(_: Any) -> Failure:
     return Failure("out_of_memory", "The worker has too little memory for this slide.", retryable=True)
 
@@ -104,5 +116,6 @@ _DECISIONS: tuple[tuple[type[BaseException], Callable[[Any], Failure]], ...] = (
     (RefusedError, _of_refusal),
     (ServerError, _of_server),
     (MemoryError, _of_memory),
+    (RuntimeError, _of_runtime),
     (OSError, _of_system),
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 
 import pytest
+import torch
 
 from clam_core.errors import (
     CheckpointError,
@@ -48,6 +49,8 @@ def test_what_the_slide_or_the_model_is_at_fault_for_is_not_tried_again(error: t
         (ChangedInMidReadError("It changed."), "changed_in_mid_read"),
         (WayMissingError("It gives no ranges any more."), "source_unreachable"),
         (MemoryError(), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB."), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "out_of_memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (OSError(errno.EIO, "Input/output error"), "worker_io"),
         (UnreachableError("Cannot reach it."), "network"),
