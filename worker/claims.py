@@ -6,11 +6,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from worker.client import ONCE, PluginClient
 from worker.contract import Claim, ClaimAnswer, new_token
-from worker.errors import RefusedError, ServerError
+from worker.errors import RefusedError, ServerError, UnreachableError
 from worker.job import Analyzer
 
 _log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Claimer:
             target=self._poll, args=(wait_s, prefetch, answers), name="claim", daemon=True
         )
         thread.start()
+        give_up_at = time.monotonic() + self._poll_client.longest_claim_s(wait_s)
         while True:
             try:
                 answer = answers.get(timeout=_TICK_S)
@@ -73,10 +75,18 @@ class Claimer:
                 if self._should_end():
                     self._end_poll()
                     return ClaimAnswer(None, None)
+                if time.monotonic() > give_up_at:
+                    raise self._abandoned_poll() from None
                 continue
             if isinstance(answer, Exception):
                 raise answer
             return self._settled(answer)
+
+    def _abandoned_poll(self) -> UnreachableError:
+        """Leave a poll alone whose answer drips in and never ends, with the client that waits for it."""
+        self._poll_client.close()
+        self._poll_client = self._make_client()
+        return UnreachableError("The answer to a claim never ends: check the proxy in between.")
 
     def _settled(self, answer: ClaimAnswer) -> ClaimAnswer:
         """Begin with a new token; what arrives when nothing more may be taken goes back at once."""

@@ -7,10 +7,12 @@ again, an artifact and a completion carry the same bytes. So a call whose answer
 
 from __future__ import annotations
 
+import io
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import requests
@@ -27,9 +29,9 @@ from worker.contract import (
     parse_claim,
     parse_heartbeat,
 )
-from worker.errors import BusyError, RefusedError, ServerError, UnreachableError
+from worker.errors import BusyError, ForeignAnswerError, RefusedError, ServerError, UnreachableError
 from worker.settings import Credentials, Settings
-from worker.transport import make_session, refusal, retry_after, unreachable
+from worker.transport import contract_document, make_session, refusal, retry_after, unreachable
 
 CONTENT_TYPES = {
     ".png": "image/png",
@@ -45,6 +47,10 @@ _TEXT_LIMIT = 200
 
 _LEAST_HEARTBEAT_TIMEOUT_S = 5.0
 
+_SENT_AT_ONCE = 1 << 16
+"""Bytes of a body that go out in one piece, for which there is as much time as for connecting. A larger one
+is sent as a file is: in blocks, each of which has so much time."""
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -56,10 +62,13 @@ class Retry:
         Tries in all.
     backoff
         Waits between them; the first repeat of a dropped connection does not wait at all.
+    within_s
+        No try begins later than so many seconds after the first one.
     """
 
     attempts: int = 4
     backoff: Backoff = field(default_factory=Backoff)
+    within_s: float = float("inf")
 
 
 ONCE = Retry(attempts=1)
@@ -89,6 +98,8 @@ class PluginClient:
         What claims and heartbeats tell of the worker in passing.
     told_time
         Takes the Date of each answer to a claim, or None where it has none.
+    clock
+        A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -101,12 +112,14 @@ class PluginClient:
         wait: Callable[[float], bool] | None = None,
         counters: Callable[[], Mapping[str, float]] = dict,
         told_time: Callable[[str | None], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._session = session if session is not None else make_session(credentials)
         self._retry = retry if retry is not None else Retry()
         self._counters = counters
         self._told_time = told_time
+        self._clock = clock
         self._wait = wait if wait is not None else threading.Event().wait
 
     def close(self) -> None:
@@ -152,7 +165,7 @@ class PluginClient:
                 answer.headers.get(f"X-Pathology-{name}") == "true" for name in ("Drain", "Shared-Name")
             )
             return ClaimAnswer(None, retry_after(answer), drained, shares_name)
-        document = _document(answer)
+        document = contract_document(answer, self._settings.api_url)
         pause = document.get("retry_after_s")
         pause_s = float(pause) if isinstance(pause, int | float) else None
         return ClaimAnswer(parse_claim(document, token), pause_s)
@@ -175,6 +188,11 @@ class PluginClient:
             **self._counted(),
         }
         self._send("POST", "/claim", json_body=body, read_s=_LEAST_HEARTBEAT_TIMEOUT_S, retry=ONCE)
+
+    def longest_claim_s(self, wait_s: float) -> float:
+        """Return the seconds in which a claim that may be held for `wait_s` has an answer, or has failed."""
+        settings = self._settings
+        return settings.connect_timeout_s + 2 * (settings.read_timeout_s + wait_s)
 
     def heartbeat(
         self,
@@ -206,25 +224,27 @@ class PluginClient:
             body["detail"] = detail[:_TEXT_LIMIT]
         if prefetch:
             body["prefetch"] = True
-        # A connection that died in silence (NAT forgets idle ones) must cost one heartbeat, not the lease.
+        # A connection that died in silence (NAT forgets idle ones), or a server that wants to be left alone,
+        # must cost one heartbeat, not the lease: the next one is the repeat.
         patience_s = max(_LEAST_HEARTBEAT_TIMEOUT_S, lease.heartbeat_s)
-        answer = self._send(
+        document = self._ask(
             "POST",
             f"/update-status/{request_id}/",
             json_body=body,
             read_s=min(self._settings.read_timeout_s, patience_s),
+            retry=replace(self._retry, within_s=patience_s),
         )
-        return parse_heartbeat(_document(answer))
+        return parse_heartbeat(document)
 
     def hand_back(self, request_id: str, lease: Lease, *, retry: Retry | None = None) -> None:
         """Return the lease, so that another worker takes the request now."""
         body = self._lease_body(lease, status="pending")
-        self._send("POST", f"/update-status/{request_id}/", json_body=body, retry=retry)
+        self._ask("POST", f"/update-status/{request_id}/", json_body=body, retry=retry)
 
     def confirm_cancel(self, request_id: str, lease: Lease) -> None:
         """Say that the work was dropped because a person asked for it."""
         body = self._lease_body(lease, status="cancelled")
-        self._send("POST", f"/update-status/{request_id}/", json_body=body)
+        self._ask("POST", f"/update-status/{request_id}/", json_body=body)
 
     def put_artifact(self, request_id: str, lease: Lease, name: str, data: bytes) -> None:
         """Send one artifact.
@@ -239,47 +259,48 @@ class PluginClient:
             "X-Pathology-Token": lease.token,
             "X-Pathology-Fence": str(lease.fence),
         }
-        answer = self._send("PUT", f"/requests/{request_id}/artifacts/{name}", data=data, headers=headers)
-        stored = _document(answer).get("artifact") or {}
+        document = self._ask("PUT", f"/requests/{request_id}/artifacts/{name}", data=data, headers=headers)
+        stored = self._member(document, "artifact")
         expected = ArtifactRef.of(name, data)
         if stored.get("sha256", expected.sha256) != expected.sha256:
-            raise ServerError(f"{name} arrived damaged: check the proxy between this worker and Orthanc.")
+            raise RefusedError(
+                200,
+                "artifact_mismatch",
+                f"{name} arrived damaged: check the proxy between this worker and Orthanc.",
+            )
 
     def complete(self, request_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Send the end of a request, a result or an error; the same body may be sent again at any time."""
-        answer = self._send("POST", f"/complete-request/{request_id}/", json_body=body)
-        return dict(_document(answer).get("request") or {})
+        document = self._ask("POST", f"/complete-request/{request_id}/", json_body=body)
+        return self._member(document, "request")
 
     def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Submit an analysis as a person.
 
         A forced submission is not repeated when its answer is lost: that could start two analyses.
         """
-        return _document(
-            self._send("POST", "/analyze", json_body=body, retry=ONCE if body.get("force") else None)
-        )
+        return self._ask("POST", "/analyze", json_body=body, retry=ONCE if body.get("force") else None)
 
     def get_request(
         self, request_id: str, *, wait_s: float = 0.0, version: str | None = None
     ) -> dict[str, Any]:
         """Return one request; with `wait_s` the answer is held until its version differs from `version`."""
         params = {"wait": f"{wait_s:g}", "version": version} if version is not None and wait_s > 0 else {}
-        answer = self._send(
-            "GET", f"/requests/{request_id}", params=params, read_s=self._settings.read_timeout_s + wait_s
-        )
-        return dict(_document(answer)["request"])
+        read_s = self._settings.read_timeout_s + wait_s
+        document = self._ask("GET", f"/requests/{request_id}", params=params, read_s=read_s)
+        return self._member(document, "request")
 
     def list_requests(self, filters: Mapping[str, str]) -> dict[str, Any]:
         """Return a page of the list of requests."""
-        return _document(self._send("GET", "/requests/", params=filters))
+        return self._ask("GET", "/requests/", params=filters)
 
     def list_workers(self) -> list[dict[str, Any]]:
         """Return every worker that the server has heard of since its start."""
-        return list(_document(self._send("GET", "/workers")).get("workers") or [])
+        return list(self._ask("GET", "/workers").get("workers") or [])
 
     def health(self) -> dict[str, Any]:
         """Return what the plugin says about itself."""
-        return _document(self._send("GET", "/health"))
+        return self._ask("GET", "/health")
 
     def _counted(self) -> dict[str, Any]:
         counters = self._counters()
@@ -287,6 +308,19 @@ class PluginClient:
 
     def _lease_body(self, lease: Lease, **fields: Any) -> dict[str, Any]:
         return {"worker_id": self._settings.worker_id, "token": lease.token, "fence": lease.fence, **fields}
+
+    def _member(self, document: Mapping[str, Any], name: str) -> dict[str, Any]:
+        member = document.get(name)
+        if not isinstance(member, dict):
+            raise ForeignAnswerError(
+                f"An answer of {self._settings.api_url} lacks its {name}: check the proxy in between, and "
+                "that plugin and worker are of one version."
+            )
+        return member
+
+    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Send a call, and return the document that it is answered with."""
+        return contract_document(self._send(method, path, **options), self._settings.api_url)
 
     def _send(
         self,
@@ -310,13 +344,15 @@ class PluginClient:
         return self._repeat(call, retry or self._retry)
 
     def _repeat(self, call: _Call, retry: Retry) -> requests.Response:
-        failures = 0
+        failures, last_begin = 0, self._clock() + retry.within_s
         while True:
             try:
                 return self._once(call)
             except (UnreachableError, BusyError) as error:
                 failures += 1
-                if failures >= retry.attempts or self._wait(_pause(error, failures, retry.backoff)):
+                pause_s = _pause(error, failures, retry.backoff)
+                is_last = failures >= retry.attempts or self._clock() + pause_s > last_begin
+                if is_last or self._wait(pause_s):
                     raise
 
     def _once(self, call: _Call) -> requests.Response:
@@ -324,7 +360,7 @@ class PluginClient:
             answer = self._session.request(
                 call.method,
                 call.url,
-                data=call.data,
+                data=call.body,
                 headers=call.headers,
                 params=call.params,
                 timeout=(self._settings.connect_timeout_s, call.read_s),
@@ -346,21 +382,15 @@ class _Call:
     params: dict[str, str]
     read_s: float
 
+    @property
+    def body(self) -> bytes | io.BytesIO | None:
+        if self.data is None or len(self.data) <= _SENT_AT_ONCE:
+            return self.data
+        return io.BytesIO(self.data)
+
 
 def _pause(error: ServerError, failures: int, backoff: Backoff) -> float:
     if isinstance(error, UnreachableError) and error.dropped and failures == 1:
         return 0.0
     after = error.retry_after_s if isinstance(error, RefusedError) else None
     return backoff.delay(failures - 1, after or 0.0)
-
-
-def _document(answer: requests.Response) -> dict[str, Any]:
-    try:
-        document = answer.json()
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise ServerError(
-            "The answer is not JSON: check that the address is the plugin's and no proxy's page."
-        )
-    return document

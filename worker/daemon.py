@@ -24,6 +24,7 @@ from worker.progress import ProgressView
 from worker.pulse import Pulse
 from worker.settings import Settings, Shutdown
 from worker.shutdown import ShutdownRequest
+from worker.sources.errors import SourceUnauthorizedError
 from worker.stages import position_in
 from worker.work import Work
 
@@ -37,7 +38,8 @@ _AHEAD_POLL_S = 5.0
 _AHEAD_PAUSE_S = 1.0
 """Least pause between claims while a request is in hand, which may end at any time."""
 _FAILURES_OF_A_SINGLE_RUN = 5
-"""After so many claims without an answer a run that is to end by itself gives up: half a minute or so."""
+"""After so many claims without an answer, or tries to send what waits on disk, a run that is to end by itself
+gives up: half a minute or so."""
 
 
 class Mode(Enum):
@@ -109,6 +111,7 @@ class Daemon:
         self._pulse = Pulse()
         self._claimer = Claimer(make_client, analyzer, lambda: shutdown.no_more, self._tick)
         self._failures = 0
+        self._undelivered = 0
         self._was_accepted = False
         self._abandoned = False
         self._served = 0
@@ -173,15 +176,26 @@ class Daemon:
         if answer.claim is not None:
             self._begin(answer.claim)
             return True
-        if mode is not Mode.FOREVER and delivered and not self._works:
+        if mode is not Mode.FOREVER and not self._works and self._has_sent_all(delivered=delivered):
             return False
         held = wait_s > 0 and time.monotonic() - asked_at >= 0.9 * wait_s
         self._pause_between_claims(None if held else answer.pause_s, held=held)
         return True
 
+    def _has_sent_all(self, *, delivered: bool) -> bool:
+        """Return whether nothing waits on disk, or it was tried often enough for a run that is to end."""
+        self._undelivered = 0 if delivered else self._undelivered + 1
+        if self._undelivered >= _FAILURES_OF_A_SINGLE_RUN:
+            _log.warning("What waits on disk is sent by the next run: %s.", self._settings.spool_dir)
+        return delivered or self._undelivered >= _FAILURES_OF_A_SINGLE_RUN
+
     def _send_waiting(self) -> bool:
-        """Send what waits on disk, beside the work in hand if there is any; return whether nothing waits."""
-        sent = self._outbox.begin_replay()
+        """Send what waits on disk, beside the work in hand if there is any; return whether nothing waits.
+
+        Before the claim of an idle worker it is tried in any case: the claim may bring the very request whose
+        result waits here.
+        """
+        sent = self._outbox.begin_replay(patiently=bool(self._works))
         while not (sent.done() or self._works or self._shutdown.no_more):
             futures.wait([sent], _TICK_S)
             self._tick()
@@ -266,6 +280,9 @@ class Daemon:
                 self._send(delivery, control)
             except JobStoppedError as stopped:
                 _log.info("The work was dropped (%s).", stopped.reason.value)
+            except SourceUnauthorizedError as error:
+                _log.error("The slide is not read, and the request goes back uncounted: %s", error)
+                next(work for work in self._works if work.control is control).hand_back()
             except Exception:  # noqa: BLE001 - the boundary of the thread
                 # The lease expires and the server gives the request out again.
                 _log.error("The result could not be sent for a fault of the worker's own.", exc_info=True)

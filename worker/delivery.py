@@ -40,6 +40,11 @@ class Delivery:
     artifacts: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
+    def name(self) -> str:
+        """Name of its own, as long as it waits."""
+        return f"{self.request_id}-{self.lease.fence}"
+
+    @property
     def size(self) -> int:
         """Bytes of the artifacts."""
         return sum(len(data) for data in self.artifacts.values())

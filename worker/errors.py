@@ -9,6 +9,7 @@
     |-- ServerError                anything about talking to the plugin
     |   |-- UnreachableError            no answer: network, DNS, TLS, time-out
     |   |-- UnauthorizedError           401: wrong user or password
+    |   |-- ForeignAnswerError          something else answered: a proxy's page, an Orthanc without the plugin
     |   `-- RefusedError                the plugin answered with an error; has `status` and `code`
     |       |-- LeaseLostError          the request belongs to somebody else now
     |       |-- RequestGoneError        the request or its series no longer exists
@@ -69,6 +70,13 @@ class UnauthorizedError(ServerError):
     """Orthanc did not accept the user or the password."""
 
 
+class ForeignAnswerError(ServerError):
+    """Something else than the plugin answered: a proxy's page, a redirect, an Orthanc without the plugin.
+
+    It says nothing of the request: what stands in the way may be gone a moment later.
+    """
+
+
 class RefusedError(ServerError):
     """The plugin answered with an error.
 
@@ -77,7 +85,7 @@ class RefusedError(ServerError):
     status
         HTTP status of the answer.
     code
-        The contract's error code, or ``http_<status>`` where the answer carried none.
+        The contract's error code, or ``http_<status>`` where a server in between is busy or failed.
     message
         The server's sentence.
     retry_after_s

@@ -24,6 +24,7 @@ from worker.errors import JobStoppedError, WorkerError
 from worker.failures import failure_of
 from worker.progress import ProgressView
 from worker.sources import Reporting
+from worker.sources.errors import SourceUnauthorizedError
 from worker.stages import position_in
 from worker.turns import EncoderTurns
 
@@ -140,6 +141,8 @@ class Job:
         ------
         JobStoppedError
             If the work was stopped; nothing is to be sent then.
+        SourceUnauthorizedError
+            If Orthanc accepts this worker no more: nothing is to be sent, for the request is not at fault.
         """
 
         def report(stage: str, fraction: float, detail: str = "", remaining_s: float | None = None) -> None:
@@ -149,7 +152,7 @@ class Job:
 
         try:
             return self._analyse(claim, report, lambda: self._turns.take(control))
-        except JobStoppedError:
+        except (JobStoppedError, SourceUnauthorizedError):
             raise
         except Exception as error:  # noqa: BLE001 - one request's failure must not end the worker
             control.check()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from enum import Enum
 
+from worker.backoff import Backoff
 from worker.client import PluginClient
 from worker.delivery import Delivery, without_patient_data
 from worker.errors import (
@@ -30,6 +31,10 @@ _log = logging.getLogger(__name__)
 
 _SETTLED = frozenset({"lease_lost", "series_changed", "wrong_state"})
 """Refusals after which nobody wants this delivery any more: the server has gone on without it."""
+
+
+_INSTALLATIONS_FAULTS = frozenset({"forbidden_role", "forbidden_origin", "unknown_route", "upgrade_worker"})
+"""Refusals of whoever asks, whatever is sent: a user taken out of Pathology.Workers must not cost results."""
 
 
 class Fate(Enum):
@@ -52,14 +57,24 @@ class Outbox:
         Where deliveries wait.
     clock
         A monotonic clock, in seconds.
+    backoff
+        Waits between replays that left something waiting.
     """
 
     def __init__(
-        self, client: PluginClient, spool: Spool, clock: Callable[[], float] = time.monotonic
+        self,
+        client: PluginClient,
+        spool: Spool,
+        clock: Callable[[], float] = time.monotonic,
+        backoff: Backoff | None = None,
     ) -> None:
         self._client = client
         self._spool = spool
         self._clock = clock
+        self._backoff = backoff if backoff is not None else Backoff(base_s=2.0, cap_s=60.0)
+        self._failures = 0
+        self._rests_until = clock()
+        self._told: dict[str, str] = {}
         self._sending = threading.Lock()
         self._replaying: Future[bool] | None = None
 
@@ -95,19 +110,25 @@ class Outbox:
         except ServerError as error:
             return self._settle(delivery, error, spooled=spooled)
         if spooled:
-            self._spool.discard(delivery)
+            self._discard(delivery)
         return Fate.ARRIVED
 
     def forget(self, delivery: Delivery) -> None:
         """Drop a delivery whose work was stopped while it was being sent."""
-        self._spool.discard(delivery)
+        self._discard(delivery)
 
-    def begin_replay(self) -> Future[bool]:
-        """Begin to `replay` in a thread of its own, or return what is under way.
+    def begin_replay(self, *, patiently: bool = False) -> Future[bool]:
+        """Begin to `replay` in a thread of its own, or return what is under way, or was last done.
 
         A line that is dead holds a call for minutes, in which somebody must look after the work in hand.
+
+        Parameters
+        ----------
+        patiently
+            Whether a replay that left something waiting is followed by the next one after a while only.
         """
-        if self._replaying is None or self._replaying.done():
+        rests = patiently and self._clock() < self._rests_until
+        if self._replaying is None or (self._replaying.done() and not rests):
             self._replaying = Future()
             thread = threading.Thread(
                 target=self._replay_into, args=(self._replaying,), name="replay", daemon=True
@@ -136,26 +157,51 @@ class Outbox:
     def _replay(self) -> bool:
         try:
             self._spool.tidy()
-            for delivery in self._spool.waiting():
-                with request_context(delivery.request_id):
-                    _log.info("Sending a result again that waited on disk.")
-                    if self._resend(delivery) is Fate.WAITS:
-                        return False
+            arrived = self._send_all()
         except SpoolError as error:
             # New requests can be served all the same: their results are sent from memory.
             _log.error("%s Results that wait there are not sent.", error)
-        return True
+            return True
+        self._failures = 0 if arrived else self._failures + 1
+        self._rests_until = self._clock() + (0.0 if arrived else self._backoff.delay(self._failures - 1))
+        return arrived
 
-    def _resend(self, delivery: Delivery) -> Fate:
+    def _send_all(self) -> bool:
+        """Send what waits; go on after one that concerns itself alone, such as too large for a proxy."""
+        arrived = True
+        for delivery in self._spool.waiting():
+            with request_context(delivery.request_id):
+                failure = self._resend_or_set_aside(delivery)
+            arrived = arrived and failure is None
+            if failure is not None and _concerns_all(failure):
+                break
+        return arrived
+
+    def _resend_or_set_aside(self, delivery: Delivery) -> ServerError | None:
+        """Send what waits; return why it goes on waiting, if it does."""
+        try:
+            return self._resend(delivery)
+        except Exception:  # noqa: BLE001 - one delivery must not end the worker, now and at each start
+            _log.error(
+                "A result that waits on disk (%s) cannot be sent for a fault of the worker's own: it is set "
+                "aside, kept as long as others, and tried again at the next start.",
+                delivery.name,
+                exc_info=True,
+            )
+            self._spool.set_aside(delivery.name)
+            return None
+
+    def _resend(self, delivery: Delivery) -> ServerError | None:
+        _log.debug("Sending a result again that waited on disk.")
         try:
             for name, data in delivery.artifacts.items():
                 self._client.put_artifact(delivery.request_id, delivery.lease, name, data)
             self._complete_again(delivery)
         except ServerError as error:
-            return self._settle(delivery, error, spooled=True)
+            return error if self._settle(delivery, error, spooled=True) is Fate.WAITS else None
         _log.info("The result that waited has arrived.")
-        self._spool.discard(delivery)
-        return Fate.ARRIVED
+        self._discard(delivery)
+        return None
 
     def _complete_again(self, delivery: Delivery) -> None:
         """Complete; where the server has lost objects that were not kept here, without them."""
@@ -191,40 +237,58 @@ class Outbox:
         return timed
 
     def _settle(self, delivery: Delivery, error: ServerError, *, spooled: bool) -> Fate:
-        """Decide what a failure to send means for the delivery."""
-        if isinstance(error, UnreachableError | BusyError | UnauthorizedError):
-            where = (
-                "waits on disk and is sent again"
-                if spooled
-                else "is lost; the server gives the request out again"
-            )
-            _log.warning("The result did not arrive and %s: %s", where, error)
+        """Decide what a failure to send means for the delivery: the plugin's own word on it alone ends it."""
+        if not isinstance(error, RefusedError) or _concerns_all(error) or isinstance(error, BusyError):
+            self._tell_that_it_waits(delivery, error, spooled=spooled)
             return Fate.WAITS if spooled else Fate.REFUSED
-        self._spool.discard(delivery)
-        if isinstance(error, RefusedError) and error.code == "already_completed":
+        self._discard(delivery)
+        if error.code == "already_completed":
             # The answer was lost; what is kept on disk differs from what was sent by the header's values.
             _log.info("The server has this result already.")
             return Fate.ARRIVED
-        if isinstance(error, RequestGoneError) or (
-            isinstance(error, RefusedError) and error.code in _SETTLED
-        ):
+        if isinstance(error, RequestGoneError) or error.code in _SETTLED:
             _log.warning("The server does not want this result any more and it was dropped: %s", error)
             return Fate.UNWANTED
         _log.error("The server refused the result: %s", error)
         self._report_refusal(delivery, error)
         return Fate.REFUSED
 
-    def _report_refusal(self, delivery: Delivery, error: ServerError) -> None:
+    def _tell_that_it_waits(self, delivery: Delivery, error: ServerError, *, spooled: bool) -> None:
+        """Warn of what keeps a delivery, once for each reason and not at each try."""
+        where = (
+            "waits on disk and is sent again"
+            if spooled
+            else "is lost; the server gives the request out again"
+        )
+        is_known = self._told.get(delivery.name) == str(error)
+        if spooled:
+            self._told[delivery.name] = str(error)
+        level = logging.DEBUG if is_known else logging.WARNING
+        _log.log(level, "The result did not arrive and %s: %s", where, error)
+
+    def _discard(self, delivery: Delivery) -> None:
+        self._told.pop(delivery.name, None)
+        self._spool.discard(delivery)
+
+    def _report_refusal(self, delivery: Delivery, error: RefusedError) -> None:
         """End a request whose result cannot be stored, so that nobody waits for it."""
-        code = error.code if isinstance(error, RefusedError) else "artifact_mismatch"
         failure = Failure(
-            code, f"The server refused the result: {error}", retryable=code == "artifact_mismatch"
+            error.code,
+            f"The server refused the result: {error}",
+            retryable=error.code == "artifact_mismatch",
         )
         kept = {key: delivery.body[key] for key in ("worker_id", "token", "fence", "fingerprint")}
         try:
             self._client.complete(delivery.request_id, {**kept, "error": failure.as_json()})
         except ServerError as second:
             _log.error("Nor could the request be ended with that error: %s", second)
+
+
+def _concerns_all(error: ServerError) -> bool:
+    """Return whether what failed to arrive would fail for any delivery: a line that is cut, a busy server."""
+    if isinstance(error, RefusedError):
+        return (isinstance(error, BusyError) and error.status != 500) or error.code in _INSTALLATIONS_FAULTS
+    return isinstance(error, UnreachableError | UnauthorizedError)
 
 
 def _with_publish_time(delivery: Delivery, seconds: float) -> Delivery:

@@ -71,6 +71,7 @@ class Spool:
         self._folder = folder
         self._limits = limits
         self._clock = clock
+        self._set_aside: set[str] = set()
 
     def store(self, delivery: Delivery) -> None:
         """Keep a delivery, making room for it first; DICOM objects are left out, for they name the patient.
@@ -118,8 +119,15 @@ class Spool:
             # It is sent once more at the next start, and the server answers that it has it.
             _log.warning("%s", self._sentence(error))
 
+    def set_aside(self, name: str) -> None:
+        """Pass over a delivery that this process cannot send; it is kept as long as the others.
+
+        The next process tries it again: it may be of another version.
+        """
+        self._set_aside.add(name)
+
     def waiting(self) -> Iterator[Delivery]:
-        """Read the deliveries, oldest first; a damaged one is removed with a line in the log.
+        """Read the deliveries, oldest first; what cannot be read is set aside with a line in the log.
 
         Raises
         ------
@@ -131,13 +139,21 @@ class Spool:
         except OSError as error:
             raise self._sentence(error) from error
         for path in entries:
+            if path.name in self._set_aside:
+                continue
             try:
-                yield _read(path)
+                delivery = _read(path)
             except (FileNotFoundError, ValueError, KeyError, TypeError):
-                _log.warning("A spooled result (%s) is damaged and was removed.", path.name)
-                _remove(path)
+                _log.warning(
+                    "A spooled result (%s) is damaged, or of another version of the worker: it is set aside, "
+                    "kept as long as others, and tried again at the next start.",
+                    path.name,
+                )
+                self.set_aside(path.name)
             except OSError as error:
                 raise self._sentence(error) from error
+            else:
+                yield delivery
 
     def tidy(self, room_for: int = 0) -> None:
         """Remove what is too old, then the oldest until `room_for` more bytes fit.
@@ -178,7 +194,7 @@ class Spool:
         )
 
     def _path(self, delivery: Delivery) -> Path:
-        return self._folder / f"{delivery.request_id}-{delivery.lease.fence}"
+        return self._folder / delivery.name
 
     def _entries(self) -> list[Path]:
         if not self._folder.is_dir():
@@ -224,6 +240,8 @@ def _read(path: Path) -> Delivery:
     document: dict[str, Any] = json.loads((path / _DOCUMENT).read_bytes(), parse_constant=_no_number)
     if document["schema"] != _SCHEMA:
         raise ValueError(document["schema"])
+    if not isinstance(document["body"], dict):
+        raise TypeError("body")
     names = [str(item["name"]) for item in document["body"].get("artifacts", [])]
     if any(Path(name).name != name for name in names):
         raise ValueError(names)

@@ -13,7 +13,7 @@ from typing import Any
 from worker.backoff import Backoff
 from worker.client import PluginClient
 from worker.contract import OPEN_STATES
-from worker.errors import BusyError, RefusedError, SubmitError, UnreachableError
+from worker.errors import BusyError, ForeignAnswerError, RefusedError, SubmitError, UnreachableError
 from worker.progress import ProgressView
 from worker.stages import Position, position_in
 
@@ -215,7 +215,7 @@ def follow(
         hold_s = _FOLLOW_S if give_up_at is None else max(0.0, min(_FOLLOW_S, give_up_at - asked_at))
         try:
             fresh = client.get_request(request_id, wait_s=hold_s, version=current.get("version"))
-        except (UnreachableError, BusyError):
+        except (UnreachableError, ForeignAnswerError, BusyError):
             view.show(Position("waiting for Orthanc to answer again", _progress(current)))
             sleep(backoff.delay(failures))
             failures += 1

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 
 from worker import __version__
 from worker.errors import (
     BusyError,
+    ForeignAnswerError,
     LeaseLostError,
     RefusedError,
     RequestGoneError,
@@ -20,6 +20,11 @@ from worker.errors import (
     UnreachableError,
 )
 from worker.settings import Credentials
+from worker.timely import TimelyAdapter
+
+_PIECE = 1 << 20
+_LONGEST_PAUSE_S = 60.0
+"""No answer puts off the next call for longer: a page that announces an hour's work may be gone at once."""
 
 
 def make_session(credentials: Credentials | None, connections: int = 8) -> requests.Session:
@@ -30,7 +35,7 @@ def make_session(credentials: Credentials | None, connections: int = 8) -> reque
     session = requests.Session()
     session.auth = _Basic(credentials) if credentials else _Nobody()
     session.headers["User-Agent"] = f"pathology-worker/{__version__}"
-    adapter = HTTPAdapter(pool_connections=2, pool_maxsize=connections)
+    adapter = TimelyAdapter(pool_connections=2, pool_maxsize=connections)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
@@ -72,30 +77,86 @@ def _was_dropped(error: requests.RequestException) -> bool:
 
 
 def refusal(answer: requests.Response, address: str) -> ServerError:
-    """Turn an error answer into the exception that tells what to do."""
+    """Turn an error answer into the exception that tells what to do.
+
+    What is not in the contract's shape comes from somewhere else and decides nothing about a request.
+    """
     status = answer.status_code
-    document = _document(answer)
-    code, message = _error_fields(document, status)
     if status == 401:
         return UnauthorizedError(f"{address} does not accept the user or the password: check the settings.")
-    if 300 <= status < 400:
-        return RefusedError(
-            status, f"http_{status}", f"{address} redirects elsewhere: set the final address."
-        )
+    document = _document(answer)
+    code, message = document.get("code"), document.get("error")
+    if document.get("success") is not False or not isinstance(code, str) or not isinstance(message, str):
+        return _foreign(answer, address)
     if code == "lease_lost":
         return LeaseLostError(status, code, message)
     if status == 410 or code == "unknown_request":
         return RequestGoneError(status, code, message)
-    if status == 429 or status >= 500:
-        return BusyError(status, code, message, retry_after(answer))
-    if status == 404 and code == "http_404":
-        message = (
-            f"{address} has no such route: check the address, and that Orthanc loads the pathology plugin."
-        )
-    return RefusedError(status, code, message, retry_after(answer), document)
+    kind = BusyError if _is_busy(status) else RefusedError
+    return kind(status, code, message, retry_after(answer), document)
+
+
+def contract_document(answer: requests.Response, address: str) -> dict[str, Any]:
+    """Return the document of an answer that says of itself to be a success.
+
+    Raises
+    ------
+    ForeignAnswerError
+        If the answer is not in the contract's shape: it comes from something else than the plugin.
+    """
+    document = _document(answer)
+    if document.get("success") is not True:
+        raise ForeignAnswerError(_who_answered(answer, address))
+    return document
+
+
+def is_of_orthanc(answer: requests.Response) -> bool:
+    """Return whether an error answer is in Orthanc's own shape."""
+    return bool(_document(answer).get("HttpStatus") == answer.status_code)
+
+
+def _is_busy(status: int) -> bool:
+    return status == 429 or status >= 500
+
+
+def _foreign(answer: requests.Response, address: str) -> ServerError:
+    status, text = answer.status_code, _who_answered(answer, address)
+    if _is_busy(status):
+        return BusyError(status, f"http_{status}", text, retry_after(answer))
+    return ForeignAnswerError(text)
+
+
+def _who_answered(answer: requests.Response, address: str) -> str:
+    """Say what answered in the plugin's place, and what to do about it; nothing of the page itself."""
+    status = answer.status_code
+    target = urlsplit(answer.headers.get("Location", ""))
+    if 300 <= status < 400:
+        # Its path and query may carry a session of a sign-in.
+        where = f"{target.scheme}://{target.hostname}" if target.hostname else "elsewhere"
+        return f"{address} redirects to {where} ({status}): set the final address."
+    if status == 404 and (is_of_orthanc(answer) or not answer.content):
+        return f"{address} has no such route: check the address, and that Orthanc loads the pathology plugin."
+    if is_of_orthanc(answer):
+        return f"{address} answered {status}, as Orthanc itself does: its log says why."
+    kind, server = answer.headers.get("Content-Type", "").partition(";")[0], answer.headers.get("Server", "")
+    found = ", ".join(filter(None, (str(status), _printable(kind), _printable(server))))
+    return f"Something else than the plugin answered at {address} ({found}): {_REMEDIES.get(status, _REMEDY)}"
+
+
+_REMEDY = "check the address, and the proxy between this worker and Orthanc."
+_REMEDIES = {
+    403: "see the proxy's rules, and that the user stands in Pathology.Workers.",
+    407: "the proxy wants a user: put one into HTTPS_PROXY.",
+    413: "raise the size of a body that the proxy takes (nginx: client_max_body_size).",
+}
+
+
+def _printable(text: str) -> str:
+    return "".join(sign for sign in text if sign.isprintable())[:60]
 
 
 def _document(answer: requests.Response) -> dict[str, Any]:
+    """Return what an answer holds as JSON; nothing where it is no object."""
     try:
         document = answer.json()
     except ValueError:
@@ -103,28 +164,23 @@ def _document(answer: requests.Response) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _error_fields(document: Mapping[str, Any], status: int) -> tuple[str, str]:
-    """Return the contract's code and sentence, or stand-ins where something else answered."""
-    code = document.get("code")
-    text = document.get("error")
-    return (
-        code if isinstance(code, str) else f"http_{status}",
-        text if isinstance(text, str) else f"The server answered {status} without saying why.",
-    )
-
-
 def retry_after(answer: requests.Response) -> float | None:
-    """Return the seconds that an answer asks to wait, or None where it does not."""
+    """Return the seconds that an answer asks to wait, a minute at most, or None where it does not."""
     try:
-        return max(0.0, float(answer.headers["Retry-After"]))
+        return min(max(0.0, float(answer.headers["Retry-After"])), _LONGEST_PAUSE_S)
     except (KeyError, ValueError):
         return None
 
 
-def body_of(answer: requests.Response, size: int) -> bytes:
+def body_of(answer: requests.Response, size: int) -> bytearray:
     """Return the body of a streamed answer of which so many bytes are expected.
 
-    In one piece, which is copied once, from the connection: by default requests takes 10 KB at a time, which
-    costs as much as decoding.
+    Put together in place: by default requests takes 10 KB at a time and joins them, which costs as much as
+    decoding.
     """
-    return b"".join(answer.iter_content(size))
+    body, come = bytearray(size), 0
+    for piece in answer.iter_content(_PIECE):
+        body[come : come + len(piece)] = piece
+        come += len(piece)
+    del body[come:]
+    return body

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 import time
@@ -23,7 +24,10 @@ from worker.failures import Failure
 from worker.outbox import Fate, Outbox
 from worker.settings import Settings
 from worker.settings_reading import load_settings
+from worker.sources import RangesClient
+from worker.sources.errors import SourceUnauthorizedError
 from worker.spool import Spool, SpoolLimits
+from worker.transport import make_session
 
 pytestmark = [pytest.mark.server]
 
@@ -192,6 +196,34 @@ def test_a_result_outlives_a_restart_of_orthanc_in_the_spool(
     orthanc.start()
     assert sender.replay()
     assert ended(person, request_id)["status"] == "completed"
+
+
+def test_a_result_waits_while_an_orthanc_without_the_plugin_answers(
+    orthanc: OrthancServer, worker: PluginClient, person: PluginClient, request_id: str, tmp_path: Path
+) -> None:
+    claim = claim_once(worker, new_token())
+    users = {"RegisteredUsers": dict([orthanc.worker])}
+    with OrthancServer(overrides={"PythonScript": None, "Pathology": None, **users}) as bare:
+        settings = dataclasses.replace(settings_of(orthanc), api_url=f"{bare.url}/pathology")
+        there = PluginClient(settings, settings.worker)
+        sender, spool = outbox(there, tmp_path)
+        assert sender.deliver(delivered(claim)) is Fate.WAITS
+        there.close()
+    assert len(list(spool.waiting())) == 1
+    back, _ = outbox(worker, tmp_path)
+    assert back.replay()
+    assert ended(person, request_id)["status"] == "completed"
+
+
+def test_a_slide_is_not_read_with_a_wrong_password_and_what_says_so_is_no_word_on_the_slide(
+    orthanc: OrthancServer, worker: PluginClient, request_id: str
+) -> None:
+    claim = claim_once(worker, new_token())
+    wrong = settings_of(orthanc, password="canary-of-a-password")
+    with make_session(wrong.worker) as session:
+        client = RangesClient(wrong, session, wait=lambda _seconds: False)
+        with pytest.raises(SourceUnauthorizedError, match="does not accept the user or the password"):
+            client.read(claim.instances[0], [(0, 132)])
 
 
 def test_a_connection_that_idled_longer_than_orthanc_keeps_it_is_no_error(

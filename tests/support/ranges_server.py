@@ -18,6 +18,7 @@ from typing import Any
 import pydicom
 
 from tests.support.loopback_server import LoopbackServer
+from tests.support.scripted_server import Page
 from worker.contract import Claim, InstanceRef, Lease
 
 _RANGES = re.compile(r"/pathology/instances/([\w-]+)/ranges")
@@ -54,6 +55,8 @@ class Behaviour:
     """Whether it takes HTTP Range on an attachment's data, as Orthanc does from 1.12.5 on."""
     status: int = 0
     """Answer everything with this status, unless 0."""
+    pages: list[Page] = field(default_factory=list)
+    """What answers the next calls in the server's place."""
     paths: list[str] = field(default_factory=list)
     """Every path that was asked for."""
     ranges: list[list[list[int]]] = field(default_factory=list)
@@ -122,7 +125,10 @@ class RangesServer(LoopbackServer):
             request.close_connection = True
             request.connection.close()
             return
-        if behaviour.busy_next:
+        if behaviour.pages:
+            page = behaviour.pages.pop(0)
+            self.send(request, page.status, page.body, page.headers)
+        elif behaviour.busy_next:
             behaviour.busy_next -= 1
             self.answer(request, 503, {"success": False, "code": "too_busy", "error": "Later."})
         elif behaviour.status:

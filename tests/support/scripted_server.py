@@ -29,6 +29,29 @@ class Fault(Enum):
 
 
 @dataclass(frozen=True)
+class Page:
+    """What something else than the plugin answers."""
+
+    status: int
+    body: bytes = b"<html>Please sign in</html>"
+    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "text/html"})
+
+
+FOREIGN_PAGES = {
+    "a sign-in page": Page(200),
+    "JSON of something else": Page(200, b'{"status": "ok"}', {"Content-Type": "application/json"}),
+    "a redirect": Page(302, b"", {"Location": "https://login.test/?state=secret"}),
+    "a proxy's 403": Page(403),
+    "a proxy's 404": Page(404),
+    "an Orthanc without the plugin": Page(404, b'{"HttpStatus": 404, "OrthancStatus": 17}', {}),
+    "a proxy that wants a user": Page(407, b"", {}),
+    "a proxy's 410": Page(410),
+    "a load balancer without a server": Page(502),
+}
+"""What may stand in the plugin's place for a while."""
+
+
+@dataclass(frozen=True)
 class Call:
     """One request as it arrived."""
 
@@ -99,6 +122,8 @@ class ScriptedServer(LoopbackServer):
         Whether a claim with "prefetch" is understood, as by current servers.
     heartbeat_answer
         Makes the answer to a heartbeat; by default "go on".
+    stand_ins
+        What answers in the server's place on a route (a part of its path).
     """
 
     def __init__(self) -> None:
@@ -111,6 +136,7 @@ class ScriptedServer(LoopbackServer):
         self.drained = False
         self.shares_name = False
         self.leases_ahead = True
+        self.stand_ins: dict[str, Page] = {}
         self._faults: dict[str, deque[Fault]] = {}
         self._changed = threading.Condition()
         self._ended_polls: set[str] = set()
@@ -246,6 +272,10 @@ class ScriptedServer(LoopbackServer):
 
         return self._with_lease(request_id, call.json, end)
 
+    def stand_in(self, path: str) -> Page | None:
+        """Return what answers a path in the server's place, if anything does."""
+        return next((page for route, page in self.stand_ins.items() if route in path), None)
+
     def next_fault(self, path: str) -> Fault | None:
         """Take the fault that is scripted next for a path, if any."""
         for route, faults in self._faults.items():
@@ -265,8 +295,11 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         call = Call(self.command, self.path, body, headers)
         self.scripted.calls.append(call)
+        page = self.scripted.stand_in(self.path)
         fault = self.scripted.next_fault(self.path)
-        if fault is Fault.DROP_BEFORE:
+        if page is not None:
+            self._send(page.status, page.body, page.headers)
+        elif fault is Fault.DROP_BEFORE:
             self._drop()
         elif fault is Fault.STATUS_500:
             self._send(500, b"<html>Internal Server Error</html>", {"Content-Type": "text/html"})

@@ -14,7 +14,12 @@ from worker.contract import Claim
 from worker.preflight import check_slide
 from worker.settings import Settings
 from worker.sources.dicomweb_client import DicomwebFrames
-from worker.sources.errors import SourceDeletedError, SourceRefusedError, WayMissingError
+from worker.sources.errors import (
+    SourceBlockedError,
+    SourceDeletedError,
+    SourceRefusedError,
+    WayMissingError,
+)
 from worker.sources.prefetching import FrameNumbers, PrefetchingSlide, Tile
 from worker.sources.repeating import Wait
 from worker.sources.source import SourceReport
@@ -105,7 +110,7 @@ class DicomwebSource:
         """Return the headers; a server without them has no DICOMweb, or not of this slide."""
         try:
             return frames.headers()
-        except (SourceDeletedError, SourceRefusedError) as error:
+        except (SourceBlockedError, SourceDeletedError, SourceRefusedError) as error:
             raise WayMissingError(str(error)) from error
 
 

@@ -6,7 +6,9 @@
     SlideError (clam_core)
     `-- SourceError
         |-- SourceUnreachableError   no answer, though asked several times
+        |   `-- SourceBlockedError       something else answers in the server's place
         |-- SourceRefusedError       the server does not let this worker read
+        |   `-- SourceUnauthorizedError  the user or the password is wrong
         |-- SourceDeletedError       the instance is not there any more
         |-- ChangedInMidReadError    the instance was overwritten while it was read
         |-- IncompleteSlideError     a stored level cannot be read: nothing is guessed from the others
@@ -33,10 +35,18 @@ class SourceUnreachableError(SourceError):
     code = "source_unreachable"
 
 
+class SourceBlockedError(SourceUnreachableError):
+    """Something else answers in Orthanc's place, such as a proxy."""
+
+
 class SourceRefusedError(SourceError):
     """Orthanc does not let this worker read the slide."""
 
     code = "source_refused"
+
+
+class SourceUnauthorizedError(SourceRefusedError):
+    """Orthanc does not accept the user or the password: no fault of the request, which is handed back."""
 
 
 class SourceDeletedError(SourceError):

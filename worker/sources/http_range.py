@@ -13,7 +13,12 @@ import requests
 from clam_core.slides import Slide
 from worker.contract import Claim, InstanceRef
 from worker.settings import Settings
-from worker.sources.errors import SourceDeletedError, SourceRefusedError, WayMissingError
+from worker.sources.errors import (
+    SourceBlockedError,
+    SourceDeletedError,
+    SourceRefusedError,
+    WayMissingError,
+)
 from worker.sources.range_files import Range
 from worker.sources.ranges_slide import open_ranges_slide
 from worker.sources.repeating import TryAgainError, Wait, changed, orthanc_failure, repeat
@@ -102,7 +107,7 @@ class HttpRangeClient:
         """
         try:
             repeat(lambda: self._get(instance, 0, _PROBED_BYTES), self._wait)
-        except (SourceDeletedError, SourceRefusedError) as error:
+        except (SourceBlockedError, SourceDeletedError, SourceRefusedError) as error:
             raise WayMissingError(str(error)) from error
 
     def read(self, instance: InstanceRef, ranges: Sequence[Range]) -> list[memoryview]:
@@ -125,11 +130,11 @@ class HttpRangeClient:
             raise changed()
         return found
 
-    def _run(self, instance: InstanceRef, run: Run) -> bytes:
+    def _run(self, instance: InstanceRef, run: Run) -> bytearray:
         with self._places:
             return repeat(lambda: self._get(instance, run.offset, run.length), self._wait)
 
-    def _get(self, instance: InstanceRef, offset: int, length: int) -> bytes:
+    def _get(self, instance: InstanceRef, offset: int, length: int) -> bytearray:
         address = self._settings.orthanc_url
         try:
             with self._session.get(

@@ -19,7 +19,7 @@ from worker.preflight import check_slide
 from worker.scratch import scratch_folder
 from worker.settings import Settings
 from worker.sources.headers import read_header
-from worker.sources.repeating import TryAgainError, Wait, changed, orthanc_failure, repeat
+from worker.sources.repeating import TryAgainError, Wait, changed, no_slide, orthanc_failure, repeat
 from worker.sources.source import SourceReport, Verified
 from worker.sources.stored_uuid import stored_uuid
 from worker.sources.volumes import check_complete, incomplete, volumes_of
@@ -109,9 +109,6 @@ class OrthancDownloadSource:
 
     def _download(self, instance: InstanceRef, target: Path) -> Path:
         repeat(lambda: self._fetch(instance, target), self._wait)
-        stored = stored_uuid(self._settings, self._session, instance, self._wait)
-        if stored != instance.uuid or target.stat().st_size != instance.size:
-            raise changed()
         return target
 
     def _fetch(self, instance: InstanceRef, target: Path) -> None:
@@ -124,6 +121,10 @@ class OrthancDownloadSource:
                     file.write(block)
         except requests.RequestException as error:
             raise self._dropped(error) from error
+        if stored_uuid(self._settings, self._session, instance, self._wait) != instance.uuid:
+            raise changed()
+        if target.stat().st_size != instance.size:
+            raise no_slide(self._settings.orthanc_url)
 
     def _dropped(self, error: requests.RequestException) -> TryAgainError:
         return TryAgainError(str(unreachable(self._settings.orthanc_url, error)))

@@ -13,7 +13,7 @@ from worker.contract import InstanceRef
 from worker.settings import Settings
 from worker.sources.errors import SourceError, WayMissingError
 from worker.sources.range_files import Range
-from worker.sources.repeating import TryAgainError, Wait, changed, ranges_failure, repeat
+from worker.sources.repeating import TryAgainError, Wait, no_slide, ranges_failure, repeat
 from worker.sources.source import Traffic
 from worker.transport import body_of, unreachable
 
@@ -110,18 +110,15 @@ class RangesClient:
         try:
             return places_in(answer.json())
         except (ValueError, KeyError, TypeError) as error:
-            raise TryAgainError(
-                "Something else than the plugin answered where the slide's frames lie: check the proxy "
-                "between this worker and Orthanc."
-            ) from error
+            raise no_slide(self._settings.api_url) from error
 
-    def _post(self, instance: InstanceRef, group: Sequence[Range]) -> bytes:
+    def _post(self, instance: InstanceRef, group: Sequence[Range]) -> bytearray:
         body = json.dumps({"ranges": joined(group)}, separators=(",", ":")).encode()
         expected = sum(length for _, length in group)
         with self._places:
             return repeat(lambda: self._post_once(instance, body, expected), self._wait)
 
-    def _post_once(self, instance: InstanceRef, body: bytes, expected: int) -> bytes:
+    def _post_once(self, instance: InstanceRef, body: bytes, expected: int) -> bytearray:
         try:
             answer = self._session.post(
                 f"{self._settings.api_url}/instances/{instance.id}/ranges",
@@ -142,7 +139,8 @@ class RangesClient:
         except requests.RequestException as error:
             raise TryAgainError(str(unreachable(self._settings.api_url, error))) from error
         if answer.headers.get("ETag", "").strip('"') != instance.uuid:
-            raise changed()
+            # The plugin refuses another file by its own code.
+            raise no_slide(self._settings.api_url)
         if len(content) != expected:
             raise TryAgainError("Orthanc sent fewer bytes of the slide than it was asked for.")
         self.traffic.count(expected)

@@ -8,16 +8,18 @@ from typing import TypeVar
 
 import requests
 
-from worker.errors import RefusedError, ServerError, UnauthorizedError
+from worker.errors import BusyError, ForeignAnswerError, RefusedError, UnauthorizedError
 from worker.sources.errors import (
     ChangedInMidReadError,
+    SourceBlockedError,
     SourceDeletedError,
     SourceError,
     SourceRefusedError,
+    SourceUnauthorizedError,
     SourceUnreachableError,
     WayMissingError,
 )
-from worker.transport import refusal
+from worker.transport import is_of_orthanc, refusal
 
 Answer = TypeVar("Answer")
 
@@ -40,11 +42,16 @@ class TryAgainError(Exception):
         The sentence for the user where no repeat helps.
     after_s
         Seconds that the server wants to pass first.
+    otherwise
+        What is raised where no repeat helps.
     """
 
-    def __init__(self, message: str, after_s: float = 0.0) -> None:
+    def __init__(
+        self, message: str, after_s: float = 0.0, otherwise: type[SourceError] = SourceUnreachableError
+    ) -> None:
         super().__init__(message)
         self.after_s = after_s
+        self.otherwise = otherwise
 
 
 def repeat(call: Callable[[], Answer], wait: Wait) -> Answer:
@@ -52,7 +59,7 @@ def repeat(call: Callable[[], Answer], wait: Wait) -> Answer:
 
     Raises
     ------
-    SourceUnreachableError
+    SourceError
         If the last repeat failed too.
     """
     for pause in PAUSES_S:
@@ -60,11 +67,11 @@ def repeat(call: Callable[[], Answer], wait: Wait) -> Answer:
             return call()
         except TryAgainError as failure:
             if wait(max(pause, min(failure.after_s, _LONGEST_PAUSE_S))):
-                raise SourceUnreachableError(str(failure)) from failure
+                raise failure.otherwise(str(failure)) from failure
     try:
         return call()
     except TryAgainError as failure:
-        raise SourceUnreachableError(str(failure)) from failure
+        raise failure.otherwise(str(failure)) from failure
 
 
 def changed() -> ChangedInMidReadError:
@@ -80,28 +87,37 @@ def ranges_failure(answer: requests.Response, address: str) -> Exception:
     code = error.code if isinstance(error, RefusedError) else ""
     if code == "changed_in_mid_read":
         return changed()
-    if code in {"unknown_route", "method_not_allowed", "http_404", "http_405"}:
+    is_without_plugin = answer.status_code == 404 and is_of_orthanc(answer)
+    # Orthanc 1.10 sends the plugin's 405 without a body.
+    if code == "unknown_route" or answer.status_code == 405 or is_without_plugin:
         return WayMissingError(str(error))
-    return _failure(answer.status_code, error)
+    return orthanc_failure(answer, address)
 
 
 def orthanc_failure(answer: requests.Response, address: str) -> Exception:
-    """Tell what an error answer of one of Orthanc's own routes means."""
-    return _failure(answer.status_code, refusal(answer, address))
+    """Tell what an error answer of the plugin, or of one of Orthanc's own routes, means.
 
-
-def _failure(status: int, error: ServerError) -> Exception:
-    if status in {404, 410}:
+    What neither of them says comes from a proxy, or from Orthanc's own bare 403 to a worker that has lost its
+    lease, and may be over a moment later.
+    """
+    error = refusal(answer, address)
+    if isinstance(error, UnauthorizedError):
+        return TryAgainError(str(error), otherwise=SourceUnauthorizedError)
+    if isinstance(error, BusyError):
+        return TryAgainError(str(error), error.retry_after_s or 0.0)
+    if isinstance(error, ForeignAnswerError) and not is_of_orthanc(answer):
+        return TryAgainError(str(error), otherwise=SourceBlockedError)
+    if answer.status_code in {404, 410}:
         return SourceDeletedError(
             "The slide is not in Orthanc any more: submit it again if it was stored anew."
         )
-    if status == 429 or status >= 500:
-        after = error.retry_after_s if isinstance(error, RefusedError) else None
-        return TryAgainError(str(error), after or 0.0)
-    return _refused(error)
-
-
-def _refused(error: ServerError) -> SourceError:
-    if isinstance(error, UnauthorizedError):
-        return SourceRefusedError(str(error))
     return SourceRefusedError(f"Orthanc does not let this worker read the slide: {error}")
+
+
+def no_slide(address: str) -> TryAgainError:
+    """Tell of an answer, a success by its status, that holds something else than was asked for."""
+    return TryAgainError(
+        f"Something else than what was asked for came from {address}: check the proxy between this worker "
+        "and Orthanc.",
+        otherwise=SourceBlockedError,
+    )

@@ -7,7 +7,7 @@ import requests
 
 from worker.contract import InstanceRef
 from worker.settings import Settings
-from worker.sources.repeating import TryAgainError, Wait, orthanc_failure, repeat
+from worker.sources.repeating import TryAgainError, Wait, no_slide, orthanc_failure, repeat
 from worker.transport import unreachable
 
 
@@ -32,6 +32,10 @@ def _ask(settings: Settings, session: requests.Session, instance: InstanceRef) -
         )
         if answer.status_code != 200:
             raise orthanc_failure(answer, address)
-        return str(answer.json().get("Uuid", ""))
+        document = answer.json()
     except requests.RequestException as error:
         raise TryAgainError(str(unreachable(address, error))) from error
+    uuid = document.get("Uuid") if isinstance(document, dict) else None
+    if not isinstance(uuid, str):
+        raise no_slide(address)
+    return uuid

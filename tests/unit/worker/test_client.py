@@ -11,13 +11,14 @@ import pytest
 import requests
 import responses
 
-from tests.support.scripted_server import Fault, ScriptedServer
+from tests.support.scripted_server import FOREIGN_PAGES, Fault, Page, ScriptedServer
 from tests.unit.worker.conftest import PASSWORD, QUICK, Rig
 from worker.backoff import Backoff
 from worker.client import PluginClient
-from worker.contract import Lease, parse_claim, parse_heartbeat
+from worker.contract import ClaimAnswer, Lease, parse_claim, parse_heartbeat
 from worker.errors import (
     BusyError,
+    ForeignAnswerError,
     LeaseLostError,
     RefusedError,
     RequestGoneError,
@@ -93,15 +94,39 @@ def test_a_wrong_password_names_the_address_and_never_the_password(
     assert PASSWORD not in str(raised.value)
 
 
-def test_a_page_that_is_no_json_is_a_sentence(client: PluginClient, http: responses.RequestsMock) -> None:
-    answer_health(http, 200, body="<html>welcome</html>")
-    with pytest.raises(ServerError, match="not JSON"):
+@pytest.mark.parametrize("page", FOREIGN_PAGES.values(), ids=FOREIGN_PAGES.keys())
+def test_what_is_not_in_the_contracts_shape_is_no_word_of_the_plugin(
+    client: PluginClient, http: responses.RequestsMock, page: Page
+) -> None:
+    answer_health(http, page.status, body=page.body, headers=page.headers)
+    with pytest.raises(
+        (ForeignAnswerError, BusyError), match=f"{URL}/pathology.*{page.status}|no such route"
+    ):
         client.health()
+
+
+def test_a_page_is_named_by_its_kind_and_its_server_and_never_quoted(
+    client: PluginClient, http: responses.RequestsMock
+) -> None:
+    headers = {"Server": "nginx/1.24.0\x1b[2J", "Content-Type": "text/html; charset=utf-8"}
+    answer_health(http, 200, body="<html>SMITH</html>", headers=headers)
+    with pytest.raises(ForeignAnswerError) as raised:
+        client.health()
+    assert "(200, text/html, nginx/1.24.0[2J)" in str(raised.value)
+    assert "SMITH" not in str(raised.value)
+
+
+def test_an_empty_success_is_one_of_a_claim_only(client: PluginClient, http: responses.RequestsMock) -> None:
+    http.post(f"{URL}/pathology/claim", status=204)
+    http.post(f"{URL}/pathology/complete-request/r1/", status=204)
+    assert client.claim("0" * 32, [], None, device="cpu", wait_s=0) == ClaimAnswer(None, None)
+    with pytest.raises(ForeignAnswerError):
+        client.complete("r1", {})
 
 
 def test_an_orthanc_without_the_plugin_is_named(client: PluginClient, http: responses.RequestsMock) -> None:
     answer_health(http, 404, body="")
-    with pytest.raises(RefusedError, match="loads the pathology plugin"):
+    with pytest.raises(ForeignAnswerError, match="loads the pathology plugin"):
         client.health()
 
 
@@ -109,7 +134,7 @@ def test_a_redirect_is_not_followed_with_the_password(
     client: PluginClient, http: responses.RequestsMock
 ) -> None:
     answer_health(http, 302, headers={"Location": "http://elsewhere.test/"})
-    with pytest.raises(RefusedError, match="set the final address"):
+    with pytest.raises(ForeignAnswerError, match="set the final address"):
         client.health()
     assert len(http.calls) == 1
 
@@ -142,7 +167,7 @@ def test_a_busy_server_is_asked_again_as_often_as_the_policy_says(
 
 
 def test_a_refusal_is_not_repeated(client: PluginClient, http: responses.RequestsMock) -> None:
-    answer_health(http, 403, json={"code": "forbidden_role", "error": "No."})
+    answer_health(http, 403, json={"success": False, "code": "forbidden_role", "error": "No."})
     with pytest.raises(RefusedError):
         client.health()
     assert len(http.calls) == 1
@@ -155,6 +180,46 @@ def test_the_servers_retry_after_is_waited_for(settings: Settings, http: respons
     with pytest.raises(BusyError):
         client.health()
     assert all(seconds >= 7 for seconds in waits)
+
+
+def test_an_hour_that_a_page_asks_for_is_not_waited_for(
+    settings: Settings, http: responses.RequestsMock
+) -> None:
+    waits: list[float] = []
+    client = PluginClient(settings, settings.worker, retry=QUICK, wait=noting(waits))
+    answer_health(http, 503, headers={"Retry-After": "3600"})
+    with pytest.raises(BusyError) as raised:
+        client.health()
+    assert raised.value.retry_after_s == 60
+    assert all(60 <= seconds < 61 for seconds in waits)
+
+
+def test_a_heartbeat_waits_no_longer_than_until_the_next_one(
+    settings: Settings, http: responses.RequestsMock
+) -> None:
+    waits: list[float] = []
+    client = PluginClient(settings, settings.worker, retry=QUICK, wait=noting(waits))
+    http.post(f"{URL}/pathology/update-status/r1/", status=503, headers={"Retry-After": "90"})
+    with pytest.raises(BusyError):
+        client.heartbeat("r1", LEASE, stage="encode", progress=0.5, detail="")
+    assert (len(http.calls), waits) == (1, [])
+
+
+def test_tries_of_a_heartbeat_that_take_long_are_not_followed_by_others(
+    settings: Settings, http: responses.RequestsMock
+) -> None:
+    now = 0.0
+
+    def late(_: requests.PreparedRequest) -> Any:
+        nonlocal now
+        now += 10
+        return 503, {"Retry-After": "0"}, b""
+
+    http.add_callback("POST", f"{URL}/pathology/update-status/r1/", callback=late)
+    client = PluginClient(settings, settings.worker, retry=QUICK, wait=noting([]), clock=lambda: now)
+    with pytest.raises(BusyError):
+        client.heartbeat("r1", LEASE, stage="encode", progress=0.5, detail="")
+    assert len(http.calls) == 2
 
 
 def test_waiting_ends_early_where_a_shutdown_cuts_it(

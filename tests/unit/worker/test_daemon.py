@@ -15,15 +15,16 @@ import pytest
 
 from clam_core.errors import NoTissueError
 from tests.support.orthanc_server import free_port
-from tests.support.scripted_server import Answer, Call, Fault, ScriptedRequest, ScriptedServer
+from tests.support.scripted_server import Answer, Call, Fault, Page, ScriptedRequest, ScriptedServer
 from tests.unit.worker.conftest import Rig, good_analysis
 from worker.client import PluginClient
-from worker.contract import Lease
+from worker.contract import Claim, Lease
 from worker.daemon import Mode
 from worker.delivery import Delivery
 from worker.errors import RefusedError, UnreachableError
 from worker.job import Analysis, StageReport
 from worker.outbox import Outbox
+from worker.sources.errors import SourceUnauthorizedError
 from worker.spool import Spool
 
 REQUEST_ID = "a" * 32
@@ -263,6 +264,20 @@ def test_a_drain_finishes_the_request_in_work_and_takes_no_other(rig: Rig, serve
     slow.may_end.set()
     thread.join(5)
     assert (first.status, second.status) == ("completed", "pending")
+
+
+def test_a_heartbeat_that_is_put_off_for_long_is_followed_by_the_next_one(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    rig.analyzer.work = held = Held()
+    server.stand_ins["/update-status/"] = Page(503, headers={"Retry-After": "90"})
+    server.add_request()
+    thread = rig.start()
+    server.wait_for(lambda: len(server.calls_to("/update-status/")) > 2)
+    held.may_end.set()
+    rig.shutdown.ask()
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_the_server_dictates_the_interval_of_heartbeats(rig: Rig, server: ScriptedServer) -> None:
@@ -547,6 +562,46 @@ def test_a_result_that_arrived_although_its_answer_was_lost_is_known_to_have_arr
     assert list(rig.spool.waiting()) == []
     assert request.completion is not None
     assert b"S26-1" in request.completion
+
+
+def test_a_worker_that_meets_something_else_at_its_first_claim_goes_on_until_the_plugin_answers(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = server.add_request()
+    server.stand_ins["/claim"] = Page(404)
+    thread = rig.start()
+    server.wait_for(lambda: len(server.calls_to("/claim")) > 2)
+    server.stand_ins.clear()
+    server.wait_for(lambda: request.status == "completed")
+    rig.shutdown.ask()
+    thread.join(5)
+    assert "Something else than the plugin answered" in caplog.text
+
+
+def test_a_pause_of_an_hour_that_a_page_asks_for_keeps_no_worker_from_claiming(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.stand_ins["/claim"] = Page(503, headers={"Retry-After": "3600"})
+    thread = rig.start()
+    server.wait_for(lambda: "next try in 60 s" in caplog.text)
+    rig.shutdown.ask()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_password_that_orthanc_refuses_in_mid_read_gives_the_request_back_and_fails_nothing(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(_: Claim) -> Any:
+        raise SourceUnauthorizedError("Orthanc does not accept the user or the password.")
+
+    rig.open_slide = refused
+    request = server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    assert request.status == "pending"
+    assert server.calls_to("/complete-request/") == []
+    assert list(rig.spool.waiting()) == []
+    assert "goes back uncounted: Orthanc does not accept the user or the password." in caplog.text
 
 
 @pytest.mark.parametrize("mode", [Mode.ONCE, Mode.UNTIL_EMPTY])

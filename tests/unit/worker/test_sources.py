@@ -19,24 +19,33 @@ from wsidicom import WsiDicom
 from clam_core.errors import MissingMppError, NoVolumeError, SlideError
 from clam_core.slides import OpenSlideSlide, Prefetching, WsiDicomSlide
 from tests.support.ranges_server import RangesServer
+from tests.support.scripted_server import FOREIGN_PAGES, Page
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import ODD_SLIDES, assert_same_tiles, real_slide, settings_for
+from worker.failures import failure_of
 from worker.sources import (
+    HttpRangeClient,
+    HttpRangeSource,
     OrthancDownloadSource,
     OrthancRangesSource,
     RangesClient,
     Reporting,
     open_request_slide,
 )
+from worker.sources.dicomweb import DicomwebSource
 from worker.sources.dicomweb_client import DicomwebFrames
 from worker.sources.errors import (
     AmbiguousSlideFileError,
     ChangedInMidReadError,
     NoSlideFileError,
+    SourceBlockedError,
     SourceDeletedError,
     SourceRefusedError,
+    SourceUnauthorizedError,
     SourceUnreachableError,
+    WayMissingError,
 )
+from worker.sources.source import SlideSource
 
 
 @pytest.fixture
@@ -229,6 +238,83 @@ def test_a_refusal_is_a_sentence(server: RangesServer, client: RangesClient) -> 
     server.behaviour.status = 403
     with pytest.raises(SourceRefusedError, match="does not let this worker read"):
         OrthancRangesSource(client).open(server.claim())
+
+
+@pytest.mark.parametrize("page", FOREIGN_PAGES.values(), ids=FOREIGN_PAGES.keys())
+def test_what_answers_in_orthancs_place_for_a_moment_costs_nothing(
+    server: RangesServer, client: RangesClient, page: Page
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    with OrthancRangesSource(client).open(server.claim()) as slide:
+        if "HttpStatus" not in page.body.decode():
+            server.behaviour.pages.extend([page] * 3)
+        assert_same_tiles(slide, real_slide())
+    assert server.behaviour.pages == []
+
+
+@pytest.mark.parametrize("page", FOREIGN_PAGES.values(), ids=FOREIGN_PAGES.keys())
+@pytest.mark.parametrize("way", ["ranges", "HTTP Range", "download"])
+def test_what_goes_on_answering_in_orthancs_place_leaves_the_request_to_another_attempt(
+    server: RangesServer, session: requests.Session, tmp_path: Path, page: Page, way: str
+) -> None:
+    (path,) = real_slide()
+    server.store(path)
+    server.behaviour.http_range = True
+    settings = settings_for(server.url)
+    sources: dict[str, SlideSource] = {
+        "ranges": OrthancRangesSource(RangesClient(settings, session, wait=at_once)),
+        "HTTP Range": HttpRangeSource(HttpRangeClient(settings, session, wait=at_once)),
+        "download": OrthancDownloadSource(settings, session, scratch=tmp_path, wait=at_once),
+    }
+    source = sources[way]
+    claim = server.claim()
+    if way == "download":
+        server.behaviour.pages.extend([page] * 1000)
+        with pytest.raises((SlideError, WayMissingError)) as raised:
+            source.open(claim)
+    else:
+        with source.open(claim) as slide:
+            server.behaviour.pages.extend([page] * 1000)
+            with pytest.raises((SlideError, WayMissingError)) as raised:
+                slide.read_region((1500, 1500), 0, (512, 512))
+    failure = failure_of(raised.value)
+    is_orthancs_own = "HttpStatus" in page.body.decode()
+    expected = "source_deleted" if is_orthancs_own and way != "ranges" else "source_unreachable"
+    assert (failure.code, failure.retryable) == (expected, expected == "source_unreachable")
+
+
+def at_once(_seconds: float) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_password_or_a_role_that_orthanc_refuses_is_told_apart(
+    server: RangesServer, client: RangesClient, status: int
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    server.behaviour.pages.extend([Page(status, b"", {})] * 1000)
+    expected = SourceUnauthorizedError if status == 401 else SourceBlockedError
+    with pytest.raises(expected):
+        OrthancRangesSource(client).open(server.claim())
+
+
+def test_a_dicomweb_server_that_does_not_know_this_worker_is_passed_over(
+    server: RangesServer, session: requests.Session
+) -> None:
+    frames = DicomwebSource(
+        settings_for(server.url, DICOMWEB_URL=f"{server.url}/other"), session, wait=at_once
+    )
+    for path in real_slide():
+        server.store(path)
+    claim = server.claim()
+    named = {**claim.request, "study_instance_uid": "1.2", "series_instance_uid": "1.2.3"}
+    for page in (Page(401, b"", {}), Page(403), Page(404), Page(406)):
+        server.behaviour.pages.extend([page] * 7)
+        with pytest.raises(WayMissingError):
+            frames.open(dataclasses.replace(claim, request=named))
+        assert server.behaviour.pages == []
 
 
 def test_a_series_of_labels_only_is_no_slide(server: RangesServer, client: RangesClient) -> None:

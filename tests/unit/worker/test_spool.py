@@ -70,14 +70,34 @@ def test_what_a_crash_left_half_written_is_never_read_and_is_removed(spool: Spoo
 
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"schema": 99}', "[1"])
-def test_a_damaged_delivery_is_removed_and_the_others_are_kept(
+def test_a_damaged_delivery_is_set_aside_and_the_others_are_read(
     spool: Spool, tmp_path: Path, damage: str
 ) -> None:
     spool.store(delivery("r1"))
     spool.store(delivery("r2"))
     (tmp_path / "spool" / "r1-1" / "delivery.json").write_text(damage)
     assert [item.request_id for item in spool.waiting()] == ["r2"]
-    assert not (tmp_path / "spool" / "r1-1").exists()
+    assert (tmp_path / "spool" / "r1-1").exists()
+
+
+def test_what_is_set_aside_is_passed_over_by_this_process_alone(spool: Spool, tmp_path: Path) -> None:
+    spool.store(delivery())
+    spool.set_aside(delivery().name)
+    assert list(spool.waiting()) == []
+    assert list(Spool(tmp_path / "spool", LIMITS).waiting()) == [delivery()]
+
+
+def test_what_is_set_aside_makes_room_and_grows_too_old_like_the_others(tmp_path: Path) -> None:
+    now = time.time()
+    spool = Spool(tmp_path, LIMITS, clock=lambda: now)
+    spool.store(delivery("r1", size=600))
+    spool.set_aside(delivery("r1").name)
+    spool.store(delivery("r2", size=600))
+    assert not (tmp_path / "r1-1").exists()
+    spool.set_aside(delivery("r2").name)
+    now += 4000
+    spool.tidy()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_artifact_name_cannot_lead_out_of_the_spool(spool: Spool, tmp_path: Path) -> None:
@@ -196,7 +216,7 @@ def test_a_file_that_cannot_be_read_now_is_kept_for_later(
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity"])
-def test_a_waiting_result_with_a_value_that_is_no_number_is_removed_for_no_server_takes_it(
+def test_a_waiting_result_with_a_value_that_is_no_number_is_not_sent_for_no_server_takes_it(
     spool: Spool, tmp_path: Path, number: str
 ) -> None:
     spool.store(delivery())

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outbox: the plugin's own word alone ends a delivery, and no delivery keeps the others or the worker."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.scripted_server import FOREIGN_PAGES, Page, ScriptedServer
+from tests.unit.worker.conftest import Rig
+from worker.backoff import Backoff
+from worker.daemon import Mode
+from worker.delivery import Delivery, result_delivery
+from worker.outbox import Fate, Outbox
+
+ANYWHERE = "/pathology/"
+
+
+def claimed(rig: Rig, server: ScriptedServer, request_id: str = "a" * 32) -> Delivery:
+    """Return the result of a request that was claimed."""
+    server.add_request(request_id)
+    client = rig.client()
+    claim = client.claim(request_id, rig.analyzer.offers, None, device="cpu", wait_s=0).claim
+    client.close()
+    assert claim is not None
+    return result_delivery(claim, "lab-1", {"predicted_class": "x", "timings_s": {}}, {"heatmap.png": b"PNG"})
+
+
+def waiting(rig: Rig) -> list[str]:
+    return [delivery.request_id[0] for delivery in rig.spool.waiting()]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("page", FOREIGN_PAGES.values(), ids=FOREIGN_PAGES.keys())
+@pytest.mark.parametrize("route", ["/artifacts/", "/complete-request/"])
+def test_a_result_waits_while_something_else_answers_in_the_plugins_place(
+    rig: Rig, server: ScriptedServer, route: str, page: Page
+) -> None:
+    outbox = Outbox(rig.client(), rig.spool)
+    delivery = claimed(rig, server)
+    server.stand_ins[route] = page
+    assert outbox.deliver(delivery) is Fate.WAITS
+    assert not outbox.replay()
+    server.stand_ins.clear()
+    assert outbox.replay()
+    assert server.requests[delivery.request_id].status == "completed"
+    assert waiting(rig) == []
+
+
+def test_results_that_waited_through_a_cut_survive_a_sign_in_page_on_the_way_back(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    outbox = Outbox(rig.client(), rig.spool)
+    server.accepts_results = False
+    for letter in "abc":
+        outbox.deliver(claimed(rig, server, letter * 32))
+    server.accepts_results = True
+    server.stand_ins[ANYWHERE] = Page(200)
+    outbox.replay()
+    assert waiting(rig) == ["a", "b", "c"]
+    server.stand_ins.clear()
+    outbox.replay()
+    assert {request.status for request in server.requests.values()} == {"completed"}
+
+
+def test_the_log_names_what_answered_once_and_not_at_every_try(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox(rig.client(), rig.spool)
+    delivery = claimed(rig, server)
+    server.stand_ins[ANYWHERE] = Page(403, headers={"Content-Type": "text/html; charset=utf-8"})
+    outbox.deliver(delivery)
+    for _ in range(3):
+        outbox.replay()
+    (line,) = warnings(caplog)
+    assert "waits on disk and is sent again: Something else than the plugin answered" in line
+    assert "(403, text/html, BaseHTTP/" in line
+    server.stand_ins[ANYWHERE] = FOREIGN_PAGES["a redirect"]
+    outbox.replay()
+    assert len(warnings(caplog)) == 2
+    assert "redirects to https://login.test (302): set the final address" in warnings(caplog)[-1]
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "forbidden_role"), (404, "unknown_route")])
+def test_a_user_or_a_plugin_that_was_changed_costs_no_result(
+    rig: Rig, server: ScriptedServer, status: int, code: str
+) -> None:
+    outbox = Outbox(rig.client(), rig.spool)
+    delivery = claimed(rig, server)
+    answer = {"success": False, "code": code, "error": "Why."}
+    server.stand_ins[ANYWHERE] = Page(status, json.dumps(answer).encode())
+    assert outbox.deliver(delivery) is Fate.WAITS
+    server.stand_ins.clear()
+    assert outbox.replay()
+    assert server.requests[delivery.request_id].status == "completed"
+
+
+def test_what_the_plugin_itself_refuses_ends_its_request_with_the_plugins_code(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    delivery = claimed(rig, server)
+    refused = {"success": False, "code": "artifact_too_large", "error": "Too large."}
+    server.stand_ins["/artifacts/"] = Page(413, json.dumps(refused).encode())
+    assert Outbox(rig.client(), rig.spool).deliver(delivery) is Fate.REFUSED
+    request = server.requests[delivery.request_id]
+    assert (request.status, request.document["error"]["code"]) == ("failed", "artifact_too_large")
+    assert waiting(rig) == []
+
+
+def test_a_result_too_large_for_a_proxy_keeps_no_other_one_waiting(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox(rig.client(), rig.spool)
+    server.accepts_results = False
+    for letter in "ab":
+        outbox.deliver(claimed(rig, server, letter * 32))
+    server.accepts_results = True
+    server.stand_ins[f"/requests/{'a' * 32}/"] = Page(413)
+    assert not outbox.replay()
+    assert waiting(rig) == ["a"]
+    assert "client_max_body_size" in caplog.text
+
+
+def test_beside_work_in_hand_what_waits_is_tried_after_ever_longer_rests(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    now = 0.0
+    longest = Backoff(base_s=10, cap_s=40, uniform=lambda _low, high: high)
+    outbox = Outbox(rig.client(), rig.spool, lambda: now, longest)
+    server.stand_ins["/artifacts/"] = Page(403)
+    outbox.deliver(claimed(rig, server))
+
+    def tries() -> int:
+        outbox.begin_replay(patiently=True).result(10)
+        return len(server.calls_to("/artifacts/"))
+
+    assert (tries(), tries()) == (2, 2)
+    now += 10
+    assert (tries(), tries()) == (3, 3)
+    now += 10
+    assert tries() == 3
+    outbox.begin_replay().result(10)
+    assert len(server.calls_to("/artifacts/")) == 4
+
+
+def test_a_run_that_is_to_end_by_itself_leaves_what_does_not_arrive_to_the_next_one(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.add_request()
+    server.stand_ins["/artifacts/"] = Page(403)
+    assert rig.daemon().run(Mode.UNTIL_EMPTY).served == 1
+    assert waiting(rig) == ["a"]
+    assert "is sent by the next run" in caplog.text
+
+
+def without_body(document: dict[str, Any]) -> None:
+    document["body"] = None
+
+
+def of_a_later_version(document: dict[str, Any]) -> None:
+    document["schema"] = 99
+
+
+def with_an_unknown_artifact(document: dict[str, Any]) -> None:
+    document["body"]["artifacts"] = [{"name": "report.pdf", "size": 3, "sha256": "0"}]
+
+
+@pytest.mark.parametrize("change", [without_body, of_a_later_version, with_an_unknown_artifact])
+def test_a_result_that_this_worker_cannot_send_is_set_aside_and_all_else_goes_on(
+    rig: Rig,
+    server: ScriptedServer,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[dict[str, Any]], None],
+) -> None:
+    server.add_request("a" * 32)
+    server.accepts_results = False
+    rig.daemon().run(Mode.ONCE)
+    server.accepts_results = True
+    entry = entry_of(rig)
+    (entry / "artifacts" / "report.pdf").write_bytes(b"PDF")
+    document = json.loads((entry / "delivery.json").read_text())
+    before = json.dumps(document)
+    change(document)
+    (entry / "delivery.json").write_text(json.dumps(document))
+    server.add_request("b" * 32)
+    rig.daemon().run(Mode.UNTIL_EMPTY)
+    assert server.requests["b" * 32].status == "completed"
+    assert f"({entry.name}) " in caplog.text
+    assert caplog.text.count("it is set aside, kept as long as others") == 1
+    # A worker of the right version finds it again.
+    (entry / "delivery.json").write_text(before)
+    rig.daemon().run(Mode.UNTIL_EMPTY)
+    assert server.requests["a" * 32].status == "completed"
+    assert not entry.exists()
+
+
+def entry_of(rig: Rig) -> Path:
+    (entry,) = [path for path in (rig.folder / "spool" / "lab-1").iterdir() if path.is_dir()]
+    return entry
+
+
+@pytest.mark.parametrize("answer", [b'{"artifact": "ok"}', b'{"success": true, "artifact": "ok"}'])
+def test_an_answer_without_the_stored_artifact_ends_neither_worker_nor_delivery(
+    rig: Rig, server: ScriptedServer, answer: bytes
+) -> None:
+    delivery = claimed(rig, server)
+    server.stand_ins["/artifacts/"] = Page(200, answer)
+    assert Outbox(rig.client(), rig.spool).deliver(delivery) is Fate.WAITS
+    assert waiting(rig) == ["a"]
