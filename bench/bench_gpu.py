@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast encoders are on a GPU, what half precision does to features, and how busy a queue keeps them.
 
-``python bench/bench_gpu.py [--side 16384]``: prints a table and one line of JSON. The weights are drawn:
-speed does not depend on them, and the deviation from float32 is that of such weights. The slides are real
-tissue tiled up, on a real Orthanc. Without a GPU it ends with 2.
+``python bench/bench_gpu.py [--side 16384 | --dicom FOLDER]``: prints a table and one line of JSON. The
+weights are drawn: speed does not depend on them, and the deviation from float32 is that of such weights. The
+slides are real tissue tiled up, or a converted slide, on a real Orthanc. Without a GPU it ends with 2.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.bench_pipeline import QUEUE, Bench, Drawn, store, tiled_up
+from bench.bench_pipeline import QUEUE, Bench, Drawn, store, tiled_up, wait_until_stable
 from clam_core.encoders import ENCODERS, Precision
 from clam_core.encoders.fold import fold_batch_norms
 from clam_core.encoders.precision import require_supported
 from clam_core.encoders.torch_network import TorchNetwork
 from clam_core.encoders.transforms import normalised
 from clam_core.errors import ParameterError
-from tests.support.orthanc_server import OrthancServer
+from tests.support.orthanc_server import OrthancServer, store_slide
 
 NAMES = ("resnet50-trunc", "uni")
 """A small convolutional network, and the ViT-L/16 that most labs use."""
@@ -43,6 +43,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     arguments.add_argument("--device", default="cuda")
     arguments.add_argument("--side", type=int, default=16_384, help="pixels of the slides' side")
+    arguments.add_argument("--dicom", type=Path, help="folder of one converted slide, in place of a made one")
     arguments.add_argument("--seconds", type=float, default=5.0, help="length of each measurement")
     options = arguments.parse_args()
     if options.device != "cpu" and not torch.cuda.is_available():
@@ -56,7 +57,11 @@ def main() -> int:
         for name, path in weights.items():
             rows |= encoder_figures(name, path, device, supported(device), options.seconds, BATCH)
         server = stack.enter_context(OrthancServer())
-        series = store(server, tiled_up(folder, options.side))
+        if options.dicom is None:
+            series = store(server, tiled_up(folder, options.side))
+        else:
+            series = store_slide(server, options.dicom)
+            wait_until_stable(server, series)
         best = supported(device)[-1]
         for name, path in weights.items():
             rows |= Bench(server, folder, options.device).busy_queue(series, Drawn(name, path, best))

@@ -44,7 +44,7 @@ from worker.demo_slide import demo_slide
 from worker.drawn_slide import write_tiled_tiff
 from worker.ingest.environment import converter_python
 from worker.ingest.identity import SlideOptions
-from worker.ingest.pipeline import Ingest, IngestedSeries
+from worker.ingest.pipeline import Ingest
 from worker.ingest.progress import silent
 from worker.ingest.store import OrthancStore
 from worker.settings import Credentials, Settings
@@ -108,18 +108,23 @@ def tiled_up(folder: Path, side: int) -> Path:
     return path
 
 
-def store(server: OrthancServer, slide: Path) -> IngestedSeries:
-    """Store a slide as `pathology-worker ingest` does, and wait until it may be claimed."""
+def store(server: OrthancServer, slide: Path) -> str:
+    """Store a slide as `pathology-worker ingest` does, wait until it may be claimed; return its Orthanc id."""
     with ExitStack() as stack:
         client = OrthancStore(server.url, Credentials(*server.person))
         stack.callback(client.close)
         python = converter_python(None, silent)
-        (series,) = Ingest(client, lambda: python, silent).run(slide, SlideOptions())
+        (stored,) = Ingest(client, lambda: python, silent).run(slide, SlideOptions())
+    wait_until_stable(server, stored.series)
+    return stored.series
+
+
+def wait_until_stable(server: OrthancServer, series: str) -> None:
+    """Wait until Orthanc calls a slide complete."""
     deadline = time.monotonic() + 30
-    while not server.get(f"/series/{series.series}").json()["IsStable"]:
+    while not server.get(f"/series/{series}").json()["IsStable"]:
         assert time.monotonic() < deadline, "Orthanc does not call the slide complete"
         time.sleep(0.1)
-    return series
 
 
 def resnet_weights(folder: Path) -> Path:
@@ -197,7 +202,7 @@ class Bench:
         self._folder = folder
         self._device = device
 
-    def one_slide(self, series: IngestedSeries, repeats: int, drawn: Drawn | None = None) -> dict[str, float]:
+    def one_slide(self, series: str, repeats: int, drawn: Drawn | None = None) -> dict[str, float]:
         """Analyse one slide, then let a second model of the same encoder have it, so many times."""
         kind = "demo" if drawn is None else "resnet50"
         settings = self._settings(FEATURE_CACHE_DIR=str(self._folder / f"features-{kind}"))
@@ -219,7 +224,7 @@ class Bench:
             f"cached_dicom_s{suffix}": statistics.median(served.dicom_s for served in second),
         }
 
-    def queue(self, series: IngestedSeries) -> dict[str, float]:
+    def queue(self, series: str) -> dict[str, float]:
         """Analyse a slide six times in a row; nothing is kept, so each is encoded."""
         settings = self._settings(FEATURE_CACHE_MAX_MB="0")
         analyzer, encoder = self._analyzer(settings, "demo", None)
@@ -230,7 +235,7 @@ class Bench:
             "idle_between_slides_most_s": max(gaps),
         }
 
-    def busy_queue(self, series: IngestedSeries, drawn: Drawn) -> dict[str, float]:
+    def busy_queue(self, series: str, drawn: Drawn) -> dict[str, float]:
         """Analyse a slide six times in a row; return how busy that kept the encoder, and the time a slide."""
         settings = self._settings(FEATURE_CACHE_MAX_MB="0")
         analyzer, encoder = self._analyzer(settings, drawn.name, drawn)
@@ -287,7 +292,7 @@ class Bench:
         return replace(loaded, models=models, default_model=next(iter(models))), encoder
 
     def _served(
-        self, settings: Settings, analyzer: ClamAnalyzer, wanted: Sequence[tuple[IngestedSeries, str]]
+        self, settings: Settings, analyzer: ClamAnalyzer, wanted: Sequence[tuple[str, str]]
     ) -> Served:
         shutdown, telemetry = ShutdownRequest(), make_telemetry()
         daemon = build_daemon(
@@ -296,7 +301,7 @@ class Bench:
         offer(self._server, analyzer)
         ids = []
         for series, model in wanted:
-            body = {"series": series.series, "model": model, "force": True}
+            body = {"series": series, "model": model, "force": True}
             answer = self._server.post("/pathology/analyze", json=body)
             answer.raise_for_status()
             ids.append(answer.json()["request_id"])

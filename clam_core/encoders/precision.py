@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """In which floating-point numbers an encoder computes."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 
 import torch
@@ -23,12 +24,26 @@ class Precision(StrEnum):
 
     def on(self, device: torch.device) -> AbstractContextManager[object]:
         """Return what a forward pass on a device is made in."""
-        if self is Precision.FLOAT32:
-            return nullcontext()
-        return torch.autocast(device.type, _TYPES[self])
+        if self is not Precision.FLOAT32:
+            return torch.autocast(device.type, _TYPES[self])
+        return nullcontext() if device.type == "cpu" else _without_tf32()
 
 
 _TYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Let convolutions on a GPU compute in the numbers they are given.
+
+    PyTorch's default for them, unlike for matrix products, is TF32, which has 10 bits of a number's 23.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 HALF_PRECISION = "half_precision"

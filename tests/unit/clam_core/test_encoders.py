@@ -2,7 +2,6 @@
 """Encoders give the reference's features; wrong weights are told apart from missing and damaged ones."""
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
@@ -24,6 +22,7 @@ from clam_core.encoders.torch_network import TorchNetwork
 from clam_core.encoders.transforms import IMAGENET, Framing, resized, to_input
 from clam_core.encoders.vit import SMALL_16, VisionTransformer
 from clam_core.errors import EncoderWeightsError, ParameterError
+from tests.support.recipe_weights import recipe_weights, with_counters
 from tests.support.shared_data import shared_path
 
 CPU = torch.device("cpu")
@@ -32,40 +31,6 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def golden() -> Any:
     return np.load(shared_path("golden/encoders/encoders.npz"))
-
-
-def recipe_weights(kind: str) -> dict[str, torch.Tensor]:
-    """Fill a state dict by the recipe of the golden data's README."""
-    described = json.loads(shared_path("golden/encoders/encoders.json").read_text())
-    random = np.random.RandomState(described["recipe_seed"])
-    shapes = described["keys"][kind]
-    return {
-        key: torch.from_numpy(recipe_tensor(key, tuple(shapes[key]), random))
-        for key in sorted(shapes)
-        if not key.endswith("num_batches_tracked")
-    }
-
-
-def recipe_tensor(key: str, shape: tuple[int, ...], random: np.random.RandomState) -> np.ndarray:
-    values: NDArray[np.float64]
-    if len(shape) == 4:
-        values = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
-    elif len(shape) >= 2:
-        values = random.standard_normal(shape) * 0.02
-    elif key.endswith(("running_var", "weight", "gamma")):
-        values = random.uniform(0.5, 1.5, shape)
-    else:
-        values = random.uniform(-0.1, 0.1, shape)
-    return (values * (0.2 if key.endswith("bn3.weight") else 1)).astype(np.float32)
-
-
-def with_counters(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    counters = {
-        key.replace("running_var", "num_batches_tracked"): torch.tensor(0)
-        for key in tensors
-        if key.endswith("running_var")
-    }
-    return tensors | counters
 
 
 def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:

@@ -2,12 +2,11 @@
 """The whole way on one slide, equal to the reference's own run (golden/e2e)."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.torch import save_file
 
 from clam_core.heatmap import SampleMode, sample
 from clam_core.model import load_model
@@ -15,37 +14,12 @@ from clam_core.options import AnalysisOptions, Reference
 from clam_core.package import BareCheckpoint, load_package
 from clam_core.pipeline import analyze_slide
 from clam_core.slides import open_slide
+from tests.support.recipe_weights import recipe_weights, with_counters
 from tests.support.shared_data import shared_path
 
 NAME = "cmu1_small_sb_small_d1024_c2"
 
 pytestmark = pytest.mark.slow
-
-
-def recipe_weights(path: Path) -> Path:
-    """Write the encoder's weights, which golden/README.md gives as a recipe."""
-    recipe = json.loads(shared_path("golden/encoders/encoders.json").read_text())
-    random = np.random.RandomState(recipe["recipe_seed"])
-    shapes = recipe["keys"]["resnet50_trunc"]
-    tensors = {}
-    for key in sorted(shapes):
-        counter = key.endswith("num_batches_tracked")
-        drawn = np.array(0) if counter else recipe_tensor(random, key, tuple(shapes[key]))
-        tensors[key] = drawn.astype(np.int64 if counter else np.float32)
-    save_file(tensors, path)
-    return path
-
-
-def recipe_tensor(random: np.random.RandomState, key: str, shape: tuple[int, ...]) -> Any:
-    if len(shape) == 4:
-        drawn = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
-    elif len(shape) > 1:
-        drawn = random.standard_normal(shape) * 0.02
-    elif key.endswith(("running_var", "weight", "gamma")):
-        drawn = random.uniform(0.5, 1.5, shape)
-    else:
-        drawn = random.uniform(-0.1, 0.1, shape)
-    return drawn * 0.2 if key.endswith("bn3.weight") else drawn
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +34,8 @@ def described() -> Any:
 
 @pytest.fixture(scope="module")
 def analysis(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    weights = recipe_weights(tmp_path_factory.mktemp("weights") / "resnet50.safetensors")
+    weights = tmp_path_factory.mktemp("weights") / "resnet50.safetensors"
+    save_file(with_counters(recipe_weights("resnet50_trunc")), weights)
     bare = BareCheckpoint("resnet50-trunc", classes=("LUAD", "LSCC"), tissue_preset="bwh_biopsy")
     package = load_package(shared_path("golden/models/sb_small_d1024_c2.pt"), bare)
     options = AnalysisOptions(reference=Reference.HEATMAP, overlap=0.5, batch_size=32)
