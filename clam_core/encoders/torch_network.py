@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clam_core.encoders.precision import Precision
-from clam_core.encoders.transforms import Normalisation, normalised
+from clam_core.encoders.recorded import RecordedForward
+from clam_core.encoders.transforms import Normalisation, Normaliser
 
 CPU_BATCH = 4
 """Tiles a forward pass on a CPU, however many are asked for: their activations stay in the cache.
@@ -34,16 +35,17 @@ class TorchNetwork:
     def __init__(
         self, network: nn.Module, normalisation: Normalisation, device: torch.device, precision: Precision
     ) -> None:
-        self.numerics = f"{precision} on {_kind(device)}, torch {torch.__version__}"
+        self.numerics = numerics(precision, device)
         self.precision = precision
         self._network = network
-        self._normalisation = normalisation
+        self._normalise = Normaliser(normalisation, device)
         self._device = device
+        self._recorded = None if device.type == "cpu" else RecordedForward(self._vectors, device)
 
     def encode(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Normalise and encode tiles (B, H, W, 3)."""
-        if self._device.type != "cpu":
-            return self._forward(tiles)
+        if self._recorded is not None:
+            return self._recorded(tiles)
         parts = [self._part(tiles[start : start + CPU_BATCH]) for start in range(0, len(tiles), CPU_BATCH)]
         return np.concatenate(parts)
 
@@ -55,14 +57,16 @@ class TorchNetwork:
         """
         missing = CPU_BATCH - len(tiles)
         full = np.concatenate([tiles, np.repeat(tiles[-1:], missing, axis=0)]) if missing else tiles
-        return self._forward(full)[: len(tiles)]
+        return self._forward(np.ascontiguousarray(full))[: len(tiles)]
 
     def _forward(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            batch = normalised(tiles, self._normalisation, self._device)
-            features = self.forward(batch.contiguous(memory_format=torch.channels_last))
-        vectors: NDArray[np.float32] = features.float().cpu().numpy()
+            vectors: NDArray[np.float32] = self._vectors(torch.from_numpy(tiles)).numpy()
         return vectors
+
+    def _vectors(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Compute the vectors (B, dim), float32, of tiles (B, H, W, 3) that lie on the device."""
+        return self.forward(self._normalise(tiles).contiguous(memory_format=torch.channels_last)).float()
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Compute the vectors (B, dim) of a normalised batch (B, 3, H, W) that lies on the device."""
@@ -71,6 +75,7 @@ class TorchNetwork:
         return features
 
 
-def _kind(device: torch.device) -> str:
-    """Name what computes: GPUs of other kinds have other kernels."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def numerics(precision: Precision, device: torch.device) -> str:
+    """Say in words how PyTorch computes: GPUs of other kinds have other kernels."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{precision} on {kind}, torch {torch.__version__}"

@@ -127,7 +127,25 @@ def normalised(tiles: NDArray[np.uint8], normalisation: Normalisation, device: t
 
     The pixels travel to the device as bytes and become floats there.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(tiles)).to(device).permute(0, 3, 1, 2)
-    mean = torch.tensor(normalisation.mean, dtype=torch.float32, device=device).view(3, 1, 1)
-    std = torch.tensor(normalisation.std, dtype=torch.float32, device=device).view(3, 1, 1)
-    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+    return Normaliser(normalisation, device)(torch.from_numpy(np.ascontiguousarray(tiles)).to(device))
+
+
+class Normaliser:
+    """Turns tiles that lie on a device into the input of an encoder.
+
+    Parameters
+    ----------
+    normalisation
+        What the encoder was trained with.
+    device
+        Where the tiles lie.
+    """
+
+    def __init__(self, normalisation: Normalisation, device: torch.device) -> None:
+        self._mean = torch.tensor(normalisation.mean, dtype=torch.float32, device=device).view(3, 1, 1)
+        self._std = torch.tensor(normalisation.std, dtype=torch.float32, device=device).view(3, 1, 1)
+
+    def __call__(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Turn bytes (B, H, W, 3) into float32 (B, 3, H, W), channels last in memory."""
+        pixels = tiles.permute(0, 3, 1, 2).to(torch.float32)
+        return pixels.div_(255).sub_(self._mean).div_(self._std)

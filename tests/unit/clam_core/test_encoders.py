@@ -18,7 +18,7 @@ from clam_core.encoders import ENCODERS, load_encoder, loading, precision
 from clam_core.encoders.efficientnet_lite import SamePaddedConv2d
 from clam_core.encoders.fold import fold_batch_norms
 from clam_core.encoders.precision import Precision, require_supported
-from clam_core.encoders.torch_network import TorchNetwork
+from clam_core.encoders.torch_network import numerics
 from clam_core.encoders.transforms import IMAGENET, Framing, resized, to_input
 from clam_core.encoders.vit import SMALL_16, VisionTransformer
 from clam_core.errors import EncoderWeightsError, ParameterError
@@ -131,13 +131,11 @@ def test_efficientnet_lite0_is_found_in_its_installed_package_and_verified(lite:
 def test_features_of_one_kind_of_gpu_are_not_taken_for_those_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def numerics(gpu: str) -> str:
+    def on(gpu: str) -> str:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: gpu)
-        return TorchNetwork(
-            torch.nn.Identity(), ENCODERS["uni"].normalisation, torch.device("cuda"), Precision.FLOAT32
-        ).numerics
+        return numerics(Precision.FLOAT32, torch.device("cuda"))
 
-    assert numerics("NVIDIA H200") != numerics("NVIDIA L4")
+    assert on("NVIDIA H200") != on("NVIDIA L4")
 
 
 def test_bfloat16_moves_the_features_by_some_hundredths_and_says_so(lite: Any) -> None:

@@ -5,6 +5,8 @@ What is float32 differs from a CPU in the last digits only.
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from safetensors.torch import save_file
 
 from clam_core.device import describe_device, select_device
 from clam_core.encoders import ENCODERS, Encoder, Precision, load_encoder
-from clam_core.encoders.transforms import IMAGENET, Framing, to_input
+from clam_core.encoders.torch_network import TorchNetwork
+from clam_core.encoders.transforms import IMAGENET, Framing, framed, normalised
 from clam_core.encoders.vit import SMALL_16, VisionTransformer
 from clam_core.encoding import FittingEncoder
 from clam_core.errors import ParameterError
@@ -66,9 +69,8 @@ def test_float32_is_the_reference_s_float32(golden: Any, resnet_weights: Path) -
 def test_a_vision_transformer_equals_the_reference(golden: Any) -> None:
     network = VisionTransformer(SMALL_16).eval()
     network.load_state_dict(recipe_weights("vit_small_patch16"))
-    network.to(GPU)
-    with torch.inference_mode():
-        found = network(to_input(golden["patches"][:4], Framing(224), IMAGENET, GPU)).cpu().numpy()
+    encoder = TorchNetwork(network.to(GPU), IMAGENET, GPU, Precision.FLOAT32)
+    found = encoder.encode(framed(golden["patches"][:4], Framing(224)))
     assert deviation(found, golden["vit_small_patch16"]) < 1e-5
 
 
@@ -83,6 +85,31 @@ def test_half_precision_is_near(precision: Precision, most: float, golden: Any, 
 def test_the_same_patches_get_the_same_features(golden: Any, resnet_weights: Path) -> None:
     encoder = resnet(resnet_weights)
     np.testing.assert_array_equal(encoder.encode(golden["patches"]), encoder.encode(golden["patches"]))
+
+
+def test_batches_of_all_sizes_give_each_patch_its_own_features(golden: Any, resnet_weights: Path) -> None:
+    encoder, patches = resnet(resnet_weights), golden["patches"]
+    for size in (8, 3, 1, 5, 8):
+        found = encoder.encode(patches[8 - size :])
+        assert deviation(found, golden["resnet50_trunc"][8 - size :]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder_is_recorded_and_gives_what_it_gives_step_by_step(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = ENCODERS[name]
+    torch.manual_seed(0)
+    with GPU:
+        network = entry.build().eval().requires_grad_(requires_grad=False)
+    encoder = TorchNetwork(network, entry.normalisation, GPU, Precision.FLOAT16)
+    side = entry.input_px
+    tiles = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
+    four = np.concatenate([tiles, np.zeros_like(tiles[:1])])
+    batch = normalised(four, entry.normalisation, GPU).contiguous(memory_format=torch.channels_last)
+    wanted = encoder.forward(batch).float().cpu().numpy()
+    np.testing.assert_array_equal(encoder.encode(tiles), wanted[:3])
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -176,3 +203,18 @@ def test_training_learns_and_a_finished_one_is_not_trained_again(kind: str, tmp_
     again = Blueprint(kind, 16, 2, dropout=0.25).network().to(GPU)
     fit(again, bags(0), bags(1), settings, lambda _: pytest.fail("an epoch was run"), tmp_path / "fold")
     np.testing.assert_array_equal(bag_logits(again, held_out), bag_logits(network, held_out))
+
+
+def test_what_cannot_be_recorded_is_computed_all_the_same() -> None:
+    """In a process of its own: PyTorch frees no memory by itself after a recording that failed."""
+    script = """
+import logging, numpy as np, torch
+def forward(tiles):
+    return tiles.float().mean((1, 2)) * float(tiles.float().max().item() >= 0)
+tiles = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+found = RecordedForward(forward, torch.device("cuda:0"))(tiles)
+np.testing.assert_allclose(found, tiles.astype(np.float32).mean((1, 2)), rtol=1e-5)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be recorded" in done.stderr
