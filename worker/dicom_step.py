@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from clam_core.slides import Slide
 from worker.contract import Claim
-from worker.dicom_results import Attention, DicomResultsError, Run, SourceSlide, build_results
+from worker.dicom_results import Attention, DicomResults, DicomResultsError, Run, SourceSlide, build_results
 from worker.result_kinds import ResultKind
 
 _log = logging.getLogger(__name__)
@@ -22,6 +22,10 @@ NOT_WRITTEN = "dicom_results_failed"
 """Flag of a result whose DICOM objects could not be written at all."""
 NO_DICOM_SLIDE = "dicom_results_need_dicom_slide"
 """Flag of a result whose slide was read from a file, so that there is no header to refer to."""
+
+
+Build = Callable[[SourceSlide, Mapping[str, Any], Attention, Run, frozenset[ResultKind]], DicomResults]
+"""As `build_results`, wherever that is done."""
 
 
 @runtime_checkable
@@ -44,10 +48,13 @@ class DicomStep:
         Which objects are wanted.
     now
         The local time.
+    build
+        Makes the objects.
     """
 
     kinds: frozenset[ResultKind]
     now: Callable[[], dt.datetime] = field(default=lambda: dt.datetime.now(dt.UTC).astimezone())
+    build: Build = build_results
 
     def write(
         self, slide: Slide, result: Mapping[str, Any], attention: Attention | None, claim: Claim
@@ -62,7 +69,7 @@ class DicomStep:
             return _flagged(result, [NO_DICOM_SLIDE]), {}
         run = Run(claim.request_id, self.now(), claim.request.get("predecessor"))
         try:
-            made = build_results(SourceSlide.of(slide.headers), result, attention, run, self.kinds)
+            made = self.build(SourceSlide.of(slide.headers), result, attention, run, self.kinds)
         except DicomResultsError as error:
             _log.warning("No DICOM results: %s", error)
             return _flagged(result, [NOT_WRITTEN]), {}

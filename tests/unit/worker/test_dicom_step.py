@@ -12,8 +12,9 @@ import pytest
 from pydicom import Dataset
 
 from tests.support.dicom_files import volume_file
+from worker.apart import Apart
 from worker.contract import Claim, Lease
-from worker.dicom_results import Attention
+from worker.dicom_results import Attention, build_results
 from worker.dicom_step import NO_DICOM_SLIDE, NOT_WRITTEN, DicomStep
 from worker.result_kinds import ALL_KINDS, ResultKind
 
@@ -51,6 +52,15 @@ def write(
 @pytest.fixture
 def dicom_slide() -> OpenDicomSlide:
     return OpenDicomSlide(pydicom.dcmread(volume_file(), stop_before_pixels=True))
+
+
+def test_objects_are_the_same_from_a_process_beside_this_one(dicom_slide: OpenDicomSlide) -> None:
+    apart = Apart()
+    now = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)
+    slide: Any = dicom_slide
+    step = DicomStep(ALL_KINDS, now=lambda: now, build=apart.doing(build_results))
+    assert step.write(slide, RESULT, ATTENTION, CLAIM) == write(slide)
+    apart.close()
 
 
 def test_a_dicom_slide_gets_every_object_that_is_wanted(dicom_slide: OpenDicomSlide) -> None:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work in a process beside the worker: as if it were done here, whatever becomes of that process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.apart import Apart
+from worker.errors import WorkerError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def refuse(name: str) -> None:
+    raise WorkerError(f"{name} is refused")
+
+
+def die_elsewhere(here: int) -> int:
+    """End the process, unless it is this one."""
+    if os.getpid() != here:
+        os._exit(1)
+    return here
+
+
+@pytest.fixture(scope="module")
+def apart() -> Iterator[Apart]:
+    made = Apart()
+    yield made
+    made.close()
+
+
+def test_functions_are_called_in_one_other_process(apart: Apart) -> None:
+    first, second = apart.call(os.getpid), apart.call(os.getpid)
+    assert first == second != os.getpid()
+
+
+def test_an_error_comes_back_as_itself_without_the_text_of_the_other_process(apart: Apart) -> None:
+    with pytest.raises(WorkerError, match="DOE is refused") as raised:
+        apart.call(refuse, "DOE")
+    assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_the_worker_in_good_order_leaves_its_other_process_at_work(
+    apart: Apart, signum: signal.Signals
+) -> None:
+    other = apart.call(os.getpid)
+    os.kill(other, signum)
+    assert apart.call(os.getpid) == other
+
+
+def test_nothing_is_logged_there(apart: Apart, capfd: pytest.CaptureFixture[str]) -> None:
+    apart.call(logging.error, "Patient DOE^JANE")
+    assert "DOE" not in "".join(capfd.readouterr())
+
+
+def test_what_the_other_process_dies_of_is_done_here_and_the_next_in_a_new_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    apart = Apart()
+    before = apart.call(os.getpid)
+    assert apart.call(die_elsewhere, os.getpid()) == os.getpid()
+    assert "its work is done in this one" in caplog.text
+    assert apart.call(os.getpid) not in {before, os.getpid()}
+    apart.close()
+
+
+def test_the_other_process_ends_with_a_worker_that_is_killed() -> None:
+    script = (
+        "import os, time\nfrom worker.apart import Apart\n"
+        "if __name__ == '__main__':\n    print(Apart().call(os.getpid), flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as worker:
+        assert worker.stdout is not None
+        other = int(worker.stdout.readline())
+        worker.kill()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{other}").exists() and "Z" not in Path(f"/proc/{other}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "it goes on without its worker"
+        time.sleep(0.05)
