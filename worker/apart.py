@@ -7,6 +7,7 @@ one slide were written in a thread, the next one was encoded a third slower (doc
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -23,14 +24,24 @@ _Answer = TypeVar("_Answer")
 
 
 class Apart:
-    """Calls functions in one other process, which is made for the first call and lives as long as this one.
+    """Calls functions in one other process, which lives as long as this one.
 
-    Functions, arguments and answers must be such as `pickle` takes.
+    Functions, arguments and answers must be such as `pickle` takes. Where there can be no other process, or
+    it dies, functions are called here.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._modules: tuple[str, ...] = ()
         self._pool: ProcessPoolExecutor | None = None
+        self._is_refused = False
+
+    def start(self, *modules: str) -> None:
+        """Begin to make the process, with modules imported there, and do not wait for it."""
+        self._modules = modules
+        pool = self._started()
+        if pool is not None:
+            pool.submit(os.getpid)
 
     def call(
         self,
@@ -39,11 +50,10 @@ class Apart:
         *arguments: _Arguments.args,
         **named: _Arguments.kwargs,
     ) -> _Answer:
-        """Return what the function returns, or raise what it raises; one call after the other.
-
-        Where the other process died, the function is called here, and the next time in a new one.
-        """
+        """Return what the function returns, or raise what it raises; one call after the other."""
         pool = self._started()
+        if pool is None:
+            return function(*arguments, **named)
         try:
             return pool.submit(function, *arguments, **named).result()
         except BrokenExecutor:
@@ -70,13 +80,23 @@ class Apart:
         if pool is not None:
             pool.shutdown()
 
-    def _started(self) -> ProcessPoolExecutor:
+    def _started(self) -> ProcessPoolExecutor | None:
         with self._lock:
-            if self._pool is None:
-                # Not forked: this process has threads, and a GPU.
-                context = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
+            if self._pool is None and not self._is_refused:
+                self._pool = self._made()
+                self._is_refused = self._pool is None
             return self._pool
+
+    def _made(self) -> ProcessPoolExecutor | None:
+        # Not forked: this process has threads, and a GPU.
+        context = multiprocessing.get_context("spawn")
+        try:
+            return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=self._modules)
+        except (OSError, NotImplementedError) as error:
+            _log.warning(
+                "No process beside this one (%s): its work is done in this one, which is slower.", error
+            )
+            return None
 
     def _forget(self, pool: ProcessPoolExecutor) -> None:
         with self._lock:
@@ -85,12 +105,14 @@ class Apart:
         pool.shutdown(wait=False)
 
 
-def _begin() -> None:
+def _begin(*modules: str) -> None:
     """Say nothing, since libraries quote headers, and end with the process that calls and not before."""
     logging.disable(logging.CRITICAL)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _end_with_parent() -> None:

@@ -91,7 +91,9 @@ def build_daemon(
 
 
 def _dicom_step(settings: Settings, analyzer: Analyzer) -> DicomStep:
-    if not analyzer.device.startswith("cuda"):
+    if not (analyzer.device.startswith("cuda") and settings.dicom_results):
         # Encoding on a CPU has work enough for every core, and takes Python's lock seldom.
         return DicomStep(settings.dicom_results)
-    return DicomStep(settings.dicom_results, build=Apart().doing(build_results))
+    apart = Apart()
+    apart.start(build_results.__module__)
+    return DicomStep(settings.dicom_results, build=apart.doing(build_results))

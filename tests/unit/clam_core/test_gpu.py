@@ -208,7 +208,8 @@ def test_training_learns_and_a_finished_one_is_not_trained_again(kind: str, tmp_
 def test_what_cannot_be_recorded_is_computed_all_the_same() -> None:
     """In a process of its own: PyTorch frees no memory by itself after a recording that failed."""
     script = """
-import logging, numpy as np, torch
+import numpy as np, torch
+from clam_core.encoders.recorded import RecordedForward
 def forward(tiles):
     return tiles.float().mean((1, 2)) * float(tiles.float().max().item() >= 0)
 tiles = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from worker import apart as apart_module
 from worker.apart import Apart
 from worker.errors import WorkerError
 
@@ -41,6 +42,18 @@ def apart() -> Iterator[Apart]:
 def test_functions_are_called_in_one_other_process(apart: Apart) -> None:
     first, second = apart.call(os.getpid), apart.call(os.getpid)
     assert first == second != os.getpid()
+
+
+def has_imported(module: str) -> bool:
+    return module in sys.modules
+
+
+def test_it_is_started_ahead_with_what_it_will_need() -> None:
+    apart = Apart()
+    apart.start("tabnanny")
+    assert apart.call(has_imported, "tabnanny")
+    assert "tabnanny" not in sys.modules
+    apart.close()
 
 
 def test_an_error_comes_back_as_itself_without_the_text_of_the_other_process(apart: Apart) -> None:
@@ -72,6 +85,20 @@ def test_what_the_other_process_dies_of_is_done_here_and_the_next_in_a_new_one(
     assert "its work is done in this one" in caplog.text
     assert apart.call(os.getpid) not in {before, os.getpid()}
     apart.close()
+
+
+def test_where_the_system_gives_no_other_process_it_is_done_here(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/dev/shm")
+
+    monkeypatch.setattr(apart_module, "ProcessPoolExecutor", refused)
+    apart = Apart()
+    apart.start()
+    assert apart.call(os.getpid) == os.getpid()
+    assert len(caplog.records) == 1
+    assert "No process beside this one" in caplog.text
 
 
 def test_the_other_process_ends_with_a_worker_that_is_killed() -> None:
