@@ -109,7 +109,7 @@ def tiled_up(folder: Path, side: int) -> Path:
 
 
 def store(server: OrthancServer, slide: Path) -> str:
-    """Store a slide as `pathology-worker ingest` does, wait until it may be claimed; return its Orthanc id."""
+    """Store a slide as `pathology-worker ingest` does, wait until it may be claimed; return its id."""
     with ExitStack() as stack:
         client = OrthancStore(server.url, Credentials(*server.person))
         stack.callback(client.close)
