@@ -72,6 +72,7 @@ export const messages = {
     "flag.few_patches": "Only few patches could be analysed.",
     "flag.out_of_distribution": "The slide does not look like those that the model was trained on.",
     "flag.unusual_features": "Parts of the tissue look unlike what the model was trained on.",
+    "flag.pixels_not_square": "The slide's pixels are not square, which no scanner means.",
     "flag.mpp_unknown": "The slide does not state its scale, which may not fit the model.",
     "flag.mpp_overridden": "The scale was given by a person and differs from the slide's own.",
     "flag.patch_size_mismatch": "The patches have another size than those the model was trained on.",

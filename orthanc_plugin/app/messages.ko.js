@@ -72,6 +72,7 @@ export const messages = {
     "flag.few_patches": "분석할 수 있는 패치가 매우 적습니다.",
     "flag.out_of_distribution": "모델이 학습한 슬라이드와 양상이 다릅니다.",
     "flag.unusual_features": "조직 일부가 모델이 학습한 조직과 양상이 다릅니다.",
+    "flag.pixels_not_square": "슬라이드의 픽셀이 정사각형이 아닙니다. 픽셀 크기 정보가 잘못되었을 수 있습니다.",
     "flag.mpp_unknown": "슬라이드에 배율 정보가 없어 모델과 맞지 않을 수 있습니다.",
     "flag.mpp_overridden": "배율을 사용자가 지정했으며 슬라이드의 값과 다릅니다.",
     "flag.patch_size_mismatch": "패치 크기가 모델이 학습한 크기와 다릅니다.",
