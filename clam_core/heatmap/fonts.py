@@ -7,6 +7,7 @@ A letter that a font lacks would be a box, and classes whose names are boxes can
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 
 from PIL import ImageFont
@@ -31,10 +32,10 @@ def written(text: str, size: int) -> tuple[str, Font]:
     Where no font here has them, those that are lacking are named by their code points, such as ``\uc591``.
     """
     composed = unicodedata.normalize("NFC", text)
-    plain, *others = _fonts(size, INSTALLED)
-    for font in (plain, *others):
+    for font in _fonts(size):
         if not _lacking(composed, font):
             return composed, font
+    plain = ImageFont.load_default(size)
     lacking = _lacking(composed, plain)
     return "".join(_code_point(letter) if letter in lacking else letter for letter in composed), plain
 
@@ -44,12 +45,14 @@ def can_be_written(text: str) -> bool:
     return written(text, 15)[0] == unicodedata.normalize("NFC", text)
 
 
+def _fonts(size: int) -> Iterator[Font]:
+    yield ImageFont.load_default(size)
+    for name in INSTALLED:
+        if (font := _installed(name, size)) is not None:
+            yield font
+
+
 @lru_cache
-def _fonts(size: int, names: tuple[str, ...]) -> tuple[Font, ...]:
-    found = (_installed(name, size) for name in names)
-    return (ImageFont.load_default(size), *(font for font in found if font is not None))
-
-
 def _installed(name: str, size: int) -> Font | None:
     try:
         return ImageFont.truetype(name, size)
