@@ -104,6 +104,14 @@ function askReason(request, changed, told) {
     reason.focus();
 }
 
+// What fails for what was asked fails again however often it is asked.
+const FAILS_AGAIN = new Set(["bad_parameters"]);
+
+/** Whether the same request may come to another end. */
+export function canBeRetried({ status, error }) {
+    return status === "cancelled" || (status === "failed" && !FAILS_AGAIN.has(error?.code));
+}
+
 /** Return the buttons that fit a state: cancel while it runs, retry after it failed. */
 export function stateButtons(request, changed, told) {
     const button = (name) =>
@@ -111,5 +119,5 @@ export function stateButtons(request, changed, told) {
     if (["pending", "processing"].includes(request.status)) {
         return request.cancel_requested ? [element("p.muted", {}, t("action.cancelling"))] : [button("cancel")];
     }
-    return ["failed", "cancelled"].includes(request.status) ? [button("retry")] : [];
+    return canBeRetried(request) ? [button("retry")] : [];
 }

@@ -9,11 +9,14 @@ import { named } from "./slide_facts.js";
 /** Return who and what the slide is: the line that keeps people from reading another slide's result. */
 export function identity(request, facts) {
     const container = facts?.container || named(request.result?.slide?.container_id);
+    const name = personName(facts?.patient.PatientName);
+    // Where a slide is stored without a name, the name is made of the id: told once, as the id.
+    const isIdAgain = name !== "" && name === facts?.patient.PatientID;
     return {
         container: container || t("identity.no_container"),
         details: definitions(
             [
-                [t("identity.patient"), personName(facts?.patient.PatientName) || t("identity.unknown")],
+                [t("identity.patient"), isIdAgain ? "" : name || t("identity.unknown")],
                 [t("identity.patient_id"), facts?.patient.PatientID || t("identity.unknown")],
                 [t("identity.accession"), facts?.study.AccessionNumber],
                 [t("identity.study_date"), dicomDate(facts?.study.StudyDate) || t("identity.unknown")],
@@ -123,6 +126,9 @@ export function quality(request) {
     ];
 }
 
+// With this the worker's sentence begins, which has the numbers and comes in English only.
+const OPENING = /^(The model abstains|Read this with care): /;
+
 function reservations(status, sentences, reason) {
     const fine = status === "ok" && !sentences.length && !reason;
     return element(
@@ -130,8 +136,7 @@ function reservations(status, sentences, reason) {
         { id: "quality" },
         element("strong", {}, fine ? t("quality.fine") : word("quality", status === "ok" ? "flagged" : status)),
         sentences.length ? element("ul", {}, sentences.map((sentence) => element("li", {}, sentence))) : null,
-        // The worker's own sentence has the numbers; it comes in English only.
-        reason ? element("p.reason", { lang: "en" }, reason) : null,
+        reason ? element("p.reason.muted", {}, t("quality.numbers"), " ", element("span", { lang: "en" }, reason.replace(OPENING, ""))) : null,
     );
 }
 
@@ -207,6 +212,14 @@ export function timings(result) {
     ];
 }
 
+/** Return a detail; one that begins with the code of an error has it in the page's words. */
+function detailOf(detail) {
+    const [, kind, message] = /^([a-z_]+): (.*)$/s.exec(detail) ?? [];
+    if (!hasWord("error", kind)) return detail;
+    const known = t(`error.${kind}`);
+    return known === message ? known : [`${known} `, element("span", { lang: "en" }, message)];
+}
+
 /** Return what has happened to the request, the latest last. */
 export function history(request) {
     return element(
@@ -218,7 +231,7 @@ export function history(request) {
                 {},
                 element("time", { datetime: at }, moment(at)),
                 element("span", {}, word("event", event), by ? ` · ${by}` : ""),
-                detail ? element("span.detail", {}, detail) : null,
+                detail ? element("span.detail", {}, detailOf(detail)) : null,
             ),
         ),
     );

@@ -58,9 +58,10 @@ function stateCell(request) {
 }
 
 function nameCell(request, facts) {
-    const patient = [personName(facts?.patient.PatientName), facts?.patient.PatientID].filter(Boolean);
+    // Of a slide that was stored without either, one is made of the other.
+    const patient = new Set([personName(facts?.patient.PatientName), facts?.patient.PatientID].filter(Boolean));
     const details = [
-        ...(patient.length || !facts ? patient : [`${t("identity.patient")}: ${t("identity.unknown")}`]),
+        ...(patient.size || !facts ? patient : [`${t("identity.patient")}: ${t("identity.unknown")}`]),
         facts?.study.AccessionNumber,
         dicomDate(facts?.study.StudyDate),
     ].filter(Boolean);
@@ -68,7 +69,7 @@ function nameCell(request, facts) {
         element(
             "a",
             { href: `result.html?request=${encodeURIComponent(request.request_id)}` },
-            facts?.container || t("identity.no_container"),
+            facts === null ? "…" : facts.container || t("identity.no_container"),
         ),
         details.length ? element("p.details", {}, details.map((detail) => element("span", {}, detail))) : null,
         element("p.small.muted", {}, element("code", {}, request.series_instance_uid)),

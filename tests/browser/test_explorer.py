@@ -182,6 +182,18 @@ def test_a_failure_is_a_sentence_and_can_be_tried_again(
     expect(panel.locator(".stage")).to_contain_text("Waiting for a worker")
 
 
+def test_what_must_fail_again_is_not_offered_to_be_tried_again(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    server.post("/pathology/analyze", json={"series": slide, "parameters": {"nope": 3}}).raise_for_status()
+    worker = FakeWorker(server)
+    worker.claim()
+    worker.fail("bad_parameters", "There is no parameter 'nope'.")
+    panel = panel_on(faultless, "series", slide)
+    expect(panel.locator("[data-action=again]")).to_be_visible()
+    expect(panel.locator("[data-action=retry]")).to_have_count(0)
+
+
 def test_where_workers_offer_several_models_a_person_chooses(
     without_workers: OrthancServer, faultless: Visit, slide: str
 ) -> None:
@@ -224,7 +236,11 @@ def test_an_abstaining_model_makes_no_statement(
     dialog = panel.locator("dialog")
     expect(dialog.locator(".verdict")).to_have_text("The model abstains")
     expect(dialog.locator(".chosen")).to_have_count(0)
-    for expected in (reason, "There is little tissue on the slide.", "some new flag"):
+    for expected in (
+        "In numbers: there is little tissue on the slide (0.2 mm²).",
+        "There is little tissue on the slide.",
+        "some new flag",
+    ):
         expect(dialog.locator("#quality")).to_contain_text(expected)
     screenshot(faultless, "explorer-abstained")
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pydicom
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from shapely.geometry import shape
 
 from clam_core.heatmap import ScoreMap, paint
@@ -485,7 +485,7 @@ def test_a_model_that_abstains_gives_no_class(
     wait_for_pictures(page)
     assert page.inner_text("#predicted-class") == "The model abstains"
     assert "There is little tissue on the slide." in page.inner_text("#quality")
-    assert "0.4 mm2 of tissue." in page.inner_text("#quality")
+    assert "In numbers: 0.4 mm2 of tissue." in page.inner_text("#quality")
     # That nobody has approved the model is no reason for giving no answer.
     assert "approved" not in page.inner_text("#quality")
     assert page.inner_text("#notes") == "This site has not approved the model."
@@ -676,6 +676,38 @@ def test_the_pages_speak_korean(
     assert page.inner_text("#demonstration") == "시연용 결과입니다. 임상 진단에 사용하지 마십시오."
     assert page.get_attribute("html", "lang") == "ko"
     screenshot(faultless, "result-ko")
+
+
+def test_what_went_wrong_is_in_korean_in_the_history_too(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    failed = failed_afterwards(server, slide)
+    open_worklist(faultless).click("button[lang=ko]")
+    page = open_result(faultless, failed)
+    expect(page.locator(".history")).to_contain_text("분석 서버의 디스크가 가득 찼습니다. No space left.")
+
+
+def test_a_patient_whose_name_is_made_of_the_id_is_told_once(
+    server: OrthancServer, faultless: Visit, tmp_path: Path
+) -> None:
+    path = named_slide(tmp_path, PatientName="WSI-1", PatientID="WSI-1")
+    request_id = submit(server, store_file(server, path)["ParentSeries"])
+    page = open_result(faultless, request_id)
+    expect(page.locator("#identity dt").first).to_have_text("Patient id")
+    assert page.inner_text("#identity").count("WSI-1") == 1
+    expect(open_worklist(faultless).locator("#rows .details span")).to_have_text(["WSI-1"])
+
+
+def test_a_slide_is_not_called_nameless_before_its_name_has_come(
+    server: OrthancServer, faultless: Visit, slide: str
+) -> None:
+    submit(server, slide)
+    held: list[Route] = []
+    faultless.page.route(f"**/series/{slide}/study", lambda route: held.append(route))  # noqa: PLW0108 - a builtin cannot be marked
+    page = open_worklist(faultless)
+    expect(page.locator("#rows a")).to_have_text("…")
+    held.pop().continue_()
+    expect(page.locator("#rows a")).to_have_text(CONTAINER)
 
 
 def test_on_paper_there_are_the_slide_and_its_identity_and_no_controls(

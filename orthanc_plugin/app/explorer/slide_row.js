@@ -5,7 +5,7 @@ import { analyseKnowingly } from "../again.js";
 import { element, fill } from "../dom.js";
 import { moment } from "../format.js";
 import { t, word } from "../i18n.js";
-import { actionButton, stateButtons } from "../opinions.js";
+import { actionButton, canBeRetried, stateButtons } from "../opinions.js";
 import { isOpen } from "../queue.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
@@ -100,7 +100,7 @@ export class SlideRow {
         if (offered === this.#offered) return;
         this.#offered = offered;
         // What failed is tried again as it was asked for; only with another model it is a new request.
-        const retried = ["failed", "cancelled"].includes(latest?.status) && models.length < 2;
+        const retried = latest !== undefined && canBeRetried(latest) && models.length < 2;
         this.#offerModels(open ? [] : models);
         const told = (error) => this.told(error);
         fill(
