@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -44,12 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clam-core: {error} [{error.code}]", file=sys.stderr)
         return USER_ERROR
     except OSError as error:
-        print(f"clam-core: a file cannot be read or written ({error}).", file=sys.stderr)
+        print(f"clam-core: {_sentence_of(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("clam-core: stopped.", file=sys.stderr)
         return 130
     return code
+
+
+def _sentence_of(error: OSError) -> str:
+    named = error.filename or "A file"
+    if isinstance(error, FileNotFoundError):
+        return f"There is no {named}: check the path."
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"{named} may not be read or written: check its rights, or name another place."
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "The disk is full: free some of it, or name another place."
+    return f"{named} cannot be read or written ({error.strerror or error}): check path and disk."
 
 
 if __name__ == "__main__":

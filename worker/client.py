@@ -115,6 +115,7 @@ class PluginClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._credentials = credentials
         self._session = session if session is not None else make_session(credentials)
         self._retry = retry if retry is not None else Retry()
         self._counters = counters
@@ -370,7 +371,7 @@ class PluginClient:
             raise unreachable(self._settings.api_url, error) from error
         if 200 <= answer.status_code < 300:
             return answer
-        raise refusal(answer, self._settings.api_url)
+        raise refusal(answer, self._settings.api_url, self._credentials)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import requests
 
@@ -21,7 +19,7 @@ from worker.errors import WorkerError
 from worker.findings import Finding, Verdict
 from worker.server_clock import server_time, skew_warning
 from worker.settings import Credentials, Settings
-from worker.transport import make_session, unreachable
+from worker.transport import make_session, passwords_in_clear, unreachable
 
 if TYPE_CHECKING:
     from worker.job import Analyzer
@@ -75,18 +73,8 @@ class Doctor:
             yield Finding("settings", Verdict.WARNING, warning)
         if self.settings.worker is None:
             yield Finding("settings", Verdict.FAILED, _sentence_of(self.settings.require_worker))
-        for name, url in (
-            ("ORTHANC_URL", self.settings.orthanc_url),
-            ("PATHOLOGY_API_URL", self.settings.api_url),
-            ("DICOMWEB_URL", self.settings.dicomweb_url),
-        ):
-            if sends_password_in_clear(url):
-                yield Finding(
-                    "transport",
-                    Verdict.FAILED,
-                    f"{name} sends the password over plain http to another machine, where anybody on the way "
-                    "can read it: put Orthanc behind TLS and use an https:// address.",
-                )
+        for sentence in passwords_in_clear(self.settings):
+            yield Finding("transport", Verdict.FAILED, sentence)
 
     def _server(self) -> Iterator[Finding]:
         orthanc, orthanc_version = self._orthanc()
@@ -237,19 +225,6 @@ class Doctor:
                 return session.get(url, timeout=_TIMEOUT_S, allow_redirects=False)
         except requests.RequestException as error:
             raise unreachable(url, error) from error
-
-
-def sends_password_in_clear(url: str) -> bool:
-    """Return whether a password would leave this machine unencrypted."""
-    parts = urlsplit(url)
-    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _sentence_of(check: Callable[[], object]) -> str:

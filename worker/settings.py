@@ -28,10 +28,19 @@ class LogFormat(Enum):
 
 @dataclass(frozen=True)
 class Credentials:
-    """A user of Orthanc."""
+    """A user of Orthanc.
+
+    Attributes
+    ----------
+    user, password
+        As Orthanc's RegisteredUsers have them.
+    prefix
+        Of the settings that name them: ``ORTHANC`` or ``SUBMIT``.
+    """
 
     user: str
     password: str = field(repr=False)
+    prefix: str = field(default="ORTHANC", compare=False)
 
 
 @dataclass(frozen=True)
@@ -167,6 +176,19 @@ class Settings:
                 "names."
             )
         return self.worker
+
+    def require_anybody(self) -> Credentials:
+        """Return the person's user, else the worker's.
+
+        Raises
+        ------
+        SettingsError
+            If neither is set.
+        """
+        user = self.person or self.worker
+        if user is None:
+            raise SettingsError("Set SUBMIT_USER and SUBMIT_PASSWORD to a user of Orthanc.")
+        return user
 
     def require_person(self) -> Credentials:
         """Return the person's user.

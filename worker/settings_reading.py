@@ -119,6 +119,8 @@ def parse_env_file(path: Path) -> dict[str, str]:
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise SettingsError(f"There is no file {path}: correct --env-file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read as text: check the path and its rights.") from error
     values: dict[str, str] = {}
@@ -244,7 +246,7 @@ class _Reader:
             missing = f"{prefix}_USER" if user is None else f"{prefix}_PASSWORD"
             self.problems.append(f"{missing} is missing: user and password go together.")
             return None
-        return Credentials(user, password)
+        return Credentials(user, password, prefix)
 
 
 def _read(reader: _Reader, passed_on: Mapping[str, str]) -> Settings:

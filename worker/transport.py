@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from worker.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from worker.settings import Credentials
+from worker.settings import Credentials, Settings
 from worker.timely import TimelyAdapter
 
 _PIECE = 1 << 20
@@ -76,14 +77,16 @@ def _was_dropped(error: requests.RequestException) -> bool:
     return isinstance(error, requests.exceptions.ConnectionError) and "Connection aborted" in str(error)
 
 
-def refusal(answer: requests.Response, address: str) -> ServerError:
-    """Turn an error answer into the exception that tells what to do.
+def refusal(answer: requests.Response, address: str, user: Credentials | None = None) -> ServerError:
+    """Turn an error answer, perhaps to a certain user, into the exception that tells what to do.
 
     What is not in the contract's shape comes from somewhere else and decides nothing about a request.
     """
     status = answer.status_code
     if status == 401:
-        return UnauthorizedError(f"{address} does not accept the user or the password: check the settings.")
+        return UnauthorizedError(
+            f"{address} does not accept the user or the password: {which_settings(user)}."
+        )
     document = _document(answer)
     code, message = document.get("code"), document.get("error")
     if document.get("success") is not False or not isinstance(code, str) or not isinstance(message, str):
@@ -153,6 +156,41 @@ _REMEDIES = {
 
 def _printable(text: str) -> str:
     return "".join(sign for sign in text if sign.isprintable())[:60]
+
+
+def which_settings(user: Credentials | None) -> str:
+    """Return what to check where a user is not accepted, as the end of a sentence."""
+    if user is None:
+        return "check the settings"
+    return f"check {user.prefix}_USER ({user.user}) and {user.prefix}_PASSWORD"
+
+
+def passwords_in_clear(settings: Settings) -> list[str]:
+    """Return a sentence for each address to which a password leaves this machine unencrypted."""
+    addresses = {
+        "ORTHANC_URL": settings.orthanc_url,
+        "PATHOLOGY_API_URL": settings.api_url,
+        "DICOMWEB_URL": settings.dicomweb_url,
+    }
+    return [
+        f"{name} sends the password over plain http to another machine, where anybody on the way can read "
+        "it: put Orthanc behind TLS and use an https:// address."
+        for name, url in addresses.items()
+        if sends_password_in_clear(url)
+    ]
+
+
+def sends_password_in_clear(url: str) -> bool:
+    """Return whether a password would leave this machine unencrypted."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _document(answer: requests.Response) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from worker import __version__
+from worker.errors import ServerError
 from worker.lock import hold_worker_id
 from worker.notify import take_from_environment
 from worker.posts import posts
@@ -19,6 +20,7 @@ from worker.scratch import sweep_scratch
 from worker.settings import Settings
 from worker.shutdown import ShutdownRequest
 from worker.supervisor import Supervisor, start_worker
+from worker.transport import passwords_in_clear
 
 if TYPE_CHECKING:
     from worker.daemon import DaemonEnd
@@ -42,9 +44,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Serve requests; 0 after an orderly end."""
+    """Serve requests; 0 after an orderly end.
+
+    Raises
+    ------
+    ServerError
+        If the server turns this worker away; the sentence names who finds out why.
+    """
     settings.require_worker()
-    return _run_one(arguments, settings) if arguments.devices is None else _run_several(arguments, settings)
+    try:
+        return (
+            _run_one(arguments, settings) if arguments.devices is None else _run_several(arguments, settings)
+        )
+    except ServerError as error:
+        raise ServerError(f"{error} `pathology-worker doctor` finds out what is wrong.") from error
 
 
 def _run_several(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -77,7 +90,7 @@ def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
     from worker.daemon import Mode  # noqa: PLC0415 - as above
 
     mode = Mode.ONCE if arguments.once else Mode.UNTIL_EMPTY if arguments.drain_when_empty else Mode.FOREVER
-    for warning in settings.warnings:
+    for warning in (*settings.warnings, *passwords_in_clear(settings)):
         _log.warning("%s", warning)
     pulse = Pulse(take_from_environment())
     shutdown = ShutdownRequest()

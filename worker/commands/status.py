@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Print what was asked for; 0 always, a refusal is an exception."""
-    client = PluginClient(settings, settings.person or settings.require_worker())
+    client = PluginClient(settings, settings.require_anybody())
     if arguments.request_id:
         request = client.get_request(arguments.request_id)
         _say(json.dumps(request, indent=1) if arguments.json else _one(request, settings))

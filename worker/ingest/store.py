@@ -13,7 +13,7 @@ import requests
 
 from worker.ingest.errors import IngestError
 from worker.settings import Credentials
-from worker.transport import make_session, unreachable
+from worker.transport import make_session, unreachable, which_settings
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 900.0
@@ -51,6 +51,7 @@ class OrthancStore:
 
     def __init__(self, url: str, credentials: Credentials | None) -> None:
         self.url = url.rstrip("/")
+        self._credentials = credentials
         self._session = make_session(credentials)
 
     def close(self) -> None:
@@ -111,7 +112,7 @@ class OrthancStore:
         except requests.RequestException as error:
             raise IngestError("orthanc_unreachable", str(unreachable(self.url, error))) from error
         if not 200 <= answer.status_code < 300:
-            raise _refusal(answer, self.url, method, path)
+            raise _refusal(answer, self.url, method, path, self._credentials)
         return answer
 
 
@@ -133,14 +134,15 @@ class _Counted:
         return block
 
 
-def _refusal(answer: requests.Response, url: str, method: str, path: str) -> IngestError:
+def _refusal(
+    answer: requests.Response, url: str, method: str, path: str, user: Credentials | None
+) -> IngestError:
     status = answer.status_code
     host = urlsplit(url).netloc
     if status == 401:
+        wish = which_settings(user) if user else "set SUBMIT_USER and SUBMIT_PASSWORD to a user of Orthanc"
         return IngestError(
-            "orthanc_unauthorized",
-            f"{host} does not accept the user or the password: set SUBMIT_USER and SUBMIT_PASSWORD to a user "
-            "of Orthanc.",
+            "orthanc_unauthorized", f"{host} does not accept the user or the password: {wish}."
         )
     if status == 403:
         return IngestError(

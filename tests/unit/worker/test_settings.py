@@ -57,6 +57,11 @@ def test_a_file_may_have_comments_quotes_exports_and_a_byte_order_mark(tmp_path:
     assert parse_env_file(path) == {"ORTHANC_USER": "lab", "ORTHANC_PASSWORD": "a=b # c"}
 
 
+def test_a_file_of_settings_that_is_not_there_is_called_that(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"There is no file .*nope\.env: correct --env-file"):
+        load_settings({}, tmp_path / "nope.env")
+
+
 def test_a_line_that_is_no_assignment_is_named_by_its_number_only(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="Line 2 of") as raised:
         load_settings({}, env_file(tmp_path, f"DEVICE=cpu\n{CANARY}\n"))

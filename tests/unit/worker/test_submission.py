@@ -388,6 +388,32 @@ def test_the_list_has_the_latest_requests_and_says_that_there_are_older_ones(
     assert [line.split()[0] for line in lines] == ["r8", "r9", "Older"]
 
 
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"SUBMIT_USER": "alice", "SUBMIT_PASSWORD": "x"}, "check SUBMIT_USER (alice) and SUBMIT_PASSWORD."),
+        ({"ORTHANC_USER": "lab", "ORTHANC_PASSWORD": "x"}, "check ORTHANC_USER (lab) and ORTHANC_PASSWORD."),
+    ],
+)
+def test_a_password_that_is_not_accepted_is_named_with_its_user(
+    http: responses.RequestsMock,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environment: dict[str, str],
+    sentence: str,
+) -> None:
+    for name, value in {"ORTHANC_URL": URL, **environment}.items():
+        monkeypatch.setenv(name, value)
+    http.get(f"{URL}/pathology/requests/", status=401)
+    assert cli.main(["status"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_without_a_user_a_persons_settings_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"]) == 2
+    assert "Set SUBMIT_USER and SUBMIT_PASSWORD to a user of Orthanc." in capsys.readouterr().err
+
+
 def test_a_bad_setting_ends_every_command_with_2_and_its_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
