@@ -160,7 +160,7 @@ def pyramid(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
 
 
 SQUARE = 1.1
-"""Sides of a pixel that differ by more are no scanner's: those differ by some thousandths, if at all."""
+"""Sides of a pixel that differ by more were not measured: scanners step and look equally far both ways."""
 
 
 def is_square(mpp: tuple[float, float]) -> bool:
