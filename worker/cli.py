@@ -22,7 +22,7 @@ from worker.settings_reading import env_file_of, load_settings
 _log = logging.getLogger(__name__)
 
 _NAME = "pathology-worker"
-_COMMANDS = ("run", "doctor", "submit", "status", "ingest")
+_COMMANDS = ("run", "doctor", "submit", "status", "decide", "ingest")
 """Modules of `worker.commands`: ``add_parser(subparsers)`` of each sets ``run(arguments, settings)``."""
 
 

@@ -291,6 +291,10 @@ class PluginClient:
         document = self._ask("GET", f"/requests/{request_id}", params=params, read_s=read_s)
         return self._member(document, "request")
 
+    def decide(self, request_id: str, decision: str) -> dict[str, Any]:
+        """Carry out a person's decision about a request, ``cancel`` or ``retry``, and return the request."""
+        return dict(self._ask("POST", f"/requests/{request_id}/{decision}", json_body={})["request"])
+
     def list_requests(self, filters: Mapping[str, str]) -> dict[str, Any]:
         """Return a page of the list of requests."""
         return self._ask("GET", "/requests/", params=filters)

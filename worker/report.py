@@ -37,7 +37,7 @@ class Addresses:
         return f"{self.orthanc_url}/app/explorer.html#series?uuid={request['series']}"
 
 
-def describe(request: Mapping[str, Any], addresses: Addresses) -> str:
+def describe(request: Mapping[str, Any], addresses: Addresses, name: str = "") -> str:
     """Return the end of a request as text.
 
     Parameters
@@ -46,12 +46,14 @@ def describe(request: Mapping[str, Any], addresses: Addresses) -> str:
         The request with its result or error.
     addresses
         Where its artifacts and pages are.
+    name
+        Of the slide, as a person knows it; empty where nobody knows it.
     """
     result = request.get("result")
     if request.get("status") != "completed" or not isinstance(result, Mapping):
-        return _without_result(request)
+        return _without_result(request, name)
     parts = [
-        _heading(request, result),
+        _heading(request, result, name),
         _probabilities(result),
         _facts(result),
         _top_patches(result),
@@ -61,17 +63,21 @@ def describe(request: Mapping[str, Any], addresses: Addresses) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _without_result(request: Mapping[str, Any]) -> str:
+def _which(request: Mapping[str, Any], name: str) -> str:
+    return f"Request  {request.get('request_id')}\nSlide    {name or request.get('series')}"
+
+
+def _without_result(request: Mapping[str, Any], name: str) -> str:
     error = request.get("error") or {}
     reason = error.get("message") or "no reason was given"
     code = f" ({error['code']})" if error.get("code") else ""
-    return f"Request  {request.get('request_id')}\nStatus   {request.get('status')}{code}: {reason}"
+    return f"{_which(request, name)}\nStatus   {request.get('status')}{code}: {reason}"
 
 
-def _heading(request: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def _heading(request: Mapping[str, Any], result: Mapping[str, Any], name: str) -> str:
     model = result.get("model") or {}
     lines = [
-        f"Request  {request.get('request_id')}",
+        _which(request, name),
         f"Result   {_answer(result)}",
         f"Model    {model.get('name', '?')} {model.get('version', '')}".rstrip(),
     ]
@@ -114,7 +120,7 @@ def _facts(result: Mapping[str, Any]) -> str:
     if slide.get("width"):
         mpp = slide.get("mpp")
         spacing = f", {mpp[0]:.3g} x {mpp[1]:.3g} um a pixel" if mpp else ""
-        lines.append(f"Slide    {slide['width']} x {slide['height']} pixels{spacing}")
+        lines.append(f"Size     {slide['width']} x {slide['height']} pixels{spacing}")
     if patches.get("count"):
         area = patches.get("tissue_mm2")
         tissue = f", {area:.1f} mm2 of tissue" if isinstance(area, int | float) else ""

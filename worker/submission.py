@@ -18,6 +18,9 @@ from worker.progress import ProgressView
 from worker.stages import Position, position_in
 
 _FOLLOW_S = 25.0
+_ID_DIGITS = 32
+_LOOKED_THROUGH = 1000
+"""So many of the latest requests are searched for the beginning of an id: one page of the list."""
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
 
@@ -158,6 +161,27 @@ def _not_there(target: Target) -> str:
     if target.cohort is not None:
         return "Orthanc has no such series: check the keywords and their values."
     return f"Orthanc has no series with the SeriesInstanceUID {target.series_instance_uid}: check the UID."
+
+
+def whole_id(client: PluginClient, text: str) -> str:
+    """Return the id of the request that a person means by its beginning, such as the log shows.
+
+    Raises
+    ------
+    SubmitError
+        If none of the latest requests begins so, or several do.
+    """
+    if len(text) >= _ID_DIGITS:
+        return text
+    latest = client.list_requests({"limit": str(_LOOKED_THROUGH), "order": "newest"}).get("requests", [])
+    found = [str(one["request_id"]) for one in latest if str(one["request_id"]).startswith(text)]
+    if not found:
+        raise SubmitError(
+            f"None of the latest requests has an id that begins with {text}: give the whole id."
+        )
+    if len(found) > 1:
+        raise SubmitError(f"Several requests begin with {text}, give more of it: {', '.join(found[:5])}.")
+    return found[0]
 
 
 def skipped_lines(answer: Mapping[str, Any]) -> list[str]:

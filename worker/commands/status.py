@@ -12,14 +12,17 @@ from typing import Any
 from worker.client import PluginClient
 from worker.report import Addresses, describe
 from worker.settings import Settings
+from worker.slide_names import slide_names
 from worker.stages import words
-from worker.submission import waiting_words
+from worker.submission import waiting_words, whole_id
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser("status", help="show one request, or a list of them (as SUBMIT_USER)")
-    parser.add_argument("request_id", nargs="?", help="one request, with its result")
+    parser.add_argument(
+        "request_id", nargs="?", help="one request, with its result: its id, or the beginning of it"
+    )
     parser.add_argument("--workers", action="store_true", help="show the workers and what each is doing")
     parser.add_argument("--status", help="list only these: pending, processing, completed, failed, ...")
     parser.add_argument("--limit", type=int, default=20, help="list so many of the latest (default: 20)")
@@ -31,7 +34,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Print what was asked for; 0 always, a refusal is an exception."""
     client = PluginClient(settings, settings.require_anybody())
     if arguments.request_id:
-        request = client.get_request(arguments.request_id)
+        request = client.get_request(whole_id(client, arguments.request_id))
         _say(json.dumps(request, indent=1) if arguments.json else _one(request, settings))
         return 0
     if arguments.workers:
@@ -45,16 +48,19 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.json:
         _say(json.dumps(page, indent=1))
         return 0
-    _say(_several(map(row, reversed(page.get("requests", []))), "requests"))
+    listed = page.get("requests", [])
+    names = slide_names(settings.orthanc_url, settings.require_anybody(), listed)
+    rows = (row(request, names.get(str(request["series"]), "")) for request in reversed(listed))
+    _say(_several(rows, "requests"))
     if page.get("next"):
         _say("Older ones are not shown; a higher --limit (up to 1000) shows them.")
     return 0
 
 
-def row(request: Mapping[str, Any]) -> str:
-    """Return one line for a request of a list."""
+def row(request: Mapping[str, Any], name: str) -> str:
+    """Return one line for a request of a list, with the name of its slide or, without one, its series."""
     text = f"{request['request_id']}  {request['status']:<10}  {request.get('created', ''):<24}"
-    text += f"  {request.get('model') or 'default model'}"
+    text += f"  {name or request['series']}  {request.get('model') or 'default model'}"
     if request["status"] == "processing":
         text += f"  {request.get('progress') or 0:.0%} {words(str(request.get('stage') or ''))}"
         text += f" on {request.get('worker_id')}"
@@ -87,9 +93,11 @@ def _several(rows: Iterable[str], what: str) -> str:
 
 
 def _one(request: Mapping[str, Any], settings: Settings) -> str:
+    names = slide_names(settings.orthanc_url, settings.require_anybody(), [request])
+    name = names.get(str(request["series"]), "")
     if request["status"] in {"pending", "processing", "publishing"}:
-        return row(request)
-    return describe(request, Addresses(settings.orthanc_url, settings.api_url))
+        return row(request, name)
+    return describe(request, Addresses(settings.orthanc_url, settings.api_url), name)
 
 
 def _say(text: str) -> None:

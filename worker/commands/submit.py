@@ -12,6 +12,7 @@ from worker.client import PluginClient
 from worker.progress import make_view
 from worker.report import Addresses, describe
 from worker.settings import LogFormat, Settings
+from worker.slide_names import slide_names
 from worker.submission import (
     Submission,
     Target,
@@ -30,7 +31,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to the command line."""
     parser = subparsers.add_parser("submit", help="ask for an analysis (as SUBMIT_USER)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--series", help="Orthanc id of a series")
+    what.add_argument("series_id", nargs="?", metavar="SERIES", help="Orthanc id of a series")
+    what.add_argument("--series", help="the same")
     what.add_argument("--study", help="Orthanc id of a study: every slide in it")
     what.add_argument("--instance", help="Orthanc id of an instance: its series")
     what.add_argument("--series-uid", help="SeriesInstanceUID")
@@ -69,8 +71,10 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.json:
         _say(json.dumps(requests[0] if len(requests) == 1 else requests, indent=1))
     elif arguments.wait:
+        names = slide_names(settings.orthanc_url, settings.require_person(), requests)
+        addresses = Addresses(settings.orthanc_url, settings.api_url)
         for request in requests:
-            _say("\n" + describe(request, Addresses(settings.orthanc_url, settings.api_url)))
+            _say("\n" + describe(request, addresses, names.get(str(request["series"]), "")))
     succeeded = all(request["status"] == "completed" for request in requests)
     return 0 if succeeded or not arguments.wait else 1
 
@@ -78,7 +82,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 def _submission(arguments: argparse.Namespace) -> Submission:
     return Submission(
         target=Target(
-            series=arguments.series,
+            series=arguments.series or arguments.series_id,
             study=arguments.study,
             instance=arguments.instance,
             series_instance_uid=arguments.series_uid,

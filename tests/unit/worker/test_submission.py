@@ -27,10 +27,13 @@ from worker.submission import (
     position_of,
     series_of,
     submitted_requests,
+    whole_id,
 )
 
 URL = "http://127.0.0.1:8042"
 ENVIRONMENT = {"ORTHANC_URL": URL, "SUBMIT_USER": "alice", "SUBMIT_PASSWORD": "person-password-canary"}
+
+ID = "6f1c0a5e5b0d4f0e8a3c9d2f7b1e4a60"
 
 RESULT: dict[str, Any] = {
     "predicted_class": "oscc",
@@ -68,7 +71,22 @@ class Screen:
 
 
 def request(status: str, version: str, **fields: Any) -> dict[str, Any]:
-    return {"request_id": "r1", "status": status, "version": version, "series": "s1", **fields}
+    return {
+        "request_id": "r1",
+        "status": status,
+        "version": version,
+        "series": "s1",
+        "series_instance_uid": "1.2",
+        **fields,
+    }
+
+
+def know_slides(http: responses.RequestsMock, **descriptions: str) -> None:
+    """Let Orthanc tell the descriptions of series."""
+    found = [
+        {"ID": name, "MainDicomTags": {"SeriesDescription": text}} for name, text in descriptions.items()
+    ]
+    http.post(f"{URL}/tools/find", json=found)
 
 
 @pytest.fixture
@@ -412,6 +430,84 @@ def test_a_password_that_is_not_accepted_is_named_with_its_user(
 def test_without_a_user_a_persons_settings_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status"]) == 2
     assert "Set SUBMIT_USER and SUBMIT_PASSWORD to a user of Orthanc." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("command_line")
+def test_lists_and_results_name_the_slide_or_else_its_series(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    know_slides(http, s1="S26-1")
+    rows = [request("completed", "v1"), request("completed", "v1", series="s2")]
+    http.get(f"{URL}/pathology/requests/", json={"success": True, "count": 2, "requests": rows})
+    http.get(f"{URL}/pathology/requests/{ID}", json={"success": True, "request": request("failed", "v1")})
+    assert cli.main(["status"]) == 0
+    assert cli.main(["status", ID]) == 0
+    listed, *described = capsys.readouterr().out.split("Request")
+    assert [line.split()[2] for line in listed.splitlines()] == ["s2", "S26-1"]
+    assert "Slide    S26-1" in described[0]
+
+
+@pytest.mark.usefixtures("command_line")
+def test_whom_orthanc_does_not_let_look_slides_up_gets_the_list_all_the_same(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http.post(f"{URL}/tools/find", status=403)
+    http.get(
+        f"{URL}/pathology/requests/",
+        json={"success": True, "count": 1, "requests": [request("completed", "v1")]},
+    )
+    assert cli.main(["status"]) == 0
+    assert "  s1  " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("command_line")
+@pytest.mark.parametrize(
+    ("decision", "fields", "sentence"),
+    [
+        ("cancel", {"status": "cancelled"}, "Request r1 is cancelled.\n"),
+        (
+            "cancel",
+            {"status": "processing", "cancel_requested": True},
+            "Request r1 is processing, and its worker is asked to stop.\n",
+        ),
+        ("retry", {"status": "pending"}, "Request r1 is pending.\n"),
+    ],
+)
+def test_a_person_decides_about_a_request(
+    http: responses.RequestsMock,
+    capsys: pytest.CaptureFixture[str],
+    decision: str,
+    fields: dict[str, Any],
+    sentence: str,
+) -> None:
+    answer = {**request("pending", "v2"), **fields}
+    http.post(f"{URL}/pathology/requests/{ID}/{decision}", json={"success": True, "request": answer})
+    assert cli.main([decision, ID]) == 0
+    assert capsys.readouterr().out == sentence
+
+
+def test_a_request_is_known_by_the_beginning_of_its_id(
+    client: PluginClient, http: responses.RequestsMock
+) -> None:
+    found = [{"request_id": name} for name in ("92090ec1aa", "92090eff", "77")]
+    http.get(f"{URL}/pathology/requests/", json={"success": True, "count": 3, "requests": found})
+    assert whole_id(client, "92090ec1") == "92090ec1aa"
+    with pytest.raises(SubmitError, match=r"Several requests begin with 92090e.*92090ec1aa, 92090eff"):
+        whole_id(client, "92090e")
+    with pytest.raises(SubmitError, match=r"None of the latest requests .* begins with 5"):
+        whole_id(client, "5")
+    assert whole_id(client, ID) == ID
+
+
+@pytest.mark.usefixtures("command_line")
+def test_a_series_is_named_with_or_without_its_option(http: responses.RequestsMock) -> None:
+    for arguments in (["s1"], ["--series", "s1"]):
+        http.post(
+            f"{URL}/pathology/analyze",
+            json={"success": True, "created": True, "request": request("pending", "v1")},
+            match=[matchers.json_params_matcher({"series": "s1"})],
+        )
+        assert cli.main(["submit", *arguments]) == 0
 
 
 def test_a_bad_setting_ends_every_command_with_2_and_its_name(
