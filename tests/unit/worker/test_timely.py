@@ -193,3 +193,16 @@ def test_an_upload_may_take_longer_than_connecting_as_long_as_it_moves() -> None
         begun = time.monotonic()
         PluginClient(settings, None, retry=QUICK).put_artifact("r1", LEASE, "heatmap.png", b"x" * size)
         assert time.monotonic() - begun > 1.2
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
+def test_an_answer_that_is_cut_off_is_a_cut_line_and_no_shorter_answer(framing: bytes) -> None:
+    def cut(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + framing + b'\r\n\r\n11\r\n{"success": true}\r\n')
+        connection.shutdown(socket.SHUT_RDWR)
+
+    with listening(cut) as url:
+        client = PluginClient(settings_of(url), None, retry=Retry(attempts=1))
+        with pytest.raises(UnreachableError, match="Cannot reach"):
+            client.health()
