@@ -28,11 +28,14 @@ class DicomSlide:
         Files, labels first, the largest level last.
     left_out
         How many label, overview and thumbnail images were left out.
+    is_original
+        Whether a level is as the scanner made it: of what is only derived nothing is analysed.
     """
 
     series_uid: str
     files: tuple[Path, ...]
     left_out: int
+    is_original: bool
 
 
 def is_dicom(path: Path) -> bool:
@@ -85,7 +88,8 @@ def _slide(uid: str, members: list[tuple[Path, Dataset]], *, labels: bool) -> Di
     levels.sort(key=lambda item: int(item[1].get("TotalPixelMatrixColumns", 0)))
     others = [file for file, header in members if wanted & set(_image_type(header))]
     files = (*others, *(file for file, _ in levels)) if levels else ()
-    return DicomSlide(uid, files, len(members) - len(files))
+    is_original = any(_image_type(header)[0] == "ORIGINAL" for _, header in levels)
+    return DicomSlide(uid, files, len(members) - len(files), is_original)
 
 
 def _image_type(header: Dataset) -> list[str]:

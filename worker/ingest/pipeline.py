@@ -99,6 +99,8 @@ class Ingest:
 
     def _store_series(self, path: Path, slide: DicomSlide) -> IngestedSeries:
         check_readable(slide.files)
+        if not slide.is_original:
+            self.report(Progress(Stage.UPLOAD, note=_of_derived(path.name)))
         if slide.left_out:
             self.report(
                 Progress(
@@ -185,6 +187,13 @@ def require_file(slide: Path) -> None:
     """Raise where there is no file to convert."""
     if not slide.is_file():
         raise IngestError("unreadable", f"{slide} is a folder without DICOM files: name a slide file.")
+
+
+def _of_derived(name: str) -> str:
+    return (
+        f"{name} has derived images only (no ImageType ORIGINAL\\PRIMARY\\VOLUME): it is stored to "
+        "be looked at, and cannot be analysed. Ingest the original slide for that."
+    )
 
 
 @contextmanager

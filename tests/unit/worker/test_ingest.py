@@ -249,6 +249,24 @@ def test_a_file_that_orthanc_cannot_read_is_called_damaged(tmp_path: Path) -> No
     assert raised.value.code == "unreadable"
 
 
+@pytest.mark.parametrize(("kind", "is_told"), [("DERIVED", True), ("ORIGINAL", False)])
+def test_of_a_slide_that_cannot_be_analysed_since_it_is_derived_ingest_says_so(
+    tmp_path: Path, kind: str, is_told: bool
+) -> None:
+    (path,) = write_slide(tmp_path, encoding="jpeg")
+    dataset = pydicom.dcmread(path)
+    dataset.ImageType = [kind, "PRIMARY", "VOLUME", "NONE"]
+    dataset.save_as(path)
+    told: list[Progress] = []
+    stored = {"ID": "i", "ParentSeries": "s", "ParentStudy": "t", "Status": "Success"}
+    ingest = Ingest(OrthancStore(URL, None), lambda: Path(sys.executable), told.append)
+    with responses.RequestsMock() as http:
+        http.get(f"{URL}/system", json={})
+        http.post(f"{URL}/instances", json=stored)
+        ingest.run(path, SlideOptions())
+    assert any("cannot be analysed" in progress.note for progress in told) is is_told
+
+
 def test_labels_and_thumbnails_of_dicom_slides_stay_out_unless_asked_for() -> None:
     folder = shared_path("slides/dicom-cmu-1-small-region")
     (plain,) = find_slides(folder, labels=False)
