@@ -134,6 +134,8 @@ $(VENV)/.ready: system-packages.txt pyproject.toml requirements/constraints.txt 
 	@demo/system-packages.sh system-packages.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Name another: make PYTHON=python3.12 ..." >&2; exit 3; }
+	@echo 'Fetching $(TORCH) and the other Python packages into $(VENV), once: minutes without a word from pip.'
+	@echo 'The PyTorch for GPUs is more than 2 GB; the one without is smaller: see TORCH in the Makefile.'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --no-deps --require-hashes -r requirements/locked.txt -r requirements/demo-encoder.txt
 	$(VENV)/bin/pip install -q -c requirements/constraints.txt $(TORCH)

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -32,6 +33,8 @@ FOLDER = REPOSITORY / ".demo"
 WORKER_LOG = FOLDER / "worker.log"
 PERSON = FOLDER / "person.env"
 WORKER_START_SECONDS = 120.0
+WATCH_SECONDS = 1.0
+STANDARD_OUTPUT = 1
 STOPPED = threading.Event()
 
 
@@ -49,6 +52,9 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        if STOPPED.is_set():
+            _say("Ended.")
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -70,6 +76,7 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     # Only the first one: a second must not break into the ending of Orthanc and worker, which takes seconds.
     if not STOPPED.is_set():
         STOPPED.set()
+        os.write(STANDARD_OUTPUT, b"\nEnding, which takes some seconds ...\n")
         raise KeyboardInterrupt
 
 
@@ -97,12 +104,15 @@ def _run(arguments: argparse.Namespace) -> int:
             with started(command, environment, WORKER_LOG) as process:
                 _say(f"Worker   started (log: {FOLDER / 'worker.log'})\n")
                 _wait_for_worker(orthanc, process)
-                code = _analyse(series, environment, process, force=arguments.force)
+                alive = partial(_require_alive, orthanc, process)
+                code = _analyse(series, environment, alive, force=arguments.force)
+                if code == 0 and slide.expectation:
+                    _say(f"\n{slide.expectation}")
                 _write_person(PERSON, orthanc)
                 with ohif_beside(orthanc, series, dist, FOLDER / "nginx") as viewer:
                     _print_addresses(orthanc, series, viewer, time.monotonic() - begun)
                     if os.environ.get("CI") != "true":
-                        _wait_for_ctrl_c()
+                        _wait_for_ctrl_c(alive)
     return code
 
 
@@ -162,7 +172,7 @@ def _wait_for_worker(orthanc: RunningOrthanc, process: subprocess.Popen[bytes]) 
     """Wait until the worker has loaded its model and asked for work, so that nothing warns of its absence."""
     deadline = time.monotonic() + WORKER_START_SECONDS
     while time.monotonic() < deadline:
-        _require_alive(process)
+        _require_alive(orthanc, process)
         answer = requests.get(f"{orthanc.url}/pathology/workers", auth=orthanc.person, timeout=10)
         if answer.ok and answer.json()["count"]:
             return
@@ -172,13 +182,14 @@ def _wait_for_worker(orthanc: RunningOrthanc, process: subprocess.Popen[bytes]) 
     )
 
 
-def _require_alive(worker: subprocess.Popen[bytes]) -> None:
+def _require_alive(orthanc: RunningOrthanc, worker: subprocess.Popen[bytes]) -> None:
+    orthanc.require_alive()
     if worker.poll() is not None:
         raise DemoError(f"the worker ended. Its log ({WORKER_LOG}) ends:\n{last_lines(WORKER_LOG)}")
 
 
 def _analyse(
-    series: str, environment: Mapping[str, str], worker: subprocess.Popen[bytes], *, force: bool
+    series: str, environment: Mapping[str, str], require_alive: Callable[[], None], *, force: bool
 ) -> int:
     """Submit, follow the progress and print the result; return the exit code."""
     command = [sys.executable, "-m", "worker", "submit", "--series", series, "--wait"]
@@ -187,7 +198,7 @@ def _analyse(
     with subprocess.Popen(command, env=dict(environment), cwd=FOLDER) as submit:
         try:
             while submit.poll() is None:
-                _require_alive(worker)
+                require_alive()
                 time.sleep(0.1)
         finally:
             if submit.poll() is None:
@@ -217,13 +228,20 @@ def _write_person(path: Path, orthanc: RunningOrthanc) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _wait_for_ctrl_c() -> None:
+def _wait_for_ctrl_c(require_alive: Callable[[], None]) -> None:
+    """Return once the demo is to end.
+
+    Raises
+    ------
+    DemoError
+        If Orthanc or the worker has ended by itself.
+    """
     _say("\nOrthanc and the worker keep running. Ctrl-C ends both.")
     try:
-        while not STOPPED.wait(3600):
-            pass
+        while not STOPPED.wait(WATCH_SECONDS):
+            require_alive()
     except KeyboardInterrupt:
-        _say("\nEnded.")
+        return
 
 
 if __name__ == "__main__":

@@ -55,11 +55,23 @@ class RunningOrthanc:
     url: str
     credentials: Credentials
     log: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def person(self) -> tuple[str, str]:
         """User and password of the person, as `requests` wants them."""
         return (self.credentials.person, self.credentials.person_password)
+
+    def require_alive(self) -> None:
+        """See that it runs.
+
+        Raises
+        ------
+        DemoError
+            If it has ended.
+        """
+        if self.process.poll() is not None:
+            raise DemoError(f"Orthanc ended. Its log ({self.log}) ends:\n{last_lines(self.log)}")
 
 
 def free_port() -> int:
@@ -116,8 +128,8 @@ def running_orthanc(folder: Path) -> Iterator[RunningOrthanc]:
     log = folder / "orthanc.log"
     environment = orthanc_environment(folder, port, credentials)
     with started([str(ORTHANC), str(REPOSITORY / "orthanc.json")], environment, log) as process:
-        server = RunningOrthanc(f"http://127.0.0.1:{port}", credentials, log)
-        _wait_until_ready(server, process)
+        server = RunningOrthanc(f"http://127.0.0.1:{port}", credentials, log, process)
+        _wait_until_ready(server)
         yield server
 
 
@@ -160,11 +172,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait_until_ready(server: RunningOrthanc, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(server: RunningOrthanc) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise DemoError(f"Orthanc ended at start. Its log ({server.log}) ends:\n{last_lines(server.log)}")
+        server.require_alive()
         try:
             if requests.get(f"{server.url}/pathology/health", auth=server.person, timeout=5).ok:
                 return

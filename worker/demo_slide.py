@@ -24,6 +24,10 @@ DRAWN_NAME = "drawn-no-real-tissue.tiff"
 
 _BESIDE_PROJECT = Path(__file__).resolve().parents[2] / "shared" / "slides"
 _TIMEOUT_S = (3.0, 10.0)
+_OF_THE_PUBLIC_SLIDE = (
+    "The demonstration model abstains on this slide, and should: it learnt from mouth tissue, notices that\n"
+    "this tissue looks unlike that, and gives no answer instead of a wrong one. SLIDE=file analyses your own."
+)
 
 
 class DemoSlideError(WorkerError):
@@ -42,11 +46,14 @@ class DemoSlide:
         What it is, for the user.
     mpp
         Micrometres per pixel to ingest it with, or None for what the file says.
+    expectation
+        What to make of the demonstration model's result on it, for the user; empty where nobody knows.
     """
 
     path: Path
     description: str
     mpp: float | None = None
+    expectation: str = ""
 
 
 def demo_slide(
@@ -87,7 +94,8 @@ def demo_slide(
     if found is None and (download or download_public_slide)(cached) and is_genuine(cached):
         found = cached
     if found is not None:
-        return DemoSlide(found, f"{NAME}: real H&E tissue, CC0, from OpenSlide's public test data")
+        description = f"{NAME}: real H&E tissue, CC0, from OpenSlide's public test data"
+        return DemoSlide(found, description, expectation=_OF_THE_PUBLIC_SLIDE)
     return _drawn(cache / DRAWN_NAME)
 
 
@@ -147,5 +155,7 @@ def _drawn(path: Path) -> DemoSlide:
         write_drawn_slide(partial)
         partial.replace(path)
     return DemoSlide(
-        path, "a DRAWN picture of tissue, no real slide (no internet here): its result means nothing"
+        path,
+        "a DRAWN picture of tissue, no real slide (no internet here): its result means nothing",
+        expectation="Mind: the slide is a DRAWN picture, so this result shows the way and means nothing.",
     )

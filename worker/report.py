@@ -161,7 +161,7 @@ def _timings(result: Mapping[str, Any]) -> str:
 
 def _where(request: Mapping[str, Any], addresses: Addresses) -> str:
     names = [str(item["name"]) for item in request.get("artifacts") or []]
-    shown = [name for name in ("heatmap.png", "overlay.png") if name in names]
-    rows = {name.removesuffix(".png").capitalize(): addresses.artifact(request, name) for name in shown}
+    # By itself overlay.png is colour on nothing: the pages lay it over the slide.
+    rows = {"Heatmap": addresses.artifact(request, "heatmap.png")} if "heatmap.png" in names else {}
     rows |= {"Page": addresses.page(request), "Explorer": addresses.explorer(request)}
     return "\n".join(f"{what:<9}{address}" for what, address in rows.items())

@@ -4,14 +4,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from demo.__main__ import _write_person
+import demo.__main__ as demonstration
+from demo.__main__ import _require_alive, _wait_for_ctrl_c, _write_person
+from demo.errors import DemoError
+from demo.server import Credentials as DemoCredentials
+from demo.server import RunningOrthanc
 from worker.settings import Credentials
 from worker.settings_reading import load_settings
 
@@ -76,3 +82,52 @@ def test_the_settings_of_a_person_are_kept_for_the_next_slide_and_from_other_eye
     settings = load_settings({}, person)
     assert (settings.orthanc_url, settings.person) == (orthanc.url, Credentials("admin", "a#b"))
     assert person.stat().st_mode & 0o777 == 0o600
+
+
+def test_ctrl_c_says_at_once_that_the_demo_ends_and_only_then_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(sys, "argv", ["demo"])
+    monkeypatch.setattr(demonstration, "STOPPED", threading.Event())
+
+    def run(_: object) -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            sys.stdout.write("(Orthanc ends)\n")
+        return 0
+
+    monkeypatch.setattr(demonstration, "_run", run)
+    try:
+        assert demonstration.main() == 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    said = capfd.readouterr().out.split("\n")
+    assert [line[:6] for line in said if line] == ["Ending", "(Ortha", "Ended."]
+
+
+def ended_process() -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process
+
+
+@pytest.mark.parametrize(("orthanc_ends", "sentence"), [(True, "Orthanc ended"), (False, "the worker ended")])
+def test_a_demo_whose_orthanc_or_worker_has_ended_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orthanc_ends: bool, sentence: str
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("its last words")
+    monkeypatch.setattr(demonstration, "WORKER_LOG", log)
+    monkeypatch.setattr(demonstration, "WATCH_SECONDS", 0.01)
+    ended, running = ended_process(), subprocess.Popen(["sleep", "60"])
+    orthanc, worker = (ended, running) if orthanc_ends else (running, ended)
+    server = RunningOrthanc("http://127.0.0.1:1", DemoCredentials("a", "b", "c", "d"), log, orthanc)
+    try:
+        with pytest.raises(DemoError, match=f"{sentence}.*\nits last words"):
+            _wait_for_ctrl_c(lambda: _require_alive(server, worker))
+    finally:
+        running.kill()
+        running.wait()

@@ -36,6 +36,7 @@ def test_the_public_slide_beside_the_project_is_used_where_it_lies(tmp_path: Pat
     real = shared_path("slides/CMU-1-Small-Region.svs")
     chosen = demo_slide(tmp_path, beside=real.parent, download=offline)
     assert chosen.path == real
+    assert "abstains on this slide, and should" in chosen.expectation
 
 
 def test_a_damaged_copy_is_not_taken_for_the_public_slide(
@@ -45,6 +46,7 @@ def test_a_damaged_copy_is_not_taken_for_the_public_slide(
     (tmp_path / module.NAME).write_bytes(b"\0" * module.SIZE)
     chosen = demo_slide(tmp_path, beside=tmp_path / "nowhere", download=offline)
     assert "DRAWN" in chosen.description
+    assert "DRAWN" in chosen.expectation
 
 
 def test_a_downloaded_slide_is_kept_for_the_next_time(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def described(**fields: Any) -> str:
 
 
 def test_a_result_shows_probabilities_patches_timings_and_addresses() -> None:
-    text = described(result=RESULT, artifacts=[{"name": "heatmap.png"}])
+    text = described(result=RESULT, artifacts=[{"name": "heatmap.png"}, {"name": "overlay.png"}])
     assert "oscc     92.0%  ############################" in text
     assert "1.  x   10240  y   20992  512 x 512  attention 0.0041" in text
     assert "encode      41.00 s" in text
@@ -211,6 +211,7 @@ def test_a_result_shows_probabilities_patches_timings_and_addresses() -> None:
     assert f"Heatmap  http://o/pathology/requests/{identifier}/artifacts/heatmap.png" in text
     assert f"Page     http://o/pathology/app/result.html?request={identifier}" in text
     assert "Explorer http://o/app/explorer.html#series?uuid=" in text
+    assert "overlay.png" not in text, "by itself it is colour on nothing"
 
 
 def test_a_result_shows_what_its_model_may_not_be_used_for() -> None:
