@@ -284,6 +284,17 @@ def test_what_goes_on_answering_in_orthancs_place_leaves_the_request_to_another_
     assert (failure.code, failure.retryable) == (expected, expected == "source_unreachable")
 
 
+def test_a_page_that_came_for_a_file_is_no_replaced_slide(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    server.behaviour.pages.append(Page(200))
+    source = OrthancDownloadSource(settings_for(server.url), session, scratch=tmp_path, wait=at_once)
+    with source.open(server.claim()) as slide:
+        assert_same_tiles(slide, real_slide())
+
+
 def at_once(_seconds: float) -> bool:
     return False
 
