@@ -91,6 +91,7 @@ class Doctor:
             yield doctor_server.origin(self.settings)
         if plugin.verdict is not Verdict.FAILED:
             yield self._role("worker's role", self.settings.worker, is_worker=True)
+            yield doctor_server.own_name(self.settings)
             yield self._role("person's role", self.settings.person, is_worker=False)
 
     def _orthanc(self) -> tuple[Finding, str]:

@@ -87,6 +87,24 @@ def origin(settings: Settings) -> Finding:
     return Finding("origin", Verdict.OK, f"Pages of {own} may submit.")
 
 
+def own_name(settings: Settings) -> Finding:
+    """Ask whether two workers go by this one's name, each of which the server takes for the other."""
+    check = "worker's name"
+    try:
+        with make_session(settings.worker) as session:
+            answer = session.get(f"{settings.api_url}/workers", timeout=_TIMEOUT_S)
+            listed = answer.json()["workers"] if answer.status_code == 200 else []
+    except (requests.RequestException, KeyError):
+        return Finding(check, Verdict.SKIPPED, "The plugin did not list its workers.")
+    if any(item.get("worker_id") == settings.worker_id and item.get("shared_name") for item in listed):
+        return Finding(
+            check,
+            Verdict.WARNING,
+            f"Two workers go by the name {settings.worker_id}: give each a WORKER_ID of its own.",
+        )
+    return Finding(check, Verdict.OK, f"No two workers go by the name {settings.worker_id}.")
+
+
 def versions(orthanc: str, plugin: str) -> Finding:
     """Compare versions: of the plugin with ours, of Orthanc with the first without known holes."""
     here = f"Worker {__version__}, plugin {plugin}, Orthanc {orthanc}."

@@ -6,9 +6,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from clam_core.errors import ParameterError
 from worker.client import PluginClient
+from worker.errors import SubmitError
 from worker.progress import make_view
 from worker.report import Addresses, describe
 from worker.settings import LogFormat, Settings
@@ -91,10 +94,25 @@ def _submission(arguments: argparse.Namespace) -> Submission:
         ),
         model=arguments.model,
         model_version=arguments.model_version,
-        parameters=parse_parameters(arguments.parameters),
+        parameters=_parameters(arguments.parameters),
         priority=arguments.priority,
         force=arguments.force,
     )
+
+
+def _parameters(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters, looked at as the worker does that would refuse them later."""
+    parameters = parse_parameters(texts)
+    if not parameters:
+        return {}
+    # It takes a second to load, which a submission without parameters need not wait.
+    from clam_core.options import AnalysisOptions  # noqa: PLC0415
+
+    try:
+        AnalysisOptions.from_parameters(parameters)
+    except ParameterError as error:
+        raise SubmitError(f"--parameters: {error}") from error
+    return parameters
 
 
 def _cohort(arguments: argparse.Namespace) -> dict[str, Any] | None:

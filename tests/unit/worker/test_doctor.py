@@ -46,6 +46,7 @@ class Patient:
         self.health: dict[str, Any] = {"json": {"success": True, "api": 1, "version": "0.1.0"}}
         self.roles = {"lab": 404, "alice": 403}
         self.origin: dict[str, Any] = {"status": 400, "json": {"code": "bad_request"}}
+        self.workers: dict[str, Any] = {"json": {"success": True, "workers": []}}
         self.env_file: Path | None = None
         self.gpu: tuple[int, int] | None = None
         self.analyzer: Analyzer | Exception = ScriptedAnalyzer(good_analysis)
@@ -56,6 +57,7 @@ class Patient:
         self.http.get(f"{URL}/pathology/health", **self.health)
         self.http.add_callback("POST", f"{URL}/pathology/update-status/{'0' * 32}/", self._role)
         self.http.post(f"{URL}/pathology/analyze", **self.origin)
+        self.http.get(f"{URL}/pathology/workers", **self.workers)
         doctor = Doctor(
             load_settings(self.environment),
             self._load,
@@ -216,6 +218,12 @@ def assert_warned(finding: Finding, *words: str) -> None:
 def test_an_orthanc_with_known_holes_is_named(patient: Patient) -> None:
     patient.system = {"json": {"Version": "1.12.10"}}
     assert_warned(patient.findings()["server versions"], "1.12.10", "CVE-2026-5437", "upgrade")
+
+
+def test_a_name_that_two_workers_have(patient: Patient) -> None:
+    patient.environment["WORKER_ID"] = "lab-1"
+    patient.workers = {"json": {"workers": [{"worker_id": "lab-1", "shared_name": True}]}}
+    assert_warned(patient.findings()["worker's name"], "lab-1", "WORKER_ID of its own")
 
 
 def test_a_plugin_of_another_version_is_named(patient: Patient) -> None:

@@ -282,6 +282,18 @@ def test_submit_ends_with_1_where_there_is_no_result(
     assert "No tissue was found." in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("command_line")
+@pytest.mark.parametrize(
+    ("parameter", "sentence"), [("nope=3", "There is no parameter 'nope'"), ("mpp=0", "mpp must be")]
+)
+def test_parameters_that_the_worker_would_refuse_are_not_submitted(
+    http: responses.RequestsMock, capsys: pytest.CaptureFixture[str], parameter: str, sentence: str
+) -> None:
+    assert cli.main(["submit", "--series", "s1", "--parameters", parameter]) == 2
+    assert sentence in capsys.readouterr().err
+    assert len(http.calls) == 0
+
+
 def cohort_answer(http: responses.RequestsMock, cohort: dict[str, Any]) -> None:
     http.post(
         f"{URL}/pathology/analyze",
