@@ -88,7 +88,7 @@ def _reach_this_machine_directly() -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
-    FOLDER.mkdir(mode=0o700, exist_ok=True)
+    _make_folder(FOLDER)
     with _only_one(FOLDER / "lock"):
         # First of all: where it cannot be fetched, nothing else needs to start.
         dist = None if arguments.ohif is None else ohif_dist(arguments.ohif)
@@ -119,6 +119,24 @@ def _run(arguments: argparse.Namespace) -> int:
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder that everything of the demo lies in.
+
+    Raises
+    ------
+    DemoError
+        If this user may not write there.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "lock").touch()
+    except OSError as error:
+        raise DemoError(
+            f"The demo keeps its data in {folder}, which cannot be written ({error.strerror}): copy the "
+            "project to a folder of your own and start it there."
+        ) from error
 
 
 @contextmanager

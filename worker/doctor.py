@@ -60,6 +60,7 @@ class Doctor:
         yield from self._server()
         yield from self._models()
         yield doctor_machine.spool(self.settings)
+        yield doctor_machine.feature_cache(self.settings)
         yield doctor_machine.disk(self.settings)
         yield self._slides_folder()
         yield Finding(

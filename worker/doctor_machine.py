@@ -59,20 +59,32 @@ def spool(settings: Settings) -> Finding:
     return Finding("spool", Verdict.OK, f"Results can wait in {settings.spool_dir}.")
 
 
+def feature_cache(settings: Settings) -> Finding:
+    """See that features can be kept: without them each further model reads every slide anew."""
+    if settings.feature_cache_max_bytes == 0:
+        return Finding("feature cache", Verdict.SKIPPED, "FEATURE_CACHE_MAX_MB is 0: features are not kept.")
+    folder = existing(settings.feature_cache_dir)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(
+            "feature cache",
+            Verdict.WARNING,
+            f"{folder} cannot be written by this user, so that no features are kept: correct its rights, or "
+            "set FEATURE_CACHE_DIR elsewhere.",
+        )
+    return Finding("feature cache", Verdict.OK, f"Features are kept in {settings.feature_cache_dir}.")
+
+
 def disk(settings: Settings) -> Finding:
-    """See that there is room where results and temporary files lie."""
-    for folder, setting in (
-        (existing(settings.spool_dir), "SPOOL_DIR"),
-        (Path(tempfile.gettempdir()), "TMPDIR"),
-    ):
-        free = shutil.disk_usage(folder).free
-        if free < _MIN_FREE_BYTES:
-            return Finding(
-                "disk",
-                Verdict.WARNING,
-                f"{free / 1024**3:.1f} GB are free at {folder}: free some, or set {setting} elsewhere.",
-            )
-    return Finding("disk", Verdict.OK, f"{free / 1024**3:.0f} GB are free at {folder}.")
+    """See that there is room where results, features and temporary files lie."""
+    places = {"SPOOL_DIR": settings.spool_dir, "TMPDIR": Path(tempfile.gettempdir())}
+    if settings.feature_cache_max_bytes:
+        places["FEATURE_CACHE_DIR"] = settings.feature_cache_dir
+    free = {setting: shutil.disk_usage(existing(folder)).free for setting, folder in places.items()}
+    least = min(free, key=lambda setting: free[setting])
+    room = f"{free[least] / 1024**3:.1f} GB are free for {places[least]}"
+    if free[least] < _MIN_FREE_BYTES:
+        return Finding("disk", Verdict.WARNING, f"{room}: free some, or set {least} elsewhere.")
+    return Finding("disk", Verdict.OK, f"{room}, and no less for the other folders.")
 
 
 def gpu_memory(free: int, total: int) -> Finding:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import demo.__main__ as demonstration
-from demo.__main__ import _require_alive, _wait_for_ctrl_c, _write_person
+from demo.__main__ import _make_folder, _require_alive, _wait_for_ctrl_c, _write_person
 from demo.errors import DemoError
 from demo.server import Credentials as DemoCredentials
 from demo.server import RunningOrthanc
@@ -72,6 +72,14 @@ def test_a_slide_with_a_quote_in_its_name_reaches_the_demo_whole() -> None:
         check=False,
     )
     assert "There is no slide /nowhere/o'brien 1.svs" in done.stderr
+
+
+def test_a_project_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "project").write_text("no folder")
+    with pytest.raises(
+        DemoError, match=r"keeps its data in .*project.*cannot be written .*: copy the project"
+    ):
+        _make_folder(tmp_path / "project" / ".demo")
 
 
 def test_the_settings_of_a_person_are_kept_for_the_next_slide_and_from_other_eyes(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from clam_core.errors import SlideError
 from clam_core.tissue import PRESETS
 from orthanc_plugin import settings as plugin_settings
+from orthanc_plugin.openapi import OPERATIONS
 from tests.install.page import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +95,17 @@ def test_commands_are_called_what_they_are_installed_as() -> None:
 
 def test_nothing_is_installed_by_a_name_that_is_not_ours_in_the_package_index() -> None:
     assert [file.name for file, text in spoken_to_people() if "install 'orthanc-pathology" in text] == []
+
+
+def test_the_examples_with_curl_call_routes_that_there_are_and_say_what_their_bodies_are() -> None:
+    examples = [line for line in command_lines("rest.md") if line.startswith("curl")]
+    assert len(examples) == 3
+    for line in examples:
+        method = "POST" if " -d " in line else "GET"
+        path = re.sub(r"\?.*", "", line.split("/pathology")[1].rstrip("'"))
+        routes = [re.sub(r"\{\w+\}", "[^/]+", route) for verb, route in OPERATIONS if verb == method]
+        assert any(re.fullmatch(route, path) for route in routes), line
+        assert method == "GET" or "Content-Type: application/json" in line, line
 
 
 def command_lines(*pages: str) -> set[str]:

@@ -196,6 +196,14 @@ def test_a_full_disk(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "SPOOL_DIR" in finding.message
 
 
+def test_free_space_is_told_for_the_folder_that_is_set_though_it_is_not_made_yet(
+    patient: Patient, tmp_path: Path
+) -> None:
+    for name in ("SPOOL_DIR", "FEATURE_CACHE_DIR"):
+        patient.environment[name] = str(tmp_path / "later" / name)
+    assert f"free for {tmp_path / 'later' / 'SPOOL_DIR'}" in patient.findings()["disk"].message
+
+
 def test_a_missing_folder_of_slide_files(patient: Patient) -> None:
     patient.environment["SVS_STORAGE_DIR"] = "/nowhere/slides"
     assert_failed(patient.findings()["slide files"], "/nowhere/slides")
@@ -272,9 +280,19 @@ def test_a_private_ca_that_is_not_there(patient: Patient, monkeypatch: pytest.Mo
     assert_failed(patient.findings()["private CA"], "REQUESTS_CA_BUNDLE=/nowhere/ca.pem", "not there")
 
 
-def test_a_spool_that_cannot_be_written(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spool_or_a_feature_cache_that_cannot_be_written(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.access", lambda _path, _mode: False)
-    assert_failed(patient.findings()["spool"], "cannot be written", "SPOOL_DIR")
+    findings = patient.findings()
+    assert_failed(findings["spool"], "cannot be written", "SPOOL_DIR")
+    assert findings["feature cache"].verdict is Verdict.WARNING
+    assert "set FEATURE_CACHE_DIR elsewhere" in findings["feature cache"].message
+
+
+def test_a_feature_cache_that_is_turned_off_needs_no_folder(patient: Patient) -> None:
+    patient.environment["FEATURE_CACHE_MAX_MB"] = "0"
+    assert patient.findings()["feature cache"].verdict is Verdict.SKIPPED
 
 
 def test_a_gpu_that_is_nearly_full(patient: Patient) -> None:
