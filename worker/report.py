@@ -69,9 +69,9 @@ def _which(request: Mapping[str, Any], name: str) -> str:
 
 def _without_result(request: Mapping[str, Any], name: str) -> str:
     error = request.get("error") or {}
-    reason = error.get("message") or "no reason was given"
+    reason = f": {error['message']}" if error.get("message") else ""
     code = f" ({error['code']})" if error.get("code") else ""
-    return f"{_which(request, name)}\nStatus   {request.get('status')}{code}: {reason}"
+    return f"{_which(request, name)}\nStatus   {request.get('status')}{code}{reason}"
 
 
 def _heading(request: Mapping[str, Any], result: Mapping[str, Any], name: str) -> str:

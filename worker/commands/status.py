@@ -66,6 +66,7 @@ def row(request: Mapping[str, Any], name: str) -> str:
         text += f" on {request.get('worker_id')}"
     if request["status"] == "pending":
         text += f"  {waiting_words(request)}"
+        text += "".join(f"  {note['message']}" for note in request.get("notes") or [])
     error = request.get("error")
     return f"{text}  {error['message']}" if error else text
 

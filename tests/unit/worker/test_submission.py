@@ -14,6 +14,7 @@ from responses import matchers
 
 from worker import cli
 from worker.client import PluginClient
+from worker.commands.status import row
 from worker.errors import SubmitError
 from worker.report import Addresses, describe
 from worker.settings_reading import load_settings
@@ -458,6 +459,16 @@ def test_lists_and_results_name_the_slide_or_else_its_series(
     listed, *described = capsys.readouterr().out.split("Request")
     assert [line.split()[2] for line in listed.splitlines()] == ["s2", "S26-1"]
     assert "Slide    S26-1" in described[0]
+
+
+def test_a_request_that_nobody_will_take_says_why_in_the_list() -> None:
+    note = {"code": "model_not_offered", "message": "No worker offers this model.", "offered": ["m"]}
+    waiting = request("pending", "v1", model="nope", waits_for="worker", notes=[note])
+    assert row(waiting, "S26-1").endswith("S26-1  nope  waiting for a worker  No worker offers this model.")
+
+
+def test_a_request_that_a_person_ended_gives_no_reason_that_there_is_not() -> None:
+    assert describe(request("cancelled", "v1"), ADDRESSES).endswith("Status   cancelled")
 
 
 @pytest.mark.usefixtures("command_line")
