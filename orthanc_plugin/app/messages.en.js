@@ -63,7 +63,7 @@ export const messages = {
     "quality.flagged": "Read with care",
     "quality.limited": "Limited result",
     "quality.abstained": "No answer is given",
-    "quality.numbers": "In numbers:",
+    "quality.detail": "In detail:",
 
     "flag.unapproved_model": "This site has not approved the model.",
     "flag.source_replaced": "The slide in Orthanc was replaced after this analysis.",

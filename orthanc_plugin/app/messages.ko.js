@@ -63,7 +63,7 @@ export const messages = {
     "quality.flagged": "해석에 주의가 필요합니다",
     "quality.limited": "제한된 결과",
     "quality.abstained": "판단하지 않음",
-    "quality.numbers": "측정값(영어):",
+    "quality.detail": "상세(영어):",
 
     "flag.unapproved_model": "이 기관에서 승인하지 않은 모델입니다.",
     "flag.source_replaced": "분석 후 Orthanc의 슬라이드가 교체되었습니다.",

@@ -66,7 +66,8 @@ function inWords({ status, summary, ...rest }) {
 
 /** Return the sentence that names another analysis of the slide, and what leads to it if anything does. */
 export function besideThis(request, other, way = null) {
-    const kind = other.created < request.created ? "earlier" : other.status === "completed" ? "newer_result" : "newer";
+    const newer = other.status === "completed" ? "newer_result" : "newer";
+    const kind = other.created < request.created ? "earlier" : newer;
     return element(
         "p.beside",
         {},
@@ -126,8 +127,13 @@ export function quality(request) {
     ];
 }
 
-// With this the worker's sentence begins, which has the numbers and comes in English only.
+// What the page says above in its own words; the rest of the worker's sentence comes in English only.
 const OPENING = /^(The model abstains|Read this with care): /;
+
+function detailed(reason) {
+    const sentence = element("span", { lang: "en" }, reason.replace(OPENING, ""));
+    return element("p.reason.muted", {}, t("quality.detail"), " ", sentence);
+}
 
 function reservations(status, sentences, reason) {
     const fine = status === "ok" && !sentences.length && !reason;
@@ -136,7 +142,7 @@ function reservations(status, sentences, reason) {
         { id: "quality" },
         element("strong", {}, fine ? t("quality.fine") : word("quality", status === "ok" ? "flagged" : status)),
         sentences.length ? element("ul", {}, sentences.map((sentence) => element("li", {}, sentence))) : null,
-        reason ? element("p.reason.muted", {}, t("quality.numbers"), " ", element("span", { lang: "en" }, reason.replace(OPENING, ""))) : null,
+        reason ? detailed(reason) : null,
     );
 }
 

@@ -237,7 +237,7 @@ def test_an_abstaining_model_makes_no_statement(
     expect(dialog.locator(".verdict")).to_have_text("The model abstains")
     expect(dialog.locator(".chosen")).to_have_count(0)
     for expected in (
-        "In numbers: there is little tissue on the slide (0.2 mm²).",
+        "In detail: there is little tissue on the slide (0.2 mm²).",
         "There is little tissue on the slide.",
         "some new flag",
     ):

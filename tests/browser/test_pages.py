@@ -485,7 +485,7 @@ def test_a_model_that_abstains_gives_no_class(
     wait_for_pictures(page)
     assert page.inner_text("#predicted-class") == "The model abstains"
     assert "There is little tissue on the slide." in page.inner_text("#quality")
-    assert "In numbers: 0.4 mm2 of tissue." in page.inner_text("#quality")
+    assert "In detail: 0.4 mm2 of tissue." in page.inner_text("#quality")
     # That nobody has approved the model is no reason for giving no answer.
     assert "approved" not in page.inner_text("#quality")
     assert page.inner_text("#notes") == "This site has not approved the model."
