@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -38,7 +39,7 @@ from clam_core.model import LoadedModel
 from clam_core.package import ModelPackage
 from tests.support.orthanc_server import OrthancServer
 from worker.analysis import ClamAnalyzer
-from worker.assembly import build_daemon, make_telemetry, slide_opener
+from worker.assembly import beside_gpu, build_daemon, make_telemetry, slide_opener
 from worker.daemon import Mode
 from worker.demo_slide import demo_slide
 from worker.drawn_slide import write_tiled_tiff
@@ -298,10 +299,6 @@ class Bench:
     def _served(
         self, settings: Settings, analyzer: ClamAnalyzer, wanted: Sequence[tuple[str, str]]
     ) -> Served:
-        shutdown, telemetry = ShutdownRequest(), make_telemetry()
-        daemon = build_daemon(
-            settings, analyzer, shutdown, slide_opener(settings, telemetry), telemetry, bars=False
-        )
         offer(self._server, analyzer)
         ids = []
         for series, model in wanted:
@@ -309,9 +306,15 @@ class Bench:
             answer = self._server.post("/pathology/analyze", json=body)
             answer.raise_for_status()
             ids.append(answer.json()["request_id"])
-        begun = time.perf_counter()
-        daemon.run(Mode.UNTIL_EMPTY)
-        ended = time.perf_counter()
+        shutdown, telemetry = ShutdownRequest(), make_telemetry()
+        opener = slide_opener(settings, telemetry)
+        with beside_gpu(analyzer) as apart:
+            daemon = build_daemon(settings, analyzer, shutdown, opener, telemetry, bars=False, apart=apart)
+            if apart is not None:
+                apart.call(os.getpid)  # a worker has started it long before its first slide
+            begun = time.perf_counter()
+            daemon.run(Mode.UNTIL_EMPTY)
+            ended = time.perf_counter()
         request = self._server.get(f"/pathology/requests/{ids[-1]}").json()["request"]
         assert request["status"] == "completed", request
         return Served(begun, ended, request["result"])

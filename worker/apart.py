@@ -14,34 +14,40 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from typing import ParamSpec, TypeVar
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from typing import ParamSpec, Self, TypeVar
 
 _log = logging.getLogger(__name__)
+
+_MOST_LOST = 2
 
 _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")
 
 
 class Apart:
-    """Calls functions in one other process, which lives as long as this one.
+    """Calls functions in one other process, which ends with this one at the latest.
 
     Functions, arguments and answers must be such as `pickle` takes. Where there can be no other process, or
-    it dies, functions are called here.
+    it dies, functions are called here; after two in a row that died none is made any more.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._modules: tuple[str, ...] = ()
         self._pool: ProcessPoolExecutor | None = None
-        self._is_refused = False
+        self._lost = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def start(self, *modules: str) -> None:
         """Begin to make the process, with modules imported there, and do not wait for it."""
         self._modules = modules
-        pool = self._started()
-        if pool is not None:
-            pool.submit(os.getpid)
+        self._submitted(os.getpid)
 
     def call(
         self,
@@ -51,19 +57,20 @@ class Apart:
         **named: _Arguments.kwargs,
     ) -> _Answer:
         """Return what the function returns, or raise what it raises; one call after the other."""
-        pool = self._started()
-        if pool is None:
+        answer = self._submitted(function, *arguments, **named)
+        if answer is None:
             return function(*arguments, **named)
         try:
-            return pool.submit(function, *arguments, **named).result()
-        except BrokenExecutor:
-            self._forget(pool)
-            _log.warning("The process beside this one ended (out of memory?): its work is done in this one.")
+            found = answer.result()
+        except BrokenExecutor as error:
+            self._give_up(error)
             return function(*arguments, **named)
         except Exception as error:
             # The traceback of the other process is text, and may quote what stands in a slide's header.
             error.__cause__ = None
             raise
+        self._lost = 0
+        return found
 
     def doing(self, function: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
         """Return a function that calls this one there."""
@@ -74,35 +81,35 @@ class Apart:
         return done
 
     def close(self) -> None:
-        """End the other process; a later call makes another one."""
+        """End the other process, once it has done what it is at; nobody waits for it."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown()
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _started(self) -> ProcessPoolExecutor | None:
-        with self._lock:
-            if self._pool is None and not self._is_refused:
-                self._pool = self._made()
-                self._is_refused = self._pool is None
-            return self._pool
-
-    def _made(self) -> ProcessPoolExecutor | None:
-        # Not forked: this process has threads, and a GPU.
-        context = multiprocessing.get_context("spawn")
+    def _submitted(
+        self, function: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **named: _Arguments.kwargs
+    ) -> Future[_Answer] | None:
+        """Hand a call to the other process, or return None where there is none."""
         try:
-            return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=self._modules)
-        except (OSError, NotImplementedError) as error:
-            _log.warning(
-                "No process beside this one (%s): its work is done in this one, which is slower.", error
-            )
+            with self._lock:
+                if self._lost >= _MOST_LOST:
+                    return None
+                if self._pool is None:
+                    # Not forked: this process has threads, and a GPU.
+                    context = multiprocessing.get_context("spawn")
+                    self._pool = ProcessPoolExecutor(
+                        1, mp_context=context, initializer=_begin, initargs=self._modules
+                    )
+                return self._pool.submit(function, *arguments, **named)
+        except (OSError, NotImplementedError, BrokenExecutor) as error:
+            self._give_up(error)
             return None
 
-    def _forget(self, pool: ProcessPoolExecutor) -> None:
-        with self._lock:
-            if self._pool is pool:
-                self._pool = None
-        pool.shutdown(wait=False)
+    def _give_up(self, error: Exception) -> None:
+        _log.warning("No process beside this one (%s): its work is done here, more slowly.", error)
+        self._lost += 1
+        self.close()
 
 
 def _begin(*modules: str) -> None:

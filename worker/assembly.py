@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from clam_core.slides import Slide
 from worker.analysis import ClamAnalyzer, gpu_memory
@@ -57,9 +58,12 @@ def build_daemon(
     telemetry: Telemetry | None = None,
     *,
     bars: bool = True,
+    apart: Apart | None = None,
 ) -> Daemon:
-    """Put the daemon together from its parts; without `bars` progress is told in lines everywhere."""
-    sys.setswitchinterval(_SWITCH_S)
+    """Put the daemon together from its parts.
+
+    Without `bars` progress is told in lines everywhere; with `apart` DICOM results are written there.
+    """
     counted = telemetry or make_telemetry()
     server_clock = ServerClock()
 
@@ -82,7 +86,7 @@ def build_daemon(
     return Daemon(
         settings,
         analyzer,
-        Job(settings.worker_id, analyzer, open_slide, _dicom_step(settings, analyzer)),
+        Job(settings.worker_id, analyzer, open_slide, _dicom_step(settings, apart)),
         Outbox(make_client(), spool),
         make_client=make_client,
         make_view=view,
@@ -90,10 +94,19 @@ def build_daemon(
     )
 
 
-def _dicom_step(settings: Settings, analyzer: Analyzer) -> DicomStep:
-    if not (analyzer.device.startswith("cuda") and settings.dicom_results):
-        # Encoding on a CPU has work enough for every core, and takes Python's lock seldom.
+def _dicom_step(settings: Settings, apart: Apart | None) -> DicomStep:
+    if apart is None or not settings.dicom_results:
         return DicomStep(settings.dicom_results)
-    apart = Apart()
     apart.start(build_results.__module__)
     return DicomStep(settings.dicom_results, build=apart.doing(build_results))
+
+
+def beside_gpu(analyzer: Analyzer) -> AbstractContextManager[Apart | None]:
+    """Return what works beside a process that feeds a GPU, and let threads wait less for Python's lock there.
+
+    Encoding on a CPU has work enough for every core, and takes the lock seldom.
+    """
+    if not analyzer.device.startswith("cuda"):
+        return nullcontext()
+    sys.setswitchinterval(_SWITCH_S)
+    return Apart()

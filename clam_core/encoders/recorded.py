@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network's forward pass on a GPU, recorded once for each size of batch (a CUDA graph) and played back.
+"""A network's forward pass on a GPU, recorded once (as a CUDA graph) and played back.
 
 Called one by one, each of the hundreds of operations of a pass gives Python's lock away and takes it again.
-Beside threads that decode tiles or write reports each may wait 5 ms for it, and the GPU waits as long: on an
-H100 a queue of slides ran at a tenth of the encoder's own speed (docs/performance.md). Played back, a pass is
-one call.
+Beside threads that decode tiles or write reports each may wait 5 ms for it, and the GPU waits as long: in a
+queue of slides ViT-L/16 did 0.44 of what it does alone on an H100, and ResNet-50 0.14 (docs/performance.md).
+Played back, a pass is one call.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,7 +29,10 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 class RecordedForward:
-    """A forward pass by tiles of host memory; each size of batch is recorded when it first comes.
+    """A forward pass by tiles of host memory, recorded for the largest batch that has come.
+
+    Smaller ones are filled up to it with what was there before, and so take as long: there is one recording,
+    whose memory is kept.
 
     Parameters
     ----------
@@ -42,25 +46,25 @@ class RecordedForward:
     def __init__(self, forward: Forward, device: torch.device) -> None:
         self._forward = forward
         self._device = device
-        self._batches: dict[tuple[int, ...], _Batch] = {}
+        self._batch: _Batch | None = None
+        self._one_caller = threading.Lock()
 
     def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the vectors (B, dim) of tiles (B, H, W, 3).
-
-        Batches are filled up to a power of two with what was there before: few sizes are recorded.
+        """Return the vectors (B, dim) of tiles (B, H, W, 3), of the same size in every call.
 
         Raises
         ------
         torch.OutOfMemoryError
-            If the batch does not fit; what was recorded is forgotten then, so that a smaller one has room.
+            If the batch does not fit; the recording is forgotten then, so that a smaller one has room.
         """
-        shape = (1 << (len(tiles) - 1).bit_length(), *tiles.shape[1:])
-        with torch.inference_mode(), torch.cuda.device(self._device):
+        with self._one_caller, torch.inference_mode(), torch.cuda.device(self._device):
             try:
-                batch = self._batches.get(shape) or self._batches.setdefault(shape, self._begin(shape))
-                return batch.vectors(tiles)
+                if self._batch is None or len(self._batch.tiles) < len(tiles):
+                    self._batch = None  # its memory is free for the larger one
+                    self._batch = self._begin(tiles.shape)
+                return self._batch.vectors(tiles)
             except torch.OutOfMemoryError:
-                self._batches.clear()
+                self._batch = None
                 raise
 
     def _begin(self, shape: tuple[int, ...]) -> _Batch:

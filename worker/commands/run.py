@@ -86,7 +86,13 @@ def _own_arguments(arguments: argparse.Namespace) -> list[str]:
 
 def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
     # Late: it takes seconds, and the other commands need none of it.
-    from worker.assembly import build_daemon, load_analyzer, make_telemetry, slide_opener  # noqa: PLC0415 - see above
+    from worker.assembly import (  # noqa: PLC0415 - see above
+        beside_gpu,
+        build_daemon,
+        load_analyzer,
+        make_telemetry,
+        slide_opener,
+    )
     from worker.daemon import Mode  # noqa: PLC0415 - as above
 
     mode = Mode.ONCE if arguments.once else Mode.UNTIL_EMPTY if arguments.drain_when_empty else Mode.FOREVER
@@ -110,15 +116,17 @@ def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
         )
         # Not before: while models load there is nothing to finish, and a signal may simply end the process.
         shutdown.install()
-        daemon = build_daemon(
-            settings,
-            analyzer,
-            shutdown,
-            slide_opener(settings, telemetry),
-            telemetry,
-            bars=not arguments.until_input_ends,
-        )
-        end = daemon.run(mode, pulse)
+        with beside_gpu(analyzer) as apart:
+            daemon = build_daemon(
+                settings,
+                analyzer,
+                shutdown,
+                slide_opener(settings, telemetry),
+                telemetry,
+                bars=not arguments.until_input_ends,
+                apart=apart,
+            )
+            end = daemon.run(mode, pulse)
     if end.work_abandoned:
         _leave_at_once(end)
     return 0

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from worker import apart as apart_module
 from worker.apart import Apart
 from worker.errors import WorkerError
 
@@ -34,9 +33,8 @@ def die_elsewhere(here: int) -> int:
 
 @pytest.fixture(scope="module")
 def apart() -> Iterator[Apart]:
-    made = Apart()
-    yield made
-    made.close()
+    with Apart() as made:
+        yield made
 
 
 def test_functions_are_called_in_one_other_process(apart: Apart) -> None:
@@ -49,11 +47,10 @@ def has_imported(module: str) -> bool:
 
 
 def test_it_is_started_ahead_with_what_it_will_need() -> None:
-    apart = Apart()
-    apart.start("tabnanny")
-    assert apart.call(has_imported, "tabnanny")
+    with Apart() as apart:
+        apart.start("tabnanny")
+        assert apart.call(has_imported, "tabnanny")
     assert "tabnanny" not in sys.modules
-    apart.close()
 
 
 def test_an_error_comes_back_as_itself_without_the_text_of_the_other_process(apart: Apart) -> None:
@@ -71,33 +68,42 @@ def test_what_ends_the_worker_in_good_order_leaves_its_other_process_at_work(
     assert apart.call(os.getpid) == other
 
 
-def test_nothing_is_logged_there(apart: Apart, capfd: pytest.CaptureFixture[str]) -> None:
-    apart.call(logging.error, "Patient DOE^JANE")
+def test_nothing_is_logged_there(capfd: pytest.CaptureFixture[str]) -> None:
+    with Apart() as apart:
+        apart.call(logging.error, "Patient DOE^JANE")
     assert "DOE" not in "".join(capfd.readouterr())
 
 
 def test_what_the_other_process_dies_of_is_done_here_and_the_next_in_a_new_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    apart = Apart()
-    before = apart.call(os.getpid)
-    assert apart.call(die_elsewhere, os.getpid()) == os.getpid()
-    assert "its work is done in this one" in caplog.text
-    assert apart.call(os.getpid) not in {before, os.getpid()}
-    apart.close()
+    with Apart() as apart:
+        before = apart.call(os.getpid)
+        assert apart.call(die_elsewhere, os.getpid()) == os.getpid()
+        assert "its work is done here" in caplog.text
+        assert apart.call(os.getpid) not in {before, os.getpid()}
 
 
+def test_after_two_in_a_row_that_died_all_is_done_here() -> None:
+    with Apart() as apart:
+        for _ in range(2):
+            apart.call(die_elsewhere, os.getpid())
+        assert apart.call(os.getpid) == os.getpid()
+
+
+@pytest.mark.parametrize(
+    "refusing", ["multiprocessing.util.spawnv_passfds", "worker.apart.ProcessPoolExecutor"]
+)
 def test_where_the_system_gives_no_other_process_it_is_done_here(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    refusing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refused(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", "/dev/shm")
+    def refuse_to_make(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(apart_module, "ProcessPoolExecutor", refused)
-    apart = Apart()
-    apart.start()
-    assert apart.call(os.getpid) == os.getpid()
-    assert len(caplog.records) == 1
+    monkeypatch.setattr(refusing, refuse_to_make)
+    with Apart() as apart:
+        apart.start()
+        assert apart.call(os.getpid) == os.getpid()
     assert "No process beside this one" in caplog.text
 
 

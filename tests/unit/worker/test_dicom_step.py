@@ -55,12 +55,11 @@ def dicom_slide() -> OpenDicomSlide:
 
 
 def test_objects_are_the_same_from_a_process_beside_this_one(dicom_slide: OpenDicomSlide) -> None:
-    apart = Apart()
     now = dt.datetime(2026, 11, 22, 12, 0, tzinfo=dt.UTC)
     slide: Any = dicom_slide
-    step = DicomStep(ALL_KINDS, now=lambda: now, build=apart.doing(build_results))
-    assert step.write(slide, RESULT, ATTENTION, CLAIM) == write(slide)
-    apart.close()
+    with Apart() as apart:
+        step = DicomStep(ALL_KINDS, now=lambda: now, build=apart.doing(build_results))
+        assert step.write(slide, RESULT, ATTENTION, CLAIM) == write(slide)
 
 
 def test_a_dicom_slide_gets_every_object_that_is_wanted(dicom_slide: OpenDicomSlide) -> None:
