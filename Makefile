@@ -2,8 +2,8 @@
 # `make demo` and `make test` do all set-up themselves. `make help` lists the targets.
 
 PYTHON ?= python3
-# On a machine without a GPU, PyTorch's own CPU index saves a download of 2 GB:
-#     make demo TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+# On a machine without a GPU, the CPU index that pytorch.org names saves a download of 2 GB:
+#     make demo TORCH='torch==2.13.0 --index-url <that index>'
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 # What `make train-demo` learns from, and the slides that it reports on in the card.
