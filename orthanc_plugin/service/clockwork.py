@@ -54,10 +54,16 @@ def finish_leftovers(core: Core) -> None:
             _attempt(core, request.request_id, lambda item: _alone(core, item.request_id, delete_result))
     _delete_unpublished(core)
     try:
-        core.listed.prune(lambda: core.index.open_series() | core.ready.unread)
+        core.listed.prune(lambda: _series_that_may_be_open(core))
         prune_copies(core)
     except StorageError as error:
         core.warn(f"The lists of what is open could not be shortened: {error}")
+
+
+def _series_that_may_be_open(core: Core) -> set[str]:
+    # First of all: what is found to be written is in the index before it is no longer in doubt.
+    in_doubt = {request.series for request in core.store.in_doubt() if request.is_open}
+    return in_doubt | core.index.open_series() | core.ready.unread
 
 
 def carry_over_all(core: Core) -> None:

@@ -136,6 +136,9 @@ def _is_unwritten(core: Core, request_id: str) -> bool:
 
 def has_ended(core: Core, request_id: str) -> bool:
     """Tell whether no work is to be done (any more) for a request, as far as is known."""
+    # First of all: what is found to be written is in the index before it is no longer in doubt.
+    if any(item.request_id == request_id and item.is_open for item in core.store.in_doubt()):
+        return False
     request = core.index.get(request_id)
     return is_known_gone(core, request_id) if request is None else not request.is_open
 

@@ -85,6 +85,35 @@ def test_a_lease_of_before_brings_nothing_to_a_request_that_was_found_again(
     assert queue.status(request_id) == "completed"
 
 
+def leave_in_doubt(site: MemorySite) -> None:
+    """Let the next state that is written lie there, and nobody be able to tell."""
+    site.gateway.fail_next("put_metadata", after=True)
+    site.gateway.fail_next("get_metadata")
+
+
+def test_a_request_whose_write_was_in_doubt_is_answered_once_it_was_accepted(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    queue.decide(queue.submitted(slide, parameters={"an": "earlier one"}), "cancel")
+    leave_in_doubt(site)
+    assert queue.submit(slide).status == 503
+    again = queue.submit(slide)
+    assert (again.status, again.json["created"]) == (200, False)
+    store_again_unseen(site, slide)
+    assert queue.status(again.json["request"]["request_id"]) == "pending"
+
+
+def test_so_is_one_whose_retry_was_in_doubt(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    queue.decide(request_id := queue.submitted(slide), "cancel")
+    leave_in_doubt(site)
+    assert queue.decide(request_id, "retry").status == 503
+    assert queue.submit(slide).json["request"]["request_id"] == request_id
+    store_again_unseen(site, slide)
+    assert queue.status(request_id) == "pending"
+
+
 def test_it_is_found_even_where_orthanc_fails_at_first(site: MemorySite, queue: Queue) -> None:
     request_id = queue.submitted(slide := site.new_slide())
     for _ in range(3):
@@ -278,6 +307,7 @@ def test_what_was_never_accepted_is_not_found_by_its_copy(site: MemorySite, queu
     accepted = queue.submitted(slide := site.new_slide())
     site.gateway.fail_next("put_metadata")
     assert queue.submit(slide, parameters={"a": 1}).status == 503
+    site.pass_time(10)  # until it is known that it was not written
     assert copied(site) == {accepted}
     site.restart(kill=True)
     assert [request.request_id for request in site.application.core.index.snapshot()] == [accepted]

@@ -506,6 +506,18 @@ def test_a_series_stays_listed_between_its_listing_and_its_first_request(
     assert listed_series(site) == [slide.series]
 
 
+def test_a_series_stays_listed_while_the_write_of_its_first_request_is_in_doubt(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    queue.decide(queue.submitted(slide, parameters={"an": "earlier one"}), "cancel")
+    leave_in_doubt(site)
+    assert queue.submit(slide).status == 503
+    site.gateway.fail_next("get_metadata")
+    site.pass_time(61)
+    assert listed_series(site) == [slide.series]
+
+
 def test_a_series_is_listed_again_before_a_person_retries(site: MemorySite, queue: Queue) -> None:
     slide = site.new_slide()
     queue.decide(request_id := queue.submitted(slide), "cancel")
