@@ -19,6 +19,8 @@ from .leases import DELIVERABLE
 from .transition import attempts_uncounted, changed, ended_cancelled, with_last_grant, wrong_state
 from .values import AnalysisRequest, Grant, Model, Review, replaced
 
+_DECIDED_WHILE_OPEN = frozenset({"retried", "cancel_requested"})
+
 
 def submitted(request: AnalysisRequest) -> AnalysisRequest:
     """Return a new request with the first line of its history."""
@@ -97,11 +99,16 @@ def cancelled(request: AnalysisRequest, by: str, now: float) -> AnalysisRequest:
 
 
 def retried(request: AnalysisRequest, by: str, now: float) -> AnalysisRequest:
-    """Give a failed or cancelled request a fresh set of attempts; one that waits is made due now."""
+    """Give a failed or cancelled request a fresh set of attempts; one that waits is made due now.
+
+    The same again, whose first answer may have been lost, is no error while the request is open.
+    """
     if request.status == values.PENDING:
         return (
             request if request.not_before is None else changed(request, now, "retried", by, not_before=None)
         )
+    if request.is_open and _latest_decision(request) == ("retried", by):
+        return request
     if request.status not in {values.FAILED, values.CANCELLED}:
         raise wrong_state(request, "retried")
     return changed(
@@ -116,6 +123,12 @@ def retried(request: AnalysisRequest, by: str, now: float) -> AnalysisRequest:
         cancel_requested=False,
         grants=_ended_by_person(request),
     )
+
+
+def _latest_decision(request: AnalysisRequest) -> tuple[str, str] | None:
+    """Return what a person decided last of an open request, and who."""
+    decided = [(item.event, item.by) for item in request.history if item.event in _DECIDED_WHILE_OPEN]
+    return decided[-1] if decided else None
 
 
 def _ended_by_person(request: AnalysisRequest) -> tuple[Grant, ...]:

@@ -198,6 +198,14 @@ def test_a_retry_makes_a_waiting_request_due() -> None:
     assert leases.is_due(lifecycle.retried(waiting, "alice", NOW), NOW)
 
 
+def test_a_retry_that_is_sent_again_once_a_worker_has_begun_changes_nothing() -> None:
+    at_work = working(lifecycle.retried(lifecycle.cancelled(a_request(), "alice", NOW), "alice", NOW))
+    assert lifecycle.retried(at_work, "alice", NOW) is at_work
+    for refused, by in ((at_work, "bob"), (lifecycle.cancelled(at_work, "bob", NOW), "alice")):
+        with pytest.raises(ApiError, match="retried"):
+            lifecycle.retried(refused, by, NOW)
+
+
 def test_a_cancel_during_publishing_is_refused() -> None:
     request = delivery.publishing(working(), a_delivery(), NOW)
     with pytest.raises(ApiError) as caught:
