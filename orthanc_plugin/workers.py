@@ -15,6 +15,7 @@ from .settings import Settings
 from .values import Grant, Model, replaced
 
 _KEPT = 200
+_FORMER_KEPT = 4
 ALIVE_S = 90.0
 """A worker that was silent for longer counts as gone; claims come every 25 s, heartbeats every 15 s."""
 OLDER_ALIVE_S = TOKENLESS_LEASE_S
@@ -26,8 +27,8 @@ class Worker:
     """A worker as its last claim described it; `seen` is wall-clock time, `seen_monotonic` decides.
 
     After `silence_s` seconds without a sign of life it counts as gone, and at once where it `has_left`.
-    `process` is the one that claimed last, `former` the one before it, and `shared_at` when two of them were
-    last seen to take turns.
+    `process` is the one that claimed last, `former` are those before it, the latest first, and `shared_at` is
+    when some of them were last seen to take turns.
     """
 
     worker_id: str
@@ -42,7 +43,7 @@ class Worker:
     silence_s: float = ALIVE_S
     has_left: bool = False
     process: str | None = None
-    former: str | None = None
+    former: tuple[str, ...] = ()
     shared_at: float | None = None
 
 
@@ -56,9 +57,9 @@ def followed(known: Worker | None, claimed: Worker) -> Worker:
         return claimed
     if known.process == claimed.process:
         return replaced(claimed, former=known.former, shared_at=known.shared_at)
-    has_returned = claimed.process == known.former
-    shared_at = claimed.seen_monotonic if has_returned else known.shared_at
-    return replaced(claimed, former=known.process, shared_at=shared_at)
+    shared_at = claimed.seen_monotonic if claimed.process in known.former else known.shared_at
+    others = (known.process, *(process for process in known.former if process != claimed.process))
+    return replaced(claimed, former=others[:_FORMER_KEPT], shared_at=shared_at)
 
 
 def permits(settings: Settings, model: Model) -> bool:
@@ -91,11 +92,14 @@ class Workers:
             self._put(now)
             return self.is_shared(now) and not (known is not None and self.is_shared(known))
 
-    def left(self, worker_id: str) -> None:
-        """Note that a worker says goodbye; it is back with its next sign of life."""
+    def left(self, worker_id: str, process: str | None) -> None:
+        """Note that a worker says goodbye; it is back with its next sign of life.
+
+        A process that another one of its name has followed says it for itself alone.
+        """
         with self._lock:
             known = self._workers.get(worker_id)
-            if known is not None:
+            if known is not None and known.process in {None, process}:
                 self._put(replaced(self._seen(known, known.counters), has_left=True))
 
     def heard(self, grant: Grant, counters: Counters) -> None:

@@ -82,7 +82,7 @@ def claim(core: Core, ask: Claim) -> Granted | None:
         503 where Orthanc fails.
     """
     if ask.leaving:
-        core.workers.left(ask.worker_id)
+        core.workers.left(ask.worker_id, ask.process)
         return None
     _note_worker(core, ask)
     taker = Taker(

@@ -251,6 +251,31 @@ def test_that_two_workers_have_one_name_is_logged_once() -> None:
     assert site.call("GET", "/pathology/workers").json["workers"][0]["shared_name"] is False
 
 
+def only_worker(site: MemorySite) -> dict[str, Any]:
+    (worker,) = site.call("GET", "/pathology/workers").json["workers"]
+    assert isinstance(worker, dict)
+    return worker
+
+
+@pytest.mark.parametrize("turns", ["abca", "abcdea"])
+def test_that_more_workers_than_two_have_one_name_is_told_as_well(turns: str) -> None:
+    site = MemorySite()
+    for process in turns:
+        Queue(site).try_claim("lab-1", process=process)
+    assert only_worker(site)["shared_name"] is True
+
+
+def test_a_worker_that_was_started_anew_lives_on_when_the_one_before_says_goodbye() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    for process in "ab":
+        queue.try_claim("lab-1", process=process)
+    queue.try_claim("lab-1", process="a", leaving=True)
+    assert only_worker(site)["alive"] is True
+    queue.try_claim("lab-1", process="b", leaving=True)
+    assert only_worker(site)["alive"] is False
+
+
 def test_a_model_that_the_site_does_not_permit_is_no_offer() -> None:
     site = MemorySite({"Models": [{"Name": "approved", "Sha256": "1" * 64}]})
     queue = Queue(site, model="approved")
