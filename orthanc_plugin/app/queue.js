@@ -11,8 +11,13 @@ export function isOpen(request) {
     return OPEN.has(request.status);
 }
 
+/** Return what shows whether an answer is another one; why a request waits is no part of its version. */
+export function tells(request) {
+    return JSON.stringify([request?.version, request?.notes]);
+}
+
 /** The latest request that says something about the slide: a withdrawn or cancelled one does so only alone. */
-export function latest(requests) {
+function latest(requests) {
     const inOrder = newestFirst(requests);
     return inOrder.find(({ status }) => !["withdrawn", "cancelled"].includes(status)) ?? inOrder[0] ?? null;
 }

@@ -8,7 +8,7 @@ import { languageSwitch, t, translatePage, word } from "./i18n.js";
 import { showReview, stateButtons } from "./opinions.js";
 import { showPatches } from "./patches.js";
 import { hasFalseColours, loadLevels } from "./pyramid.js";
-import { beside, standing } from "./queue.js";
+import { beside, standing, tells } from "./queue.js";
 import * as sections from "./sections.js";
 import { slideFacts } from "./slide_facts.js";
 import { showSlide } from "./slide_panel.js";
@@ -183,11 +183,6 @@ async function findRequest(signal) {
     const { requests } = await listRequests({ series: address.get("series"), limit: MOST_LISTED }, signal);
     requestId = standing(requests)?.request_id ?? "";
     if (requestId) history.replaceState(null, "", `?request=${encodeURIComponent(requestId)}`);
-}
-
-/** Return what shows whether an answer is another one; why a request waits is no part of its version. */
-function tells(request) {
-    return JSON.stringify([request?.version, request?.notes]);
 }
 
 async function ask(signal) {

@@ -5,6 +5,7 @@ import { bar, element, fill } from "./dom.js";
 import { age, dicomDate, moment, percent, personName, shareDone, stateWords } from "./format.js";
 import { t, word } from "./i18n.js";
 import { stateButtons } from "./opinions.js";
+import { tells } from "./queue.js";
 import { notes } from "./sections.js";
 
 function chip(text, kind = "") {
@@ -93,8 +94,7 @@ export class Row {
         const [name, state, since, model, worker, actions] = this.cells;
         since.textContent = age(request.created, now);
         since.title = moment(request.created);
-        // Why a request waits is no part of its version.
-        const told = JSON.stringify([request.version, request.notes]);
+        const told = tells(request);
         if (this.told === told) return;
         this.told = told;
         const first = this.request === null;

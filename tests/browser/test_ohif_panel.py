@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, Route
+import pytest
+from playwright.sync_api import Page, Route, expect
 
-from tests.support.analysed_slide import HEIGHT, WIDTH, analysed
+from tests.support.analysed_slide import HEIGHT, WIDTH, analysed, submit, top_patches
 from tests.support.browser import Visit
+from tests.support.fake_worker import FakeWorker
 from tests.support.orthanc_server import OrthancServer
 
 OPEN_PANEL = """
@@ -80,6 +82,76 @@ def test_an_overlay_that_could_not_be_had_at_first_is_shown_as_soon_as_it_can(
     page.wait_for_selector("[data-pathology=overlay] canvas[style*=matrix]", state="attached")
     assert refused
     assert page.locator("[data-pathology=overlay]").count() == 1
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_the_patches_are_those_of_the_result_above_them_also_where_its_overlay_cannot_be_had(
+    server: OrthancServer, visit: Visit, slide: str, status: int
+) -> None:
+    analysed(server, slide)
+    page = open_panel(visit, slide)
+    expect(page.locator(".patch")).to_have_count(24)
+    page.route("**/overlay.png", lambda route: route.fulfill(status=status, body="no"))
+    probabilities = {"normal": 0.7, "oscc": 0.3}
+    fewer = top_patches()[:3]
+    analysed(server, slide, predicted_class="normal", probabilities=probabilities, top_patches=fewer)
+    look_again(page)
+    expect(page.locator(".verdict")).to_contain_text("normal")
+    expect(page.locator(".patch")).to_have_count(3)
+    expect(page.locator("#analyse")).to_be_visible()
+
+
+def test_no_picture_of_a_result_stays_under_another_whose_pictures_are_still_coming(
+    server: OrthancServer, visit: Visit, slide: str
+) -> None:
+    analysed(server, slide)
+    page = open_panel(visit, slide)
+    expect(page.locator(".patch")).to_have_count(24)
+    page.route("**/overlay.png", lambda route: None)
+    page.route("**/wsi/pyramids/**", lambda route: None)
+    analysed(server, slide, predicted_class="normal", probabilities={"normal": 0.7, "oscc": 0.3})
+    look_again(page)
+    expect(page.locator(".verdict")).to_contain_text("normal")
+    expect(page.locator(".patch")).to_have_count(0)
+
+
+def test_a_failed_analysis_gives_way_to_the_result_that_stands_and_is_named_beside_it(
+    server: OrthancServer, visit: Visit, slide: str
+) -> None:
+    analysed(server, slide)
+    failed = submit(server, slide)
+    page = open_panel(visit, slide)
+    expect(page.locator("[data-part=state]")).to_contain_text("Waiting for a worker")
+    expect(page.locator("p.beside")).to_contain_text("Earlier result of this slide: oscc 91.8%")
+    worker = FakeWorker(server)
+    worker.claim()
+    worker.fail("disk_full", "No space left.")
+    expect(page.locator(".verdict")).to_contain_text("oscc")
+    expect(page.locator("p.beside")).to_contain_text("There is a newer analysis of this slide: Failed")
+    link = page.locator("#beside-page").get_attribute("href")
+    assert link is not None
+    assert link.endswith(f"/pathology/app/result.html?request={failed}")
+
+
+def test_why_an_analysis_waits_is_said_as_it_is_now(
+    without_workers: OrthancServer, visit: Visit, slide: str
+) -> None:
+    server = without_workers
+    server.post("/pathology/analyze", json={"series": slide, "model": "lung-nsclc"}).raise_for_status()
+
+    def hold_shortly(route: Route) -> None:
+        route.continue_(url=route.request.url.replace("wait=25", "wait=1"))
+
+    visit.page.route("**/*wait=25*", hold_shortly)
+    page = open_panel(visit, slide)
+    expect(page.locator("[data-part=state] .note")).to_contain_text("No worker is alive")
+    FakeWorker(server).offer()
+    expect(page.locator("[data-part=state] .note")).to_contain_text("Offered are: oral-scc-demo")
+
+
+def look_again(page: Page) -> None:
+    """Let the panel look now; left alone it looks once a minute, and when its page comes into view."""
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
 
 
 def test_a_map_that_is_asked_for_twice_is_added_once(server: OrthancServer, visit: Visit) -> None:

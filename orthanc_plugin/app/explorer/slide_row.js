@@ -6,7 +6,7 @@ import { element, fill } from "../dom.js";
 import { moment } from "../format.js";
 import { t, word } from "../i18n.js";
 import { actionButton, canBeRetried, stateButtons } from "../opinions.js";
-import { isOpen } from "../queue.js";
+import { isOpen, tells } from "../queue.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
 import { ResultDialog } from "./result_dialog.js";
@@ -79,7 +79,7 @@ export class SlideRow {
         const [latest] = requests;
         const earlier = latest && latest.status !== "completed" ? finishedOf(requests)[0] : undefined;
         this.title.textContent = among ? `${t("panel.title")}: ${this.#name()}` : t("panel.title");
-        const version = JSON.stringify([latest?.version, latest?.notes, earlier?.version]);
+        const version = [latest, earlier].map(tells).join();
         if (version !== this.#shown) {
             this.#shown = version;
             this.element.dataset.status = latest?.status ?? "";

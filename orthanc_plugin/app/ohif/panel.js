@@ -12,7 +12,7 @@ import { legend } from "../legend.js";
 import { stateButtons } from "../opinions.js";
 import { showPatches } from "../patches.js";
 import { loadLevels } from "../pyramid.js";
-import { latest } from "../queue.js";
+import { beside, standing, tells } from "../queue.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
 import { AttentionMap } from "./attention_map.js";
@@ -31,10 +31,15 @@ function part(name) {
     return element(`section.${name}`, { "data-part": name });
 }
 
+function emptyPatches() {
+    return element("section.patches", { hidden: true }, element("h3", {}, t("patches.title")), element("div.strip"));
+}
+
 /** One slide's part of the panel: everything here ends with `close`. */
 class SlidePanel {
     #closed = new AbortController();
     #request = null;
+    #others = [];
     #shown = null;
 
     constructor(host, slide, microscopyService) {
@@ -45,13 +50,14 @@ class SlidePanel {
         this.overlay = null;
         this.identity = part("identity");
         this.notice = element("p.notice", { role: "status", hidden: true });
+        this.beside = element("div", { hidden: true });
         this.state = part("state");
         this.result = part("result");
-        this.patches = element("section.patches", {}, element("h3", {}, t("patches.title")), element("div.strip"));
-        this.patches.hidden = true;
+        this.patches = emptyPatches();
         this.details = part("details");
         this.start = part("start");
-        fill(host, this.identity, this.notice, this.state, this.result, this.patches, this.details, this.start);
+        const found = [this.state, this.result, this.patches, this.details];
+        fill(host, this.identity, this.notice, this.beside, ...found, this.start);
         this.#run();
     }
 
@@ -92,8 +98,9 @@ class SlidePanel {
             this.#showStart();
             return LOOK_AGAIN_S;
         }
-        const news = before?.version !== request.version;
+        const news = tells(before) !== tells(request);
         if (news || this.#isUnshown()) await this.#changed(request);
+        else this.#showBeside();
         if (!OPEN.has(request.status)) return LOOK_AGAIN_S;
         return news ? 0 : AT_ONCE_S;
     }
@@ -112,14 +119,16 @@ class SlidePanel {
         this.#showIdentity();
     }
 
-    /** Follow the request that is shown while it runs; else see which is the latest. */
+    /** Follow the request that is shown while it runs; else see by which one the slide is known. */
     async #current(signal) {
         if (this.#request !== null && OPEN.has(this.#request.status)) {
             const { request_id: id, version } = this.#request;
-            return (await getRequest(id, { version, signal })).request;
+            const { request } = await getRequest(id, { version, signal });
+            if (OPEN.has(request.status)) return request;
         }
         const { requests } = await listRequests({ series: this.orthancId, limit: MOST_LISTED }, signal);
-        const one = latest(requests);
+        this.#others = requests;
+        const one = standing(requests);
         if (one === null) return null;
         return (await getRequest(one.request_id, { signal })).request;
     }
@@ -130,9 +139,19 @@ class SlidePanel {
         fill(this.identity, element("h2", {}, container), details);
     }
 
+    /** Another analysis of the slide may say more than this one, or something else. */
+    #showBeside() {
+        const other = beside(this.#request, this.#others);
+        this.beside.hidden = other === null;
+        if (other === null) return;
+        const link = resultLink(other, t("beside.show"), "beside-page");
+        fill(this.beside, sections.besideThis(this.#request, other, link));
+    }
+
     async #changed(request) {
         this.#request = request;
         this.#showIdentity();
+        this.#showBeside();
         this.state.hidden = request.status === "completed";
         this.state.dataset.status = request.status;
         const told = (error) => this.#failed(error, 0);
@@ -141,8 +160,8 @@ class SlidePanel {
             OPEN.has(request.status) ? sections.progress(request) : sections.ending(request),
             element("div.buttons", {}, stateButtons(request, (after) => this.#adopt(after), told)),
         );
-        await this.#showResult();
         this.#showStart();
+        await this.#showResult();
     }
 
     /** Show what a person's action made of the request, and follow that from now on. */
@@ -167,16 +186,12 @@ class SlidePanel {
     async #showResult() {
         const request = this.#request;
         const complete = this.#isComplete();
+        if (complete && this.#shown === request.request_id) return;
         this.result.hidden = !complete;
-        this.patches.hidden = !complete;
         this.details.hidden = !complete;
-        if (!complete) {
-            this.#uncover();
-            this.#shown = null;
-            return;
-        }
-        if (this.#shown === request.request_id) return;
-        this.#shown = request.request_id;
+        this.#removePictures();
+        this.#shown = complete ? request.request_id : null;
+        if (!complete) return;
         const wrong = sections.contradictions(request, this.facts, [this.slide]);
         if (wrong.length) this.#showAlarm(wrong);
         else await this.#showAllFindings(request);
@@ -195,9 +210,15 @@ class SlidePanel {
         }
     }
 
-    #showAlarm(sentences) {
+    /** Take away what shows where another result looked; what is still loading of it fills a strip that is gone. */
+    #removePictures() {
         this.#uncover();
-        this.patches.hidden = true;
+        const patches = emptyPatches();
+        this.patches.replaceWith(patches);
+        this.patches = patches;
+    }
+
+    #showAlarm(sentences) {
         this.details.hidden = true;
         const list = element("ul", {}, sentences.map((sentence) => element("li", {}, sentence)));
         fill(this.result, element("div.alarm", { role: "alert" }, element("strong", {}, t("alarm.title")), list));
@@ -213,27 +234,23 @@ class SlidePanel {
             sections.verdict(result),
             sections.quality(request),
             sections.probabilities(result),
-            element("p.links", {}, this.#resultPage(request), worklistLink()),
+            element("p.links", {}, resultLink(request, t("panel.open"), "result-page"), worklistLink()),
             controls,
         );
         fill(this.details, sections.extent(result), sections.model(result));
-        await this.#showOverlay(request, controls);
-        const levels = await loadLevels(this.orthancId, this.facts?.tags ?? []);
+        this.overlay = new SlideOverlay(this.slide);
+        this.overlay.patches = result.top_patches ?? [];
+        // Neither waits for the other: either may fail.
+        await Promise.all([this.#showPatches(request, this.overlay), this.#showHeat(request, this.overlay, controls)]);
+    }
+
+    async #showPatches(request, overlay) {
         const strip = this.patches.querySelector(".strip");
-        await showPatches(strip, request, levels, (index) => this.overlay?.jumpTo(index));
+        const levels = await loadLevels(this.orthancId, this.facts?.tags ?? []);
+        await showPatches(strip, request, levels, (index) => overlay.jumpTo(index));
     }
 
-    #resultPage(request) {
-        const page = new URL(`../result.html?request=${encodeURIComponent(request.request_id)}`, import.meta.url);
-        const properties = { href: page.href, target: "_blank", rel: "noopener", id: "result-page" };
-        return element("a", properties, t("panel.open"));
-    }
-
-    async #showOverlay(request, controls) {
-        this.#uncover();
-        const overlay = new SlideOverlay(this.slide);
-        this.overlay = overlay;
-        overlay.patches = request.result.top_patches ?? [];
+    async #showHeat(request, overlay, controls) {
         if (!request.artifacts.some(({ name }) => name === "overlay.png")) return;
         const heat = await Heat.load(artifactUrl(request.request_id, "overlay.png"));
         if (this.overlay !== overlay) return;
@@ -309,6 +326,11 @@ class SlidePanel {
         if (error.passes && pause > 0) this.#tell(t(again, { seconds: Math.ceil(pause) }));
         else this.#tell([word("error", error.code ?? error.name), error.message].filter(Boolean).join(" "));
     }
+}
+
+function resultLink(request, text, id) {
+    const page = new URL(`../result.html?request=${encodeURIComponent(request.request_id)}`, import.meta.url);
+    return element("a", { href: page.href, target: "_blank", rel: "noopener", id }, text);
 }
 
 function worklistLink() {
