@@ -48,7 +48,7 @@ class Answers:
         return notes_on(request, self._offers() if offers is None else offers)
 
     def _offers(self) -> Offers:
-        return offers_of(self._core.workers.alive(), self._core.settings)
+        return offers_of(self._core.workers, self._core.settings)
 
     def later(self) -> dict[str, str]:
         """Return the header that says when to come again."""

@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from . import values
 from .lifecycle import accepts
 from .settings import Settings
 from .values import AnalysisRequest, Model
-from .workers import Worker, permits
+from .workers import Workers, permits
 
 NO_WORKER = "no_worker"
+ALL_DRAINED = "all_drained"
 MODEL_NOT_OFFERED = "model_not_offered"
-CODES = (NO_WORKER, MODEL_NOT_OFFERED)
+NO_DEFAULT_MODEL = "no_default_model"
+CODES = (NO_WORKER, ALL_DRAINED, MODEL_NOT_OFFERED, NO_DEFAULT_MODEL)
 _MOST_NAMED = 10
 
 
@@ -29,24 +30,33 @@ class Note:
 
 @dataclass(frozen=True)
 class Offers:
-    """What the living workers offer and the site permits; `defaults` run where a request names no model."""
+    """What the living workers offer and the site permits; `defaults` run where a request names no model.
+
+    `is_all_known` is not while a living worker may offer more than is known of it: an older one says nothing
+    of its models, and one that was at a slide when Orthanc started is known by its lease alone.
+    """
 
     is_anybody_alive: bool
+    takes_anybody_work: bool
+    is_all_known: bool
     models: tuple[Model, ...]
     defaults: tuple[Model, ...]
 
 
-def offers_of(alive: Iterable[Worker], settings: Settings) -> Offers:
-    """Return what these workers offer together."""
-    workers = tuple(alive)
+def offers_of(workers: Workers, settings: Settings) -> Offers:
+    """Return what the living workers that take work offer together."""
+    taking = workers.alive()
     offered = [
         (model, model.name == worker.default_model)
-        for worker in workers
+        for worker in taking
         for model in worker.models
         if permits(settings, model)
     ]
+    is_polled = settings.allow_tokenless and workers.is_polled()
     return Offers(
-        is_anybody_alive=bool(workers),
+        is_anybody_alive=workers.is_anybody_alive(),
+        takes_anybody_work=bool(taking),
+        is_all_known=not is_polled and all(worker.is_offer_known for worker in taking),
         models=tuple(model for model, _ in offered),
         defaults=tuple(model for model, is_default in offered if is_default),
     )
@@ -54,14 +64,23 @@ def offers_of(alive: Iterable[Worker], settings: Settings) -> Offers:
 
 def notes_on(request: AnalysisRequest, offers: Offers) -> tuple[Note, ...]:
     """Return what a person should know about a request that waits; nothing of one that does not."""
-    if request.status != values.PENDING:
+    if request.status != values.PENDING or not offers.is_all_known:
         return ()
     if not offers.is_anybody_alive:
         return (Note(NO_WORKER, "No worker is alive now; the request waits until one is."),)
+    if not offers.takes_anybody_work:
+        return (Note(ALL_DRAINED, "Every worker that is alive is drained; the request waits for another."),)
     candidates = offers.defaults if request.model is None else offers.models
     if any(accepts(request, model) for model in candidates):
         return ()
+    return (_not_offered(request, offers),)
+
+
+def _not_offered(request: AnalysisRequest, offers: Offers) -> Note:
     names = tuple(sorted({model.name for model in offers.models})[:_MOST_NAMED])
     named = f" Offered are: {', '.join(names)}." if names else ""
-    message = f"No worker that is alive offers this model; the request waits for one.{named}"
-    return (Note(MODEL_NOT_OFFERED, message, names),)
+    if request.model is None:
+        message = "The request names no model, and no worker that is alive has a default one for it."
+        return Note(NO_DEFAULT_MODEL, f"{message}{named}", names)
+    message = "No worker that is alive offers this model; the request waits for one."
+    return Note(MODEL_NOT_OFFERED, f"{message}{named}", names)

@@ -28,7 +28,8 @@ class Worker:
 
     After `silence_s` seconds without a sign of life it counts as gone, and at once where it `has_left`.
     `process` is the one that claimed last, `former` are those before it, the latest first, and `shared_at` is
-    when some of them were last seen to take turns.
+    when some of them were last seen to take turns. `is_offer_known` is not where it has made
+    no claim, but works under a lease.
     """
 
     worker_id: str
@@ -45,6 +46,7 @@ class Worker:
     process: str | None = None
     former: tuple[str, ...] = ()
     shared_at: float | None = None
+    is_offer_known: bool = True
 
 
 def followed(known: Worker | None, claimed: Worker) -> Worker:
@@ -83,6 +85,7 @@ class Workers:
         self._drained = drained
         self._lock = threading.Lock()
         self._workers: dict[str, Worker] = {}
+        self._polled_at: float | None = None
 
     def claimed(self, worker: Worker) -> bool:
         """Note a claim; return whether it shows, for the first time, that two workers go by one name."""
@@ -113,8 +116,9 @@ class Workers:
             self._put(self._seen(known, counters or known.counters))
 
     def polled(self, user: str) -> None:
-        """Note that an older worker without a name of its own looks for work, where it has done some."""
+        """Note that an older worker looks for work; it is known by its user where it has done some so."""
         with self._lock:
+            self._polled_at = self._clock.monotonic()
             known = self._workers.get(user)
             if known is not None:
                 self._put(self._seen(known, known.counters))
@@ -139,6 +143,7 @@ class Workers:
             seen=0.0,
             seen_monotonic=0.0,
             silence_s=OLDER_ALIVE_S if grant.tokenless else ALIVE_S,
+            is_offer_known=False,
         )
 
     def drained(self) -> frozenset[str]:
@@ -180,6 +185,15 @@ class Workers:
         """Tell whether a worker was heard of lately."""
         silent_s = self._clock.monotonic() - worker.seen_monotonic
         return not worker.has_left and silent_s <= worker.silence_s
+
+    def is_anybody_alive(self) -> bool:
+        """Tell whether any worker was heard of lately, even if a person wants it to take nothing more."""
+        return any(self.is_alive(worker) for worker in self.all())
+
+    def is_polled(self) -> bool:
+        """Tell whether an older worker looked for work lately."""
+        polled_at = self._polled_at
+        return polled_at is not None and self._clock.monotonic() - polled_at <= OLDER_ALIVE_S
 
     def is_shared(self, worker: Worker) -> bool:
         """Tell whether two workers went by this name lately."""

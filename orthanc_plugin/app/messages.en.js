@@ -178,6 +178,8 @@ export const messages = {
 
     "note.no_worker": "No worker is alive: the analysis waits until one connects.",
     "note.model_not_offered": "No worker that is alive offers this model: the analysis waits until one does.",
+    "note.all_drained": "Every worker that is alive is drained, that is, takes nothing more: the analysis waits for another.",
+    "note.no_default_model": "No model was chosen, and no worker that is alive has a default model: the analysis waits until one has.",
     "note.offered": "Offered are: {names}",
 
     "ending.failed": "The analysis failed",

@@ -239,6 +239,62 @@ def test_a_request_that_waits_says_why_for_as_long_as_it_does() -> None:
     assert queue.claim().claimed["request"]["notes"] == []
 
 
+def notes_of(queue: Queue, request_id: str) -> list[tuple[str, list[str]]]:
+    return [(note["code"], note["offered"]) for note in queue.get(request_id)["notes"]]
+
+
+def test_a_request_waits_for_a_drain_to_end_where_every_living_worker_is_drained() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    queue.try_claim("lab-1")
+    site.call("POST", "/pathology/workers/lab-1/drain", body={})
+    request_id = queue.submitted()
+    assert notes_of(queue, request_id) == [("all_drained", [])]
+    site.pass_time(91)
+    assert notes_of(queue, request_id) == [("no_worker", [])]
+
+
+def test_a_request_without_a_model_waits_for_a_worker_with_a_default_one() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    request_id = queue.submitted(model=None)
+    queue.try_claim(models=[{"name": "a"}, {"name": "b"}], default_model=None)
+    assert notes_of(queue, request_id) == [("no_default_model", ["a", "b"])]
+
+
+def test_nothing_is_said_of_what_waits_while_an_older_worker_may_take_it() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    begun, waiting = queue.submitted(), queue.submitted()
+    path = f"/pathology/update-status/{begun}/"
+    site.call("POST", path, user=WORKER, body={"status": "processing", "worker_id": "old-1"})
+    assert notes_of(queue, waiting) == []
+
+
+@pytest.mark.parametrize(("allowed", "codes"), [(True, []), (None, ["no_worker"])])
+def test_an_older_worker_that_only_looks_for_work_may_take_it_where_the_site_lets_it(
+    allowed: bool | None, codes: list[str]
+) -> None:
+    site = MemorySite({"AllowTokenless": allowed})
+    queue = Queue(site)
+    request_id = queue.submitted()
+    site.call("GET", "/pathology/pending-requests/", user=WORKER)
+    assert [code for code, _ in notes_of(queue, request_id)] == codes
+
+
+def test_nothing_is_said_of_what_waits_while_a_worker_is_known_by_its_lease_alone() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    queue.submitted()
+    lease = queue.claim()
+    waiting = queue.submitted(model="another")
+    site.restart()
+    lease.heartbeat()
+    assert notes_of(queue, waiting) == []
+    queue.try_claim(lease.worker_id)
+    assert [code for code, _ in notes_of(queue, waiting)] == ["model_not_offered"]
+
+
 def test_that_two_workers_have_one_name_is_logged_once() -> None:
     site = MemorySite()
     queue = Queue(site)
@@ -272,8 +328,11 @@ def test_a_worker_that_was_started_anew_lives_on_when_the_one_before_says_goodby
         queue.try_claim("lab-1", process=process)
     queue.try_claim("lab-1", process="a", leaving=True)
     assert only_worker(site)["alive"] is True
+    request_id = queue.submitted()
+    assert notes_of(queue, request_id) == []
     queue.try_claim("lab-1", process="b", leaving=True)
     assert only_worker(site)["alive"] is False
+    assert notes_of(queue, request_id) == [("no_worker", [])]
 
 
 def test_a_model_that_the_site_does_not_permit_is_no_offer() -> None:
