@@ -39,7 +39,7 @@ _AHEAD_PAUSE_S = 1.0
 """Least pause between claims while a request is in hand, which may end at any time."""
 _FAILURES_OF_A_SINGLE_RUN = 5
 """After so many claims without an answer, or tries to send what waits on disk, a run that is to end by itself
-gives up: half a minute or so."""
+gives up: half a minute or so; and after so many slides in a row that it may not read."""
 
 
 class Mode(Enum):
@@ -111,6 +111,8 @@ class Daemon:
         self._pulse = Pulse()
         self._claimer = Claimer(make_client, analyzer, lambda: shutdown.no_more, self._tick)
         self._failures = 0
+        self._refusals = 0
+        self._refusal: SourceUnauthorizedError | None = None
         self._undelivered = 0
         self._was_accepted = False
         self._abandoned = False
@@ -130,7 +132,8 @@ class Daemon:
         Raises
         ------
         UnauthorizedError, RefusedError
-            If the server turns this worker away at its first claim: nothing here mends that by waiting.
+            If the server turns this worker away at its first claim: nothing here mends that by waiting. Or if
+            a run that is to end by itself may read none of several slides in a row.
         ServerError
             If a run that is to end by itself gets no answer to several claims in a row.
         """
@@ -161,6 +164,9 @@ class Daemon:
 
     def _step(self, mode: Mode) -> bool:
         """Claim a request and begin it; return False where there is nothing to do and the mode ends then."""
+        if self._refusal is not None:
+            self._after_refusal(self._refusal, mode)
+            return True
         ahead = bool(self._works)
         wait_s = 0.0 if mode is Mode.UNTIL_EMPTY else self._settings.long_poll_s
         wait_s = min(wait_s, _AHEAD_POLL_S) if ahead else wait_s
@@ -210,6 +216,15 @@ class Daemon:
         _log.warning("No answer to a claim; next try in %.0f s. %s", delay_s, error)
         self._sleep(delay_s)
 
+    def _after_refusal(self, refusal: SourceUnauthorizedError, mode: Mode) -> None:
+        """Wait: the next claim brings the very request that went back, and no attempt ends that."""
+        self._refusal = None
+        if not self._works and mode is not Mode.FOREVER and self._refusals >= _FAILURES_OF_A_SINGLE_RUN:
+            raise UnauthorizedError(str(refusal)) from refusal
+        delay_s = self._backoff.delay(self._refusals - 1)
+        _log.warning("%d slide(s) in a row are not read; next claim in %.0f s.", self._refusals, delay_s)
+        self._sleep(delay_s)
+
     def _is_final(self, error: ServerError, mode: Mode) -> bool:
         """Return whether claiming again is of no use."""
         if mode is not Mode.FOREVER and self._failures >= _FAILURES_OF_A_SINGLE_RUN:
@@ -250,12 +265,17 @@ class Daemon:
             if self._must_hand_back(work):
                 work.hand_back()
             if work.is_over or work.is_stuck:
-                self._abandoned = self._abandoned or work.is_stuck
-                # Claims ahead that failed meanwhile are not counted against a run that is to end by itself.
-                self._failures = 0
-                self._works.remove(work)
-                work.close()
+                self._let_go(work)
         self._show_pulse()
+
+    def _let_go(self, work: Work) -> None:
+        self._abandoned = self._abandoned or work.is_stuck
+        # Claims ahead that failed meanwhile are not counted against a run that is to end by itself.
+        self._failures = 0
+        self._refusal = work.refusal
+        self._refusals = 0 if work.refusal is None else self._refusals + 1
+        self._works.remove(work)
+        work.close()
 
     def _show_pulse(self) -> None:
         if self._works:
@@ -270,8 +290,9 @@ class Daemon:
             self._works[0].wait(_TICK_S)
         self._tick()
 
-    def _work(self, claim: Claim, control: JobControl) -> None:
-        """Work on a claim, in a thread of its own."""
+    def _work(self, work: Work) -> None:
+        """Work on a request, in a thread of its own."""
+        claim, control = work.claim, work.control
         with request_context(claim.request_id):
             view = self._make_view()
             try:
@@ -282,7 +303,7 @@ class Daemon:
                 _log.info("The work was dropped (%s).", stopped.reason.value)
             except SourceUnauthorizedError as error:
                 _log.error("The slide is not read, and the request goes back uncounted: %s", error)
-                next(work for work in self._works if work.control is control).hand_back()
+                work.go_back(error)
             except Exception:  # noqa: BLE001 - the boundary of the thread
                 # The lease expires and the server gives the request out again.
                 _log.error("The result could not be sent for a fault of the worker's own.", exc_info=True)

@@ -14,6 +14,7 @@ from worker.control import JobControl
 from worker.errors import ServerError, StopReason
 from worker.heartbeat import Heartbeat
 from worker.logs import request_context
+from worker.sources.errors import SourceUnauthorizedError
 from worker.stages import encoder_free_in_s
 
 _log = logging.getLogger(__name__)
@@ -32,24 +33,30 @@ class Work:
     make_client
         Makes a client; the heartbeats have one of their own.
     work
-        Works on the claim, in a thread of its own; it ends by itself when `JobControl` says so.
+        Works on this request, in a thread of its own; it ends by itself when `control` says so.
     on_drain
         Called when a person asked this worker to take no further requests.
+
+    Attributes
+    ----------
+    refusal
+        Why Orthanc lets this worker read no slides, where that ended the work.
     """
 
     def __init__(
         self,
         claim: Claim,
         make_client: Callable[[], PluginClient],
-        work: Callable[[Claim, JobControl], None],
+        work: Callable[[Work], None],
         on_drain: Callable[[], None],
     ) -> None:
         self.claim = claim
         self.control = JobControl(prefetch=claim.lease.prefetch)
+        self.refusal: SourceUnauthorizedError | None = None
         self._make_client = make_client
         self._client = make_client()
         self._heartbeat = Heartbeat(self._client, claim, self.control, on_drain)
-        self._thread = threading.Thread(target=work, args=(claim, self.control), name="job", daemon=True)
+        self._thread = threading.Thread(target=work, args=(self,), name="job", daemon=True)
         self._give_up_at: float | None = None
 
     def start(self) -> None:
@@ -92,10 +99,17 @@ class Work:
         self._client.close()
 
     def hand_back(self) -> None:
-        """Give the lease back now, once; a result that is being sent is finished, or waits on disk."""
-        if self._give_up_at is not None:
-            return
-        self._give_up_at = time.monotonic() + _GRACE_S
+        """End the work and give its lease back, once; a result that is being sent is finished, or waits."""
+        if self._give_up_at is None:
+            self._give_up_at = time.monotonic() + _GRACE_S
+            self._give_lease_back()
+
+    def go_back(self, refusal: SourceUnauthorizedError) -> None:
+        """Give the lease back from the work's own thread, which ends then, however long the answer takes."""
+        self.refusal = refusal
+        self._give_lease_back()
+
+    def _give_lease_back(self) -> None:
         if not self.control.stop(StopReason.HANDED_BACK):
             return
         client = self._make_client()

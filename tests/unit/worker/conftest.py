@@ -90,6 +90,7 @@ class Rig:
         self.shutdown = ShutdownRequest()
         self.analyzer = ScriptedAnalyzer(good_analysis)
         self.open_slide: Callable[[Claim], Any] = lambda _claim: NoSlide()
+        self.backoff = Backoff(base_s=0.01, cap_s=0.05)
 
     @property
     def settings(self) -> Settings:
@@ -113,7 +114,7 @@ class Rig:
             make_client=self.client,
             make_view=LineView,
             shutdown=self.shutdown,
-            backoff=Backoff(base_s=0.01, cap_s=0.05),
+            backoff=self.backoff,
         )
 
     def start(self) -> threading.Thread:

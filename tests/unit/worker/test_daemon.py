@@ -16,12 +16,13 @@ import pytest
 from clam_core.errors import NoTissueError
 from tests.support.orthanc_server import free_port
 from tests.support.scripted_server import Answer, Call, Fault, Page, ScriptedRequest, ScriptedServer
-from tests.unit.worker.conftest import Rig, good_analysis
+from tests.unit.worker.conftest import NoSlide, Rig, good_analysis
+from worker.backoff import Backoff
 from worker.client import PluginClient
 from worker.contract import Claim, Lease
 from worker.daemon import Mode
 from worker.delivery import Delivery
-from worker.errors import RefusedError, UnreachableError
+from worker.errors import RefusedError, UnauthorizedError, UnreachableError
 from worker.job import Analysis, StageReport
 from worker.outbox import Outbox
 from worker.sources.errors import SourceUnauthorizedError
@@ -602,6 +603,65 @@ def test_a_password_that_orthanc_refuses_in_mid_read_gives_the_request_back_and_
     assert server.calls_to("/complete-request/") == []
     assert list(rig.spool.waiting()) == []
     assert "goes back uncounted: Orthanc does not accept the user or the password." in caplog.text
+
+
+class SlidesByTurns:
+    """Opens one slide after another, and is refused where its turn says so."""
+
+    def __init__(self, *refused: bool) -> None:
+        self._turns = list(refused)
+
+    def __call__(self, _: Claim) -> NoSlide:
+        if self._turns.pop(0):
+            raise SourceUnauthorizedError("Orthanc does not accept the user or the password.")
+        return NoSlide()
+
+
+def test_a_hand_back_that_is_answered_late_does_not_end_the_worker(
+    rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = PluginClient.hand_back
+
+    def late(*arguments: Any, **named: Any) -> None:
+        threading.Event().wait(0.8)
+        real(*arguments, **named)
+
+    monkeypatch.setattr(PluginClient, "hand_back", late)
+    monkeypatch.setattr("worker.work._GRACE_S", 0.1)
+    rig.open_slide = SlidesByTurns(True, False)
+    request = server.add_request()
+    thread = rig.start()
+    server.wait_for(lambda: request.status == "completed")
+    rig.shutdown.ask()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_slides_that_are_refused_in_a_row_are_claimed_ever_later_until_one_is_read(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    longest: list[float] = []
+
+    def at_once(_: float, high: float) -> float:
+        longest.append(high)
+        return 0.0
+
+    rig.backoff = Backoff(base_s=1.0, cap_s=3.0, uniform=at_once)
+    rig.open_slide = SlidesByTurns(True, True, True, False, True, False)
+    requests = [server.add_request(letter * 32) for letter in "ab"]
+    rig.daemon().run(Mode.UNTIL_EMPTY)
+    assert {request.status for request in requests} == {"completed"}
+    assert longest == [1.0, 2.0, 3.0, 1.0]
+
+
+def test_a_run_that_is_to_end_by_itself_gives_up_where_it_may_read_no_slide(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    rig.open_slide = SlidesByTurns(*[True] * 6)
+    request = server.add_request()
+    with pytest.raises(UnauthorizedError, match="does not accept the user or the password"):
+        rig.daemon().run(Mode.UNTIL_EMPTY)
+    assert (request.status, request.fence) == ("pending", 5)
 
 
 @pytest.mark.parametrize("mode", [Mode.ONCE, Mode.UNTIL_EMPTY])
