@@ -64,6 +64,7 @@ _NEEDED = (
     "ImagedVolumeWidth",
     "ImagedVolumeHeight",
 )
+_OFFSET = "ConcatenationFrameOffsetNumber"
 _CONVERT = "convert the slide again with `pathology-worker ingest`, or store another export of the scanner"
 
 
@@ -202,7 +203,13 @@ def _check_parts(parts: Sequence[Dataset]) -> None:
     frames = sum(_frames(part) for part in parts)
     full = parts[0].get("DimensionOrganizationType") == "TILED_FULL"
     whole = not full or frames == expected_frames(parts[0])
-    if len(parts) < wanted or not whole or not _follow_each_other(parts):
+    complete, in_order = len(parts) >= wanted and whole, _follow_each_other(parts)
+    if complete and not in_order and any(part.get(_OFFSET) is None for part in parts):
+        raise HeaderIncompleteError(
+            f"The {len(parts)} parts of a level do not say where each begins ({_OFFSET}), without which they "
+            f"cannot be put together: {_CONVERT}."
+        )
+    if not complete or not in_order:
         raise FramesMissingError(
             f"Of a level that is stored in parts, {len(parts)} of {wanted} are there, with {frames} tiles: "
             "store the missing ones, or the slide again."
@@ -228,7 +235,7 @@ def _follow_each_other(parts: Sequence[Dataset]) -> bool:
 
 
 def _begin(part: Dataset) -> int:
-    return _number(part, "ConcatenationFrameOffsetNumber")
+    return _number(part, _OFFSET)
 
 
 def check_mpp(mpp: tuple[float, float] | None, parameters: Mapping[str, Any]) -> None:

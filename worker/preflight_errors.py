@@ -7,7 +7,7 @@
     `-- PreflightError
         |-- HeaderIncompleteError    an attribute is missing that reading needs
         |-- TileSizeError            no tiles, or too large ones
-            |-- ColoursError             not stained tissue in bright field
+        |-- ColoursError             not stained tissue in bright field
         |-- CompressionError         nobody here decodes it
         |-- PixelSizeError           a pixel size that no scanner means
         |-- FrameOfReferenceError    the levels do not belong together

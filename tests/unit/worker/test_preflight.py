@@ -251,6 +251,16 @@ def test_parts_without_numbers_show_a_gap_by_where_they_begin(header: Any) -> No
     assert refusal(*parts).code == "frames_missing"
 
 
+def test_parts_that_are_all_there_and_do_not_say_where_each_begins_are_not_called_missing(
+    header: Any,
+) -> None:
+    parts = parts_of(header, 1, 2, 3, total=3)
+    for part in parts:
+        del part.ConcatenationFrameOffsetNumber
+    error = refusal(*parts)
+    assert (error.code, "do not say where each begins" in str(error)) == ("header_incomplete", True), error
+
+
 def test_a_header_that_is_none_says_so() -> None:
     with pytest.raises(SlideError, match="is no DICOM file"):
         read_header(io.BytesIO(b"MZ" * 500))
