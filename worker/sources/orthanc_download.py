@@ -11,6 +11,7 @@ from pathlib import Path
 
 import requests
 from pydicom import Dataset
+from pydicom.misc import is_dicom
 from wsidicom import WsiDicom
 
 from clam_core.slides import OPENING, UNREADABLE_HEADER, Slide, WsiDicomSlide
@@ -18,6 +19,7 @@ from worker.contract import Claim, InstanceRef
 from worker.preflight import check_slide
 from worker.scratch import scratch_folder
 from worker.settings import Settings
+from worker.sources.errors import SourceBlockedError
 from worker.sources.headers import read_header
 from worker.sources.repeating import TryAgainError, Wait, changed, no_slide, orthanc_failure, repeat
 from worker.sources.source import SourceReport, Verified
@@ -124,7 +126,9 @@ class OrthancDownloadSource:
         if stored_uuid(self._settings, self._session, instance, self._wait) != instance.uuid:
             raise changed()
         if target.stat().st_size != instance.size:
-            raise no_slide(self._settings.orthanc_url)
+            other = no_slide(self._settings.orthanc_url)
+            # A page may be gone a moment later; a file would come again as it is, and may be gigabytes.
+            raise SourceBlockedError(str(other)) if is_dicom(target) else other
 
     def _dropped(self, error: requests.RequestException) -> TryAgainError:
         return TryAgainError(str(unreachable(self._settings.orthanc_url, error)))

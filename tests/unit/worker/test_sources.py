@@ -295,6 +295,19 @@ def test_a_page_that_came_for_a_file_is_no_replaced_slide(
         assert_same_tiles(slide, real_slide())
 
 
+def test_a_file_of_another_size_than_was_claimed_is_downloaded_once(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    (path,) = real_slide()
+    name = server.store(path)
+    claim = server.claim()
+    server.files[name].data += b"\0\0"
+    source = OrthancDownloadSource(settings_for(server.url), session, scratch=tmp_path, wait=at_once)
+    with pytest.raises(SourceBlockedError):
+        source.open(claim)
+    assert len([asked for asked in server.behaviour.paths if asked.endswith("/file")]) == 1
+
+
 def at_once(_seconds: float) -> bool:
     return False
 
