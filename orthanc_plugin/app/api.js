@@ -46,20 +46,27 @@ async function send(url, options) {
         throw new Failure(0, "unreachable", String(error.message));
     }
     if (response.ok && value !== null) return { value, retryAfter: seconds(response) };
+    throw refusal(response, value);
+}
+
+/** Return an answer that is not what was asked for as the failure that its JSON, if it has any, says it is. */
+function refusal(response, value) {
     const code = value?.code ?? `http_${response.status}`;
-    throw new Failure(response.ok ? 502 : response.status, code, value?.error ?? "", seconds(response));
+    return new Failure(response.ok ? 502 : response.status, code, value?.error ?? "", seconds(response));
 }
 
 /** Get the bytes of a picture. */
 export async function getPicture(url) {
     let response;
+    let value;
     try {
         response = await fetch(url);
         if (response.ok) return await response.blob();
+        value = await json(response);
     } catch (error) {
         throw new Failure(0, "unreachable", String(error.message));
     }
-    throw new Failure(response.status, `http_${response.status}`, "", seconds(response));
+    throw refusal(response, value);
 }
 
 function post(path, body) {

@@ -11,7 +11,7 @@ import { hasFalseColours, loadLevels } from "./pyramid.js";
 import { beside, standing, tells } from "./queue.js";
 import * as sections from "./sections.js";
 import { slideFacts } from "./slide_facts.js";
-import { showSlide } from "./slide_panel.js";
+import { showHeat, showSlide } from "./slide_panel.js";
 
 const OPEN = new Set(["pending", "processing", "publishing"]);
 // A finished request changes only by a person: it takes no place in the server's long polls.
@@ -21,7 +21,8 @@ const MOST_LISTED = 1000;
 
 const address = new URLSearchParams(location.search);
 let requestId = address.get("request") ?? "";
-const page = { request: null, facts: null, shown: null, others: [] };
+// `shown` and `heated`: the request whose slide and whose overlay are there. `lacking`: what of it never will be.
+const page = { request: null, facts: null, shown: null, heated: null, lacking: [""], levels: null, others: [] };
 
 function notice(text, kind = "notice") {
     const target = byId("notice");
@@ -30,8 +31,12 @@ function notice(text, kind = "notice") {
     target.hidden = !text;
 }
 
+function inWords(error) {
+    return word("error", error.code) + (error.message ? ` ${error.message}` : "");
+}
+
 function told(error) {
-    notice(word("error", error.code) + (error.message ? ` ${error.message}` : ""), "alarm");
+    notice(inWords(error), "alarm");
 }
 
 /** Say why a person's action was refused, and show what somebody else has made of the request meanwhile. */
@@ -112,17 +117,19 @@ function alarm(sentences) {
     return sentences.length > 0;
 }
 
-/** Show the pictures; nothing is laid over a slide that the result is not about. */
-async function showPictures() {
+/** Show the slide and its patches; nothing is laid over a slide that the result is not about. */
+async function showSlideAndPatches() {
     const { request, facts } = page;
     const levels = await loadLevels(request.series, facts?.tags ?? []);
+    page.levels = levels;
     if (alarm(sections.contradictions(request, facts, levels))) {
         byId("result").classList.add("untrusted");
+        page.heated = request.request_id;
         return;
     }
     const view = await showSlide(request, levels);
     byId("slide").hidden = view === null;
-    if (view === null) notice(t("slide.none"));
+    if (view === null) lack(t("slide.none"));
     const why = hasFalseColours(facts?.tags ?? []) ? "slide.false_colours" : "slide.no_tiles";
     byId("no-detail").textContent = view && levels === null ? t(why) : "";
     const jump = (index) => {
@@ -130,27 +137,54 @@ async function showPictures() {
         byId("slide").scrollIntoView({ block: "nearest", behavior: "smooth" });
     };
     await showPatches(byId("strip"), request, levels, jump);
+}
+
+async function layHeat() {
+    await showHeat(page.request, page.levels);
     document.body.dataset.pictures = "shown";
 }
 
-async function showResult() {
-    const shown = page.request.status === "completed" && page.request.result !== null;
+/** Say what of the pictures there is not, for as long as the result is shown. */
+function lack(...told) {
+    page.lacking = told;
+    notice(...told);
+}
+
+/** Show a part of the pictures once; one that may come later is asked for again at the next look. */
+async function once(part, show) {
+    const { request_id: id } = page.request;
+    // A review or another look must not throw away where the person has zoomed to.
+    if (page[part] === id) return;
+    page[part] = id;
+    try {
+        await show();
+    } catch (error) {
+        if (error.passes) {
+            page[part] = null;
+            throw error;
+        }
+        lack(inWords(error), "alarm");
+    }
+}
+
+async function showPictures() {
+    await once("shown", showSlideAndPatches);
+    await once("heated", layHeat);
+}
+
+function hasResult({ status, result }) {
+    return status === "completed" && result !== null;
+}
+
+function showResult() {
+    const shown = hasResult(page.request);
     byId("result").hidden = !shown;
     if (!shown) {
         byId("demonstration").hidden = true;
-        page.shown = null;
+        Object.assign(page, { shown: null, heated: null, lacking: [""] });
         return;
     }
     showFindings();
-    // A review or another look must not throw away where the person has zoomed to.
-    if (page.shown === page.request.request_id) return;
-    page.shown = page.request.request_id;
-    try {
-        await showPictures();
-    } catch (error) {
-        page.shown = null;
-        told(error);
-    }
 }
 
 async function changed(request) {
@@ -163,7 +197,7 @@ async function changed(request) {
     showState();
     showOpinions();
     byId("review").hidden = request.status !== "completed";
-    await showResult();
+    showResult();
     document.body.dataset.status = request.status;
 }
 
@@ -194,10 +228,11 @@ async function ask(signal) {
     const open = page.request !== null && OPEN.has(page.request.status);
     const version = open ? page.request.version : null;
     const { request, retryAfter } = await getRequest(requestId, { version, signal });
-    notice("");
+    notice(...page.lacking);
     const news = tells(page.request) !== tells(request);
     if (news) await changed(request);
     if (news || !OPEN.has(request.status)) await lookBeside(signal);
+    if (hasResult(page.request)) await showPictures();
     if (!OPEN.has(request.status)) return LOOK_AGAIN_S;
     return news ? 0 : Math.max(retryAfter ?? 0, AT_ONCE_S);
 }

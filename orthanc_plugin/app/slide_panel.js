@@ -91,7 +91,13 @@ export async function showSlide(request, levels) {
     });
     bindZoom(view);
     view.patches = overlaid ? (request.result.top_patches ?? []) : [];
-    const heat = overlaid && has(request, "overlay.png") ? await Heat.load(url("overlay.png")) : null;
-    bindHeat(view, heat);
+    bindHeat(view, null);
     return view;
+}
+
+/** Lay the attention over the slide that is shown, where the result has it as an overlay. */
+export async function showHeat(request, levels) {
+    const overlaid = levels !== null || has(request, "thumbnail.png");
+    if (!overlaid || !has(request, "overlay.png")) return;
+    bindHeat(byId("slide"), await Heat.load(artifactUrl(request.request_id, "overlay.png")));
 }

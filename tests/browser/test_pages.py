@@ -195,6 +195,35 @@ def test_an_older_result_says_that_there_is_a_newer_one(
     expect(page.locator("#beside")).to_be_hidden()
 
 
+def test_an_overlay_that_could_not_be_had_at_first_is_laid_on_as_soon_as_it_can(
+    server: OrthancServer, visit: Visit, slide: str
+) -> None:
+    request_id = analysed(server, slide)
+    visit.page.route("**/overlay.png", lambda route: route.fulfill(status=503, body="busy"))
+    page = open_result(visit, request_id)
+    expect(page.locator(".patch")).to_have_count(24)
+    expect(page.locator("#notice")).to_contain_text("busy")
+    page.unroute("**/overlay.png")
+    wait_for_pictures(page)
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator("#legend")).to_be_visible()
+
+
+def test_an_overlay_that_is_not_there_is_said_in_words_for_as_long_as_its_slide_is_shown(
+    server: OrthancServer, visit: Visit, slide: str
+) -> None:
+    request_id = analysed(server, slide)
+    gone = {"code": "unknown_artifact", "error": "There is no overlay.png of this request."}
+    visit.page.route("**/overlay.png", lambda route: route.fulfill(status=404, json=gone))
+    page = open_result(visit, request_id)
+    expect(page.locator("#notice")).to_contain_text(gone["error"])
+    expect(page.locator(".patch")).to_have_count(24)
+    with page.expect_response(f"**/pathology/requests/{request_id}"):
+        page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_timeout(500)
+    expect(page.locator("#notice")).to_contain_text(gone["error"])
+
+
 def test_of_a_hundred_patches_the_first_are_shown_and_the_others_on_demand(
     server: OrthancServer, faultless: Visit, slide: str
 ) -> None:
