@@ -539,7 +539,9 @@ def test_unknown_preset_is_refused_by_name() -> None:
 
 
 def test_every_error_of_the_package_has_a_code_of_its_own() -> None:
-    codes = [error.code for error in _descendants(ClamCoreError)]
+    errors = _descendants(ClamCoreError)
+    # The worker's own are of other packages, and a special case of one may share its code.
+    codes = [error.code for error in errors if error.__module__.startswith("clam_core.")]
     assert len(codes) == len(set(codes))
 
 
