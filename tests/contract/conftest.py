@@ -13,7 +13,7 @@ from tests.support.sites import MemorySite, ServerSite, Site
 
 @pytest.fixture(scope="session")
 def server_site() -> Iterator[ServerSite]:
-    site = ServerSite(slides=220)
+    site = ServerSite(slides=260)
     try:
         site.start()
         yield site
@@ -26,6 +26,25 @@ def site(request: pytest.FixtureRequest) -> Site:
     if request.param == "memory":
         return MemorySite()
     found: Site = request.getfixturevalue("server_site")
+    return found
+
+
+@pytest.fixture(scope="module")
+def fresh_server_site() -> Iterator[ServerSite]:
+    site = ServerSite(slides=4)
+    try:
+        site.start()
+        yield site
+    finally:
+        site.stop()
+
+
+@pytest.fixture(params=["memory", pytest.param("server", marks=pytest.mark.server)])
+def fresh_site(request: pytest.FixtureRequest) -> Site:
+    """Return a site that no worker of another file of tests has asked for work."""
+    if request.param == "memory":
+        return MemorySite()
+    found: Site = request.getfixturevalue("fresh_server_site")
     return found
 
 

@@ -92,14 +92,15 @@ def test_the_older_servers_path_and_a_trailing_slash_work(queue: Queue, site: Si
     assert site.call("POST", "/api/pathology/analyze/", body=body).status == 201
 
 
-def test_nobody_to_do_it_is_said_at_once(queue: Queue, site: Site) -> None:
-    answer = queue.submit(site.new_slide())
+def test_nobody_to_do_it_is_said_at_once(fresh_site: Site) -> None:
+    answer = Queue(fresh_site).submit(fresh_site.new_slide())
     assert len(answer.json["warnings"]) == 1
 
 
-def test_a_model_that_nobody_offers_is_said_with_those_that_are(queue: Queue, site: Site) -> None:
+def test_a_model_that_nobody_offers_is_said_with_those_that_are(fresh_site: Site) -> None:
+    queue = Queue(fresh_site)
     queue.try_claim()
-    answer = queue.submit(site.new_slide(), model="nope")
+    answer = queue.submit(fresh_site.new_slide(), model="nope")
     assert "Offered are:" in answer.json["warnings"][0]
 
 

@@ -145,9 +145,10 @@ class StruckGateway(MemoryGateway):
     def leave_label(self, series_id: str) -> None:
         """Delete the images of a slide but for a label."""
         label = self.add_instance(series_id, "9.9", image_type=LABEL)
-        held = self._held(series_id).instances
-        for instance_id in held.keys() - {label}:
-            del held[instance_id], self._files[instance_id]
+        held = self._held(series_id)
+        for instance_id in held.instances.keys() - {label}:
+            del held.instances[instance_id], self._files[instance_id]
+        self._touch(held)
 
 
 def _reaching(operation: str) -> Callable[..., Any]:
