@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
@@ -46,8 +47,9 @@ class WatchedLine(FaultyProxy):
             super().pass_on(handler)
             return
         self.received(handler)
-        text = b"The test withholds it."
-        self.answer(handler, withheld[1], [("Content-Type", "text/plain")], text, sent=len(text))
+        # As Orthanc says it: what is not in its words counts for a proxy's, and is asked for again.
+        text = json.dumps({"HttpStatus": withheld[1], "Message": "The test withholds it."}).encode()
+        self.answer(handler, withheld[1], [("Content-Type", "application/json")], text, sent=len(text))
 
     def received(self, handler: BaseHTTPRequestHandler) -> bytes:
         """Read a request's body, and keep the request."""
