@@ -5,13 +5,8 @@ import { analyse } from "./api.js";
 import { element } from "./dom.js";
 import { moment } from "./format.js";
 import { t } from "./i18n.js";
-import { isOpen } from "./queue.js";
+import { isLost, isOpen } from "./queue.js";
 import { headline } from "./sections.js";
-
-/** Whether a result went with its slide's first storing: its files are gone, so nobody need be asked about it. */
-function isLost({ flags }) {
-    return (flags ?? []).includes("source_replaced");
-}
 
 /**
  * Whether an earlier result was made by the model that is wanted, as the pages want it: without parameters. The

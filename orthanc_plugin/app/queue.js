@@ -11,6 +11,11 @@ export function isOpen(request) {
     return OPEN.has(request.status);
 }
 
+/** Whether a result went with its slide's first storing: its files are gone, so nobody need be asked about it. */
+export function isLost({ flags }) {
+    return (flags ?? []).includes("source_replaced");
+}
+
 /** Return what shows whether an answer is another one; why a request waits is no part of its version. */
 export function tells(request) {
     return JSON.stringify([request?.version, request?.notes]);
@@ -26,8 +31,8 @@ function newestFirst(requests) {
     return [...requests].sort((a, b) => b.created.localeCompare(a.created));
 }
 
-function hasResult({ status }) {
-    return status === "completed";
+function hasResult(request) {
+    return request.status === "completed" && !isLost(request);
 }
 
 /** The analysis by which a slide is known: the latest that is under way or has a result, else the latest there is. */
