@@ -8,12 +8,11 @@ import { languageSwitch, t, translatePage, word } from "./i18n.js";
 import { showReview, stateButtons } from "./opinions.js";
 import { showPatches } from "./patches.js";
 import { hasFalseColours, loadLevels } from "./pyramid.js";
-import { beside, standing, tells } from "./queue.js";
+import { beside, isOpen, standing, tells } from "./queue.js";
 import * as sections from "./sections.js";
 import { slideFacts } from "./slide_facts.js";
 import { showHeat, showSlide } from "./slide_panel.js";
 
-const OPEN = new Set(["pending", "processing", "publishing"]);
 // A finished request changes only by a person: it takes no place in the server's long polls.
 const LOOK_AGAIN_S = 60;
 const AT_ONCE_S = 1;
@@ -69,7 +68,7 @@ function showState() {
     if (target.hidden) return;
     fill(
         target,
-        OPEN.has(request.status) ? sections.progress(request) : sections.ending(request),
+        isOpen(request) ? sections.progress(request) : sections.ending(request),
         element("div.buttons.screen-only", {}, stateButtons(request, changed, refused)),
     );
 }
@@ -225,15 +224,15 @@ async function ask(signal) {
         nothing(t("panel.none"), "notice");
         return LOOK_AGAIN_S;
     }
-    const open = page.request !== null && OPEN.has(page.request.status);
+    const open = page.request !== null && isOpen(page.request);
     const version = open ? page.request.version : null;
     const { request, retryAfter } = await getRequest(requestId, { version, signal });
     notice(...page.lacking);
     const news = tells(page.request) !== tells(request);
     if (news) await changed(request);
-    if (news || !OPEN.has(request.status)) await lookBeside(signal);
+    if (news || !isOpen(request)) await lookBeside(signal);
     if (hasResult(page.request)) await showPictures();
-    if (!OPEN.has(request.status)) return LOOK_AGAIN_S;
+    if (!isOpen(request)) return LOOK_AGAIN_S;
     return news ? 0 : Math.max(retryAfter ?? 0, AT_ONCE_S);
 }
 

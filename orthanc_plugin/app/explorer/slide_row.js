@@ -6,7 +6,7 @@ import { element, fill } from "../dom.js";
 import { moment } from "../format.js";
 import { t, word } from "../i18n.js";
 import { actionButton, canBeRetried, stateButtons } from "../opinions.js";
-import { isOpen, tells } from "../queue.js";
+import { beside, isOpen, tells } from "../queue.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
 import { ResultDialog } from "./result_dialog.js";
@@ -77,7 +77,7 @@ export class SlideRow {
      */
     show(requests, models, among) {
         const [latest] = requests;
-        const earlier = latest && latest.status !== "completed" ? finishedOf(requests)[0] : undefined;
+        const earlier = latest ? beside(latest, requests) : null;
         this.title.textContent = among ? `${t("panel.title")}: ${this.#name()}` : t("panel.title");
         const version = [latest, earlier].map(tells).join();
         if (version !== this.#shown) {

@@ -12,7 +12,7 @@ import { legend } from "../legend.js";
 import { stateButtons } from "../opinions.js";
 import { showPatches } from "../patches.js";
 import { loadLevels } from "../pyramid.js";
-import { beside, standing, tells } from "../queue.js";
+import { beside, isOpen, standing, tells } from "../queue.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
 import { AttentionMap } from "./attention_map.js";
@@ -20,7 +20,6 @@ import { orthancSeries } from "./orthanc_series.js";
 import { SlideOverlay } from "./overlay.js";
 import { watchSlide } from "./viewed_slide.js";
 
-const OPEN = new Set(["pending", "processing", "publishing"]);
 // A finished request changes only by a person, or by another one that is begun elsewhere.
 const LOOK_AGAIN_S = 60;
 const AT_ONCE_S = 1;
@@ -101,7 +100,7 @@ class SlidePanel {
         const news = tells(before) !== tells(request);
         if (news || this.#isUnshown()) await this.#changed(request);
         else this.#showBeside();
-        if (!OPEN.has(request.status)) return LOOK_AGAIN_S;
+        if (!isOpen(request)) return LOOK_AGAIN_S;
         return news ? 0 : AT_ONCE_S;
     }
 
@@ -121,10 +120,10 @@ class SlidePanel {
 
     /** Follow the request that is shown while it runs; else see by which one the slide is known. */
     async #current(signal) {
-        if (this.#request !== null && OPEN.has(this.#request.status)) {
+        if (this.#request !== null && isOpen(this.#request)) {
             const { request_id: id, version } = this.#request;
             const { request } = await getRequest(id, { version, signal });
-            if (OPEN.has(request.status)) return request;
+            if (isOpen(request)) return request;
         }
         const { requests } = await listRequests({ series: this.orthancId, limit: MOST_LISTED }, signal);
         this.#others = requests;
@@ -157,7 +156,7 @@ class SlidePanel {
         const told = (error) => this.#failed(error, 0);
         fill(
             this.state,
-            OPEN.has(request.status) ? sections.progress(request) : sections.ending(request),
+            isOpen(request) ? sections.progress(request) : sections.ending(request),
             element("div.buttons", {}, stateButtons(request, (after) => this.#adopt(after), told)),
         );
         this.#showStart();
@@ -279,7 +278,7 @@ class SlidePanel {
     }
 
     async #showStart() {
-        const running = this.#request !== null && OPEN.has(this.#request.status);
+        const running = this.#request !== null && isOpen(this.#request);
         this.start.hidden = running;
         if (running) return;
         let models = [];
