@@ -144,19 +144,15 @@ class PluginClient:
         ServerError
             If no usable answer came. Nothing is lost: repeat with the same token.
         """
-        body = {
-            "worker_id": self._settings.worker_id,
-            "token": token,
-            "api": API_VERSION,
-            "wait": wait_s,
-            "models": [offer.as_json() for offer in offers],
-            "default_model": default_model,
-            "software": __version__,
-            "device": device,
-            "process": _PROCESS,
+        body = self._claim_body(
+            token,
+            wait=wait_s,
+            models=[offer.as_json() for offer in offers],
+            default_model=default_model,
+            software=__version__,
+            device=device,
             **({"prefetch": True} if prefetch else {}),
-            **self._counted(),
-        }
+        )
         answer = self._send(
             "POST", "/claim", json_body=body, read_s=self._settings.read_timeout_s + wait_s, retry=ONCE
         )
@@ -179,15 +175,7 @@ class PluginClient:
         ServerError
             If the server did not hear it; then the silence tells it.
         """
-        body = {
-            "worker_id": self._settings.worker_id,
-            "token": new_token(),
-            "api": API_VERSION,
-            "models": [],
-            "leaving": True,
-            "process": _PROCESS,
-            **self._counted(),
-        }
+        body = self._claim_body(new_token(), models=[], leaving=True)
         self._send("POST", "/claim", json_body=body, read_s=_LEAST_HEARTBEAT_TIMEOUT_S, retry=ONCE)
 
     def longest_claim_s(self, wait_s: float) -> float:
@@ -293,7 +281,8 @@ class PluginClient:
 
     def decide(self, request_id: str, decision: str) -> dict[str, Any]:
         """Carry out a person's decision about a request, ``cancel`` or ``retry``, and return the request."""
-        return dict(self._ask("POST", f"/requests/{request_id}/{decision}", json_body={})["request"])
+        document = self._ask("POST", f"/requests/{request_id}/{decision}", json_body={})
+        return self._member(document, "request")
 
     def list_requests(self, filters: Mapping[str, str]) -> dict[str, Any]:
         """Return a page of the list of requests."""
@@ -310,6 +299,16 @@ class PluginClient:
     def _counted(self) -> dict[str, Any]:
         counters = self._counters()
         return {"counters": dict(counters)} if counters else {}
+
+    def _claim_body(self, token: str, **members: Any) -> dict[str, Any]:
+        return {
+            "worker_id": self._settings.worker_id,
+            "token": token,
+            "api": API_VERSION,
+            "process": _PROCESS,
+            **members,
+            **self._counted(),
+        }
 
     def _lease_body(self, lease: Lease, **fields: Any) -> dict[str, Any]:
         return {"worker_id": self._settings.worker_id, "token": lease.token, "fence": lease.fence, **fields}
