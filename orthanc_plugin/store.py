@@ -182,7 +182,9 @@ class Store:
         try:
             self._archive.write(series_id, self._index.archived(held) if held else (), folded)
         except StorageError as error:
-            raise _unavailable(f"Orthanc could not archive finished requests. {error} Try again.") from error
+            raise storage_unavailable(
+                f"Orthanc could not archive finished requests. {error} Try again."
+            ) from error
 
     def _take_over(
         self,
@@ -206,7 +208,7 @@ class Store:
             is_gone = False
         if is_gone:
             raise source_deleted() from error
-        raise _unavailable(f"Orthanc could not write the request. {error} Try again.") from error
+        raise storage_unavailable(f"Orthanc could not write the request. {error} Try again.") from error
 
     def read_again(self) -> None:
         """Find out what became of every write that is in doubt, as far as Orthanc can be read."""
@@ -234,7 +236,7 @@ class Store:
                 return doubt.after
             state, archived = self._reader.decoded(series_id, content)
         except StorageError as error:
-            raise _unavailable(f"Orthanc could not read the requests. {error} Try again.") from error
+            raise storage_unavailable(f"Orthanc could not read the requests. {error} Try again.") from error
         except NewerError as error:
             raise _newer() from error
         if doubt is not None:
@@ -333,8 +335,11 @@ def source_deleted() -> ApiError:
 
 
 def _newer() -> ApiError:
-    return _unavailable("The requests of this series were written by a newer plugin. Upgrade this one.")
+    return storage_unavailable(
+        "The requests of this series were written by a newer plugin. Upgrade this one."
+    )
 
 
-def _unavailable(sentence: str) -> ApiError:
+def storage_unavailable(sentence: str) -> ApiError:
+    """Return the error where Orthanc fails; the same again may go well."""
     return ApiError(503, "storage_unavailable", sentence, headers={"Retry-After": "5"})

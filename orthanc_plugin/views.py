@@ -15,7 +15,7 @@ from .held_leases import Live
 from .leases import duration_of, is_due, is_prefetched
 from .notes import Note
 from .settings import Settings
-from .values import AnalysisRequest, Artifact, Event, Failure, Review
+from .values import AnalysisRequest, Artifact, Event, Failure, Output, Review
 from .workers import Worker
 
 
@@ -59,6 +59,14 @@ def _failure_member(failure: Failure | None) -> dict[str, Any] | None:
 
 def _event_member(event: Event) -> dict[str, Any]:
     return {"at": iso(event.at), "event": event.event, "by": event.by, "detail": event.detail}
+
+
+def _output_member(output: Output) -> dict[str, Any]:
+    return {
+        "modality": output.modality,
+        "series_instance_uid": output.series_instance_uid,
+        "series": output.series,
+    }
 
 
 def _review_member(review: Review | None) -> dict[str, Any] | None:
@@ -130,15 +138,7 @@ def short_request(
         "error": _failure_member(request.error),
         "summary": None if request.summary is None else json.loads(request.summary),
         "artifacts": [artifact_member(item) for item in request.artifacts if request.status in shown],
-        "dicom": [
-            {
-                "modality": output.modality,
-                "series_instance_uid": output.series_instance_uid,
-                "series": output.series,
-            }
-            for output in request.outputs
-            if request.status == values.COMPLETED
-        ],
+        "dicom": [_output_member(item) for item in request.outputs if request.status == values.COMPLETED],
         "review": _review_member(request.review),
         "predecessor": request.predecessor,
         "flags": list(request.flags),

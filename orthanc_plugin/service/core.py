@@ -17,7 +17,7 @@ from orthanc_plugin.gateway import Gateway
 from orthanc_plugin.index import Index
 from orthanc_plugin.open_series import OpenSeries
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.store import Store, source_deleted
+from orthanc_plugin.store import Store, source_deleted, storage_unavailable
 from orthanc_plugin.tallies import Tallies
 from orthanc_plugin.unpublished import Unpublished
 from orthanc_plugin.values import AnalysisRequest, Event
@@ -91,7 +91,7 @@ def starting() -> ApiError:
 
 def unavailable(error: StorageError) -> ApiError:
     """Return the answer where Orthanc itself fails."""
-    return ApiError(503, "storage_unavailable", f"{error} Try again.", headers={"Retry-After": "5"})
+    return storage_unavailable(f"{error} Try again.")
 
 
 def require_open_known(core: Core) -> None:
