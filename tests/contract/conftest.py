@@ -10,10 +10,11 @@ import pytest
 from tests.support.queue_client import Queue
 from tests.support.sites import MemorySite, ServerSite, Site
 
+BOTH = ["memory", pytest.param("server", marks=pytest.mark.server)]
 
-@pytest.fixture(scope="session")
-def server_site() -> Iterator[ServerSite]:
-    site = ServerSite(slides=260)
+
+def running(slides: int) -> Iterator[ServerSite]:
+    site = ServerSite(slides=slides)
     try:
         site.start()
         yield site
@@ -21,31 +22,33 @@ def server_site() -> Iterator[ServerSite]:
         site.stop()
 
 
-@pytest.fixture(params=["memory", pytest.param("server", marks=pytest.mark.server)])
-def site(request: pytest.FixtureRequest) -> Site:
+def chosen(request: pytest.FixtureRequest, server: str) -> Site:
+    """Return the site of a parameter of `BOTH`, the server by the name of its fixture."""
     if request.param == "memory":
         return MemorySite()
-    found: Site = request.getfixturevalue("server_site")
+    found: Site = request.getfixturevalue(server)
     return found
+
+
+@pytest.fixture(scope="session")
+def server_site() -> Iterator[ServerSite]:
+    yield from running(slides=260)
+
+
+@pytest.fixture(params=BOTH)
+def site(request: pytest.FixtureRequest) -> Site:
+    return chosen(request, "server_site")
 
 
 @pytest.fixture(scope="module")
 def fresh_server_site() -> Iterator[ServerSite]:
-    site = ServerSite(slides=4)
-    try:
-        site.start()
-        yield site
-    finally:
-        site.stop()
+    yield from running(slides=4)
 
 
-@pytest.fixture(params=["memory", pytest.param("server", marks=pytest.mark.server)])
+@pytest.fixture(params=BOTH)
 def fresh_site(request: pytest.FixtureRequest) -> Site:
     """Return a site that no worker of another file of tests has asked for work."""
-    if request.param == "memory":
-        return MemorySite()
-    found: Site = request.getfixturevalue("fresh_server_site")
-    return found
+    return chosen(request, "fresh_server_site")
 
 
 @pytest.fixture

@@ -188,6 +188,11 @@ class MemorySite:
         self.gateway.delete_series(slide.series)
         series_deleted(self.application.core, slide.series)
 
+    def leave_in_doubt(self) -> None:
+        """Let the next state that is written lie there, and nobody be able to tell."""
+        self.gateway.fail_next("put_metadata", after=True)
+        self.gateway.fail_next("get_metadata")
+
     def leave_label(self, slide: Slide) -> None:
         self.gateway.add_instance(slide.series, f"{slide.sop_uid}.9", image_type=LABEL)
         self.gateway.delete_instance(orthanc_id(slide.series, slide.sop_uid))

@@ -85,18 +85,12 @@ def test_a_lease_of_before_brings_nothing_to_a_request_that_was_found_again(
     assert queue.status(request_id) == "completed"
 
 
-def leave_in_doubt(site: MemorySite) -> None:
-    """Let the next state that is written lie there, and nobody be able to tell."""
-    site.gateway.fail_next("put_metadata", after=True)
-    site.gateway.fail_next("get_metadata")
-
-
 def test_a_request_whose_write_was_in_doubt_is_answered_once_it_was_accepted(
     site: MemorySite, queue: Queue
 ) -> None:
     slide = site.new_slide()
     queue.decide(queue.submitted(slide, parameters={"an": "earlier one"}), "cancel")
-    leave_in_doubt(site)
+    site.leave_in_doubt()
     assert queue.submit(slide).status == 503
     again = queue.submit(slide)
     assert (again.status, again.json["created"]) == (200, False)
@@ -107,7 +101,7 @@ def test_a_request_whose_write_was_in_doubt_is_answered_once_it_was_accepted(
 def test_so_is_one_whose_retry_was_in_doubt(site: MemorySite, queue: Queue) -> None:
     slide = site.new_slide()
     queue.decide(request_id := queue.submitted(slide), "cancel")
-    leave_in_doubt(site)
+    site.leave_in_doubt()
     assert queue.decide(request_id, "retry").status == 503
     assert queue.submit(slide).json["request"]["request_id"] == request_id
     store_again_unseen(site, slide)

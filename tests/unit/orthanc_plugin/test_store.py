@@ -130,12 +130,6 @@ def test_a_write_in_doubt_is_read_again_before_the_next(site: MemorySite, queue:
 TELLING = {"Webhook": {"Url": "http://127.0.0.1:9/hook", "Secret": "whsec_" + "A" * 43 + "="}}
 
 
-def leave_in_doubt(site: MemorySite) -> None:
-    """Let the next state that is written lie there, and nobody be able to tell."""
-    site.gateway.fail_next("put_metadata", after=True)
-    site.gateway.fail_next("get_metadata")
-
-
 def told_of(site: MemorySite, request_id: str, what: str) -> tuple[list[str], int, int]:
     """Return the users whom the audit names for an event of a request, and how often it was counted."""
     core = site.application.core
@@ -152,7 +146,7 @@ def test_a_change_is_told_once_where_its_write_is_found_to_have_taken_place() ->
     site = MemorySite(TELLING)
     queue = Queue(site)
     request_id = queue.submitted()
-    leave_in_doubt(site)
+    site.leave_in_doubt()
     assert queue.decide(request_id, "cancel").status == 503
     assert told_of(site, request_id, "cancelled") == ([], 0, 0)
     site.pass_time(10)  # nobody asks: it is read again all the same
@@ -176,7 +170,7 @@ def test_a_change_is_not_told_where_its_write_is_found_not_to_have_taken_place()
 
 def test_a_claim_repeated_after_a_write_in_doubt_finds_its_lease(site: MemorySite, queue: Queue) -> None:
     first, _ = queue.submitted(), queue.submitted()
-    leave_in_doubt(site)
+    site.leave_in_doubt()
     token = new_token()
     assert queue.try_claim(token=token).status == 503
     lease = queue.claim(token=token)
@@ -187,7 +181,7 @@ def test_a_claim_repeated_while_its_write_is_in_doubt_gets_no_second_request(
     site: MemorySite, queue: Queue
 ) -> None:
     first, second = queue.submitted(), queue.submitted()
-    leave_in_doubt(site)
+    site.leave_in_doubt()
     site.gateway.fail_next("get_metadata")
     token = new_token()
     assert [queue.try_claim(token=token).status for _ in range(2)] == [503, 503]
@@ -199,7 +193,7 @@ def test_a_worker_is_given_no_second_slide_ahead_while_a_write_that_gave_it_one_
     site: MemorySite, queue: Queue
 ) -> None:
     first, second = queue.submitted(), queue.submitted()
-    leave_in_doubt(site)
+    site.leave_in_doubt()
     site.gateway.fail_next("get_metadata")
     answers = [queue.try_claim(prefetch=True).status for _ in range(3)]
     assert answers == [503, 204, 204]
@@ -511,7 +505,7 @@ def test_a_series_stays_listed_while_the_write_of_its_first_request_is_in_doubt(
 ) -> None:
     slide = site.new_slide()
     queue.decide(queue.submitted(slide, parameters={"an": "earlier one"}), "cancel")
-    leave_in_doubt(site)
+    site.leave_in_doubt()
     assert queue.submit(slide).status == 503
     site.gateway.fail_next("get_metadata")
     site.pass_time(61)
