@@ -55,7 +55,7 @@ class Damage:
         """Tell whether the bytes are where they were, or where damaged values are kept."""
         settings = site.settings
         number = settings.archive_number if self.is_archive else settings.metadata_number
-        kept = _value(site, self.series, settings.damaged_number if set_aside else number, self.is_archive)
+        kept = held_value(site, self.series, settings.damaged_number if set_aside else number, self.is_archive)
         return self.content in kept if set_aside else self.content == kept
 
 
@@ -231,7 +231,7 @@ class Promises:
         return expected - self.excused
 
 
-def _value(site: StruckSite, series: str, number: int, is_attachment: bool) -> bytes:
+def held_value(site: StruckSite, series: str, number: int, is_attachment: bool) -> bytes:
     """Return what Orthanc holds, or nothing; nothing happens meanwhile."""
     held = site.gateway._series.get(series)
     if held is None:
@@ -241,8 +241,8 @@ def _value(site: StruckSite, series: str, number: int, is_attachment: bool) -> b
 
 def _written(site: StruckSite, series: str) -> bytes:
     """Return the state of a series and its archive, which counts for nothing without a state."""
-    state = _value(site, series, site.settings.metadata_number, False)
-    return state and state + _value(site, series, site.settings.archive_number, True)
+    state = held_value(site, series, site.settings.metadata_number, False)
+    return state and state + held_value(site, series, site.settings.archive_number, True)
 
 
 def _names(value: bytes, request_id: str) -> bool:
