@@ -55,7 +55,8 @@ class Damage:
         """Tell whether the bytes are where they were, or where damaged values are kept."""
         settings = site.settings
         number = settings.archive_number if self.is_archive else settings.metadata_number
-        kept = held_value(site, self.series, settings.damaged_number if set_aside else number, self.is_archive)
+        at = settings.damaged_number if set_aside else number
+        kept = held_value(site, self.series, at, self.is_archive)
         return self.content in kept if set_aside else self.content == kept
 
 
