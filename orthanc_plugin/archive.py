@@ -14,8 +14,8 @@ from .codec import DamagedError, SeriesState, decode_archive, encode_archive, en
 from .damaged import set_aside
 from .errors import StorageError
 from .gateway import Gateway
-from .index import place_of
 from .lifecycle import is_to_be_deleted
+from .places import place_of
 from .settings import Settings
 from .values import AnalysisRequest, replaced
 

@@ -7,63 +7,19 @@ may forget (leases, progress, versions) lives here alone.
 
 from __future__ import annotations
 
-import heapq
-import math
 import threading
 import uuid
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Iterator
-from typing import Optional
+from collections.abc import Callable, Iterator
 
 from . import values
+from .catalogue import Catalogue, Kind
 from .codec import SeriesState
 from .held_leases import HeldLeases, Lease, Live
-from .leases import is_prefetched
+from .places import END, START, Place, place_of
+from .turns import Runs, Turns
 from .values import AnalysisRequest, replaced
 
 _GONE_KEPT = 1000
-
-
-Kind = tuple[str, str]
-"""Name of the model that runs or ran (`AnalysisRequest.bound_model`), and state."""
-
-Wanted = tuple[Optional[str], Optional[str]]
-PendingKey = tuple[int, float, str]
-Place = tuple[float, str]
-"""Where a request stands in a list: its creation (seconds since the epoch) and its id."""
-
-START: Place = (0.0, "")
-END: Place = (math.inf, "")
-
-
-def _wanted(request: AnalysisRequest) -> Wanted:
-    return (request.model, request.model_version)
-
-
-def kind_of(request: AnalysisRequest) -> Kind:
-    """Return the model and the state that a request is counted under."""
-    return (request.bound_model.name, request.status)
-
-
-def _pending_key(request: AnalysisRequest) -> PendingKey:
-    return (-request.priority, request.created, request.request_id)
-
-
-def place_of(request: AnalysisRequest) -> Place:
-    """Return where a request stands in a list."""
-    return (request.created, request.request_id)
-
-
-class _Sorted(list):  # type: ignore[type-arg]
-    """A list that stays sorted; keys are unique."""
-
-    def add(self, key: tuple[object, ...]) -> None:
-        insort(self, key)
-
-    def discard(self, key: tuple[object, ...]) -> None:
-        position = bisect_left(self, key)
-        if position < len(self) and self[position] == key:
-            del self[position]
 
 
 class Index:
@@ -79,13 +35,9 @@ class Index:
         self.boot = uuid.uuid4().hex[:8]
         self._counter = 0
         self._states: dict[str, SeriesState] = {}
-        self._requests: dict[str, AnalysisRequest] = {}
-        self._kinds: dict[Kind, _Sorted] = {}
-        self._of_series: dict[str, tuple[str, ...]] = {}
-        self._of_study: dict[str, set[str]] = {}
+        self._catalogue = Catalogue()
+        self._turns = Turns(self._catalogue.__getitem__)
         self._versions: dict[str, int] = {}
-        self._pending: dict[Wanted, _Sorted] = {}
-        self._prefetched: dict[str, AnalysisRequest] = {}
         self._held = HeldLeases()
         self._outputs: dict[str, str] = {}
         self._arriving: set[str] = set()
@@ -99,7 +51,7 @@ class Index:
     def get(self, request_id: str) -> AnalysisRequest | None:
         """Return a request, or None."""
         with self.lock:
-            return self._requests.get(request_id)
+            return self._catalogue.get(request_id)
 
     def is_gone(self, request_id: str) -> bool:
         """Tell whether a request went with its series, as far as is remembered."""
@@ -135,28 +87,15 @@ class Index:
         holds
             Tells of a model and a state whether the requests of that kind are wanted.
         """
-        lists: Iterable[_Sorted]
-        if source is None:
-            lists = (held for kind, held in self._kinds.items() if holds(kind))
-        else:
-            lists = [self._places(source)]
-        places = (_between(held, after, before, newest_first=newest_first) for held in lists)
-        for place in heapq.merge(*places, reverse=newest_first):
-            yield self._requests[place[1]]
-
-    def _places(self, source: str) -> _Sorted:
-        ids = (
-            request_id
-            for series in self._of_study.get(source, {source})
-            for request_id in self._of_series.get(series, ())
+        return self._catalogue.ordered(
+            after=after, before=before, newest_first=newest_first, source=source, holds=holds
         )
-        return _Sorted(sorted(place_of(self._requests[request_id]) for request_id in ids))
 
     def archived(self, state: SeriesState) -> list[AnalysisRequest]:
         """Return the requests of a series that have left its state for the archive."""
         kept = {request.request_id for request in state.requests}
         with self.lock:
-            held = [self._requests[request_id] for request_id in self._of_series.get(state.series_id, ())]
+            held = self._catalogue.of_series(state.series_id)
         return sorted((request for request in held if request.request_id not in kept), key=place_of)
 
     def whole(self, state: SeriesState) -> SeriesState:
@@ -171,12 +110,7 @@ class Index:
     def open_series(self) -> set[str]:
         """Return the Orthanc ids of the series with open requests."""
         with self.lock:
-            return {
-                self._requests[request_id].series
-                for (_, status), held in self._kinds.items()
-                if status in values.OPEN
-                for _, request_id in held
-            }
+            return {request.series for request in self._catalogue.with_status(*values.OPEN)}
 
     def version(self, request_id: str) -> str:
         """Return an opaque text that differs after every change of a request and after every start."""
@@ -194,9 +128,9 @@ class Index:
             if arriving == (series_id in self._arriving):
                 return
             (self._arriving.add if arriving else self._arriving.discard)(series_id)
-            for request_id in self._of_series.get(series_id, ()):
-                if self._requests[request_id].status == values.PENDING:
-                    self._touch(request_id)
+            for request in self._catalogue.of_series(series_id):
+                if request.status == values.PENDING:
+                    self._touch(request.request_id)
             self.changed.notify_all()
 
     def is_arriving(self, series_id: str) -> bool:
@@ -208,7 +142,7 @@ class Index:
         """Return the request that is being worked on under a token."""
         with self.lock:
             request_id = self._held.request_of_token(token_sha256)
-            return None if request_id is None else self._requests[request_id]
+            return None if request_id is None else self._catalogue[request_id]
 
     def is_output(self, series_instance_uid: str) -> bool:
         """Tell whether a DICOM series is the result of any request."""
@@ -218,7 +152,7 @@ class Index:
     def producer(self, series_instance_uid: str) -> AnalysisRequest | None:
         """Return the request whose result a DICOM series is, or will be."""
         with self.lock:
-            request = self._requests.get(self._outputs.get(series_instance_uid, ""))
+            request = self._catalogue.get(self._outputs.get(series_instance_uid, ""))
             if request is None:
                 return None
             uids = {output.series_instance_uid for output in request.outputs}
@@ -249,9 +183,9 @@ class Index:
             state = self._states.pop(series_id, None)
             known = None if state is None else self.whole(state)
             self._arriving.discard(series_id)
-            for request_id in self._of_series.get(series_id, ()):
-                self._drop(request_id)
-                self._gone[request_id] = series_id
+            for request in self._catalogue.of_series(series_id):
+                self._drop(request.request_id)
+                self._gone[request.request_id] = series_id
             while len(self._gone) > _GONE_KEPT:
                 del self._gone[next(iter(self._gone))]
             self.changed.notify_all()
@@ -259,69 +193,18 @@ class Index:
 
     def _put(self, request: AnalysisRequest, lease_for: Callable[[AnalysisRequest], Lease]) -> None:
         request_id = request.request_id
-        known = self._requests.get(request_id)
-        if known is None:
-            self._of_series[request.series] = (*self._of_series.get(request.series, ()), request_id)
-            self._of_study.setdefault(request.study, set()).add(request.series)
-        else:
-            self._leave_turn(known)
-        self._put_kind(known, request)
-        self._requests[request_id] = request
+        known = self._catalogue.put(request)
+        if known is not None:
+            self._turns.leave(known)
+        self._turns.enter(request)
+        self._held.follow(request, lease_for)
         self._gone.pop(request_id, None)
         for output in request.outputs:
             self._outputs[output.series_instance_uid] = request_id
-        self._put_turn(request, lease_for)
         self._touch(request_id)
 
-    def _put_kind(self, known: AnalysisRequest | None, request: AnalysisRequest) -> None:
-        kind = kind_of(request)
-        if known is not None:
-            before = kind_of(known)
-            if before == kind:
-                return
-            self._leave_kind(known, before)
-        self._kinds.setdefault(kind, _Sorted()).add(place_of(request))
-
-    def _put_turn(self, request: AnalysisRequest, lease_for: Callable[[AnalysisRequest], Lease]) -> None:
-        request_id = request.request_id
-        if request.status == values.PENDING:
-            self._pending.setdefault(_wanted(request), _Sorted()).add(_pending_key(request))
-        if is_prefetched(request):
-            self._prefetched[request_id] = request
-        self._held.follow(request, lease_for)
-
-    def _leave_turn(self, request: AnalysisRequest) -> None:
-        self._prefetched.pop(request.request_id, None)
-        if request.status != values.PENDING:
-            return
-        wanted = _wanted(request)
-        queue = self._pending[wanted]
-        queue.discard(_pending_key(request))
-        if not queue:
-            del self._pending[wanted]
-
-    def _leave_kind(self, request: AnalysisRequest, kind: Kind) -> None:
-        held = self._kinds[kind]
-        held.discard(place_of(request))
-        if not held:
-            del self._kinds[kind]
-
-    def _leave_series(self, request: AnalysisRequest) -> None:
-        left = tuple(other for other in self._of_series[request.series] if other != request.request_id)
-        if left:
-            self._of_series[request.series] = left
-            return
-        del self._of_series[request.series]
-        of_study = self._of_study.get(request.study, set())
-        of_study.discard(request.series)
-        if not of_study:
-            self._of_study.pop(request.study, None)
-
     def _drop(self, request_id: str) -> None:
-        request = self._requests.pop(request_id)
-        self._leave_series(request)
-        self._leave_kind(request, kind_of(request))
-        self._leave_turn(request)
+        self._turns.leave(self._catalogue.drop(request_id))
         self._held.end(request_id)
         self._versions.pop(request_id, None)
 
@@ -344,71 +227,51 @@ class Index:
     def overdue(self, monotonic: float) -> list[AnalysisRequest]:
         """Return the requests whose lease has run out."""
         with self.lock:
-            return [self._requests[request_id] for request_id in self._held.overdue(monotonic)]
+            return [self._catalogue[request_id] for request_id in self._held.overdue(monotonic)]
 
     def with_status(self, status: str) -> list[AnalysisRequest]:
         """Return all requests in a state."""
         with self.lock:
-            return [
-                self._requests[request_id]
-                for kind, held in self._kinds.items()
-                if kind[1] == status
-                for _, request_id in held
-            ]
+            return list(self._catalogue.with_status(status))
 
     def counts(self) -> dict[str, int]:
         """Return how many requests are in each state."""
-        with self.lock:
-            counts = dict.fromkeys(values.STATUSES, 0)
-            for (_, status), held in self._kinds.items():
-                counts[status] += len(held)
-            return counts
+        counts = dict.fromkeys(values.STATUSES, 0)
+        for (_, status), number in self.kinds().items():
+            counts[status] += number
+        return counts
 
     def kinds(self) -> dict[Kind, int]:
         """Return how many requests of each model are in each state."""
         with self.lock:
-            return {kind: len(held) for kind, held in self._kinds.items()}
+            return self._catalogue.kinds()
 
     def oldest_open(self) -> dict[Kind, float]:
         """Return when the oldest open request of each model in each state was created."""
         with self.lock:
-            return {kind: held[0][0] for kind, held in self._kinds.items() if kind[1] in values.OPEN}
+            return self._catalogue.oldest_open()
 
-    def pending(self, runs: Callable[[AnalysisRequest], bool] | None = None) -> Iterator[AnalysisRequest]:
+    def pending(self, runs: Runs | None = None) -> Iterator[AnalysisRequest]:
         """Yield the pending requests in their turn: priority, then age. Hold `lock` meanwhile.
 
-        `runs` tells of one request whether those that want the same model and version are to be looked at:
-        a worker is not made to pass over thousands that it cannot do.
+        `runs` tells of one request whether those that want the same model and version are to be looked at.
         """
-        for key in heapq.merge(*self._queues(runs)):
-            yield self._requests[key[2]]
+        return self._turns.pending(runs)
 
-    def pending_before(self, request: AnalysisRequest, runs: Callable[[AnalysisRequest], bool]) -> int:
+    def pending_before(self, request: AnalysisRequest, runs: Runs) -> int:
         """Return how many pending requests have their turn before one; `runs` as for `pending`."""
-        key = _pending_key(request)
         with self.lock:
-            return sum(bisect_left(queue, key) for queue in self._queues(runs))
-
-    def _queues(self, runs: Callable[[AnalysisRequest], bool] | None) -> list[_Sorted]:
-        return [
-            queue for queue in self._pending.values() if runs is None or runs(self._requests[queue[0][2]])
-        ]
+            return self._turns.before(request, runs)
 
     def prefetched(self) -> list[AnalysisRequest]:
         """Return the requests whose workers have not begun, in their turn."""
         with self.lock:
-            return sorted(self._prefetched.values(), key=_pending_key)
+            return self._turns.prefetched()
 
     def holds_prefetch(self, worker_id: str) -> bool:
         """Tell whether a worker has a slide fetched ahead already."""
         with self.lock:
-            return any(request.grants[-1].worker_id == worker_id for request in self._prefetched.values())
-
-
-def _between(places: _Sorted, after: Place, before: Place, *, newest_first: bool) -> Iterator[Place]:
-    """Yield the places between two."""
-    numbers = range(bisect_right(places, after), bisect_left(places, before))
-    return (places[number] for number in (reversed(numbers) if newest_first else numbers))
+            return self._turns.holds_prefetch(worker_id)
 
 
 def _no_lease(request: AnalysisRequest) -> Lease:

@@ -14,9 +14,10 @@ from itertools import islice
 from typing import Any
 
 from orthanc_plugin import values
+from orthanc_plugin.catalogue import Kind, kind_of
 from orthanc_plugin.fields import bad_field
-from orthanc_plugin.index import END, START, Kind, Place, kind_of
 from orthanc_plugin.leases import is_due, is_prefetched
+from orthanc_plugin.places import END, START, Place
 from orthanc_plugin.values import AnalysisRequest
 from orthanc_plugin.views import silent_member, worker_member
 from orthanc_plugin.workers import permits
