@@ -7,6 +7,8 @@ of undefined length. Nothing after SeriesInstanceUID (0020,000E) is looked at.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import struct
 from dataclasses import dataclass
 
@@ -28,6 +30,8 @@ _SOP_INSTANCE = (0x0008, 0x0018)
 _MODALITY = (0x0008, 0x0060)
 _STUDY = (0x0020, 0x000D)
 _SERIES = (0x0020, 0x000E)
+_UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
+_CODE = re.compile(r"[A-Z0-9_ ]{0,16}", re.ASCII)
 
 
 class UnreadableDicomError(PluginError):
@@ -44,13 +48,19 @@ class Identity:
     series_instance_uid: str
 
 
+def orthanc_id(*parts: str) -> str:
+    """Return the id that Orthanc gives a resource: of a study, its PatientID and StudyInstanceUID make it."""
+    digest = hashlib.sha1("|".join(parts).encode("utf-8"), usedforsecurity=False).hexdigest()
+    return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
+
+
 def read_identity(content: bytes) -> Identity:
     """Return the identifying UIDs of a DICOM file.
 
     Raises
     ------
     UnreadableDicomError
-        Where one of them is missing or the bytes make no sense.
+        Where one of them is missing or none, or the bytes make no sense.
     """
     if content[128:132] != b"DICM":
         raise UnreadableDicomError("The file has no DICOM preamble.")
@@ -63,7 +73,13 @@ def read_identity(content: bytes) -> Identity:
         raise UnreadableDicomError(
             "The DICOM file lacks its SOPInstanceUID, StudyInstanceUID or SeriesInstanceUID."
         )
-    return Identity(found[_SOP_INSTANCE], found.get(_MODALITY, ""), found[_STUDY], found[_SERIES])
+    # Orthanc is looser, and takes " 1.2" and "1.2\\0x" for 1.2.
+    if not all(_UID.fullmatch(found[tag]) for tag in (_SOP_INSTANCE, _STUDY, _SERIES)):
+        raise UnreadableDicomError("A UID of the DICOM file is none: digits and points, at most 64 of them.")
+    modality = found.get(_MODALITY, "")
+    if _CODE.fullmatch(modality) is None:
+        raise UnreadableDicomError("The Modality of the DICOM file is none, such as SR.")
+    return Identity(found[_SOP_INSTANCE], modality, found[_STUDY], found[_SERIES])
 
 
 class _Reader:
@@ -87,7 +103,7 @@ class _Reader:
             else:
                 value = self._take(length)
                 if tag in {_SOP_INSTANCE, _MODALITY, _STUDY, _SERIES}:
-                    found[tag] = _text(value)
+                    found.setdefault(tag, _text(value))  # of a tag that comes twice Orthanc takes the first
         return found
 
     def _meta_syntax(self) -> str:

@@ -39,6 +39,15 @@ class InstanceInfo:
     md5: str
 
 
+@dataclass(frozen=True)
+class Filed:
+    """Where Orthanc puts a DICOM file; `study_id` is Orthanc's, of the patient and the study's UID."""
+
+    study_id: str
+    series_instance_uid: str
+    sop_instance_uid: str
+
+
 class Gateway(Protocol):
     """Orthanc's own resources; every method may raise `StorageError` where Orthanc fails."""
 
@@ -101,6 +110,15 @@ class Gateway(Protocol):
 
     def list_attachments(self, series_id: str) -> tuple[int, ...]:
         """Return the numbers of the attachments of a series that lie in the user's range (1024 and up)."""
+
+    def filed_as(self, content: bytes) -> Filed:
+        """Return where Orthanc would put a DICOM file, as it reads it itself; nothing is stored.
+
+        Raises
+        ------
+        FileRefusedError
+            Where Orthanc cannot read it.
+        """
 
     def store_instance(self, content: bytes) -> str:
         """Store a DICOM file and return its Orthanc instance id.

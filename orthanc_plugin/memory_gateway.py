@@ -16,9 +16,9 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
-from .dicom_identity import UnreadableDicomError, read_identity
+from .dicom_identity import Identity, UnreadableDicomError, orthanc_id, read_identity
 from .errors import FileRefusedError, StorageError
-from .gateway import InstanceInfo, SeriesInfo
+from .gateway import Filed, InstanceInfo, SeriesInfo
 
 WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 VOLUME = ("ORIGINAL", "PRIMARY", "VOLUME", "NONE")
@@ -38,10 +38,11 @@ class _Failure:
     after: bool
 
 
-def orthanc_id(*parts: str) -> str:
-    """Return an id in Orthanc's form: five groups of the SHA-1 of the parts."""
-    digest = hashlib.sha1("|".join(parts).encode("utf-8"), usedforsecurity=False).hexdigest()
-    return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
+def _identity(content: bytes) -> Identity:
+    try:
+        return read_identity(content)
+    except UnreadableDicomError as error:
+        raise FileRefusedError("Orthanc could not take POST /instances: Bad file format.") from error
 
 
 class MemoryGateway:
@@ -318,6 +319,19 @@ class MemoryGateway:
             held = self._series.get(series_id)
             return () if held is None else tuple(sorted(held.attachments))
 
+    def filed_as(self, content: bytes) -> Filed:
+        """Return where a DICOM file would lie: all of them are of one patient here.
+
+        Raises
+        ------
+        FileRefusedError
+            Where its UIDs cannot be read.
+        """
+        with self._lock, self._failing("filed_as"):
+            identity = _identity(content)
+            study_id = orthanc_id("patient", identity.study_instance_uid)
+            return Filed(study_id, identity.series_instance_uid, identity.sop_instance_uid)
+
     def store_instance(self, content: bytes) -> str:
         """Store a DICOM file by its UIDs, where there is none yet, and return its Orthanc instance id.
 
@@ -327,10 +341,7 @@ class MemoryGateway:
             Where its UIDs cannot be read.
         """
         with self._lock, self._failing("store_instance"):
-            try:
-                identity = read_identity(content)
-            except UnreadableDicomError as error:
-                raise FileRefusedError("Orthanc could not take POST /instances: Bad file format.") from error
+            identity = _identity(content)
             series_uid, study_uid = identity.series_instance_uid, identity.study_instance_uid
             series_id = orthanc_id("patient", study_uid, series_uid)
             instance_id = orthanc_id(series_id, identity.sop_instance_uid)

@@ -19,6 +19,8 @@ _UNKNOWN_CODES = frozenset({7, 17})
 _BAD_FILE = 15
 """`OrthancPluginErrorCode_BadFileFormat`: the file cannot be read as DICOM, or lacks what identifies it."""
 
+_LONGEST_TEXT = 1024
+
 _ABSENT = "orthanc-pathology: no such property"
 
 METHODS = {
@@ -134,6 +136,22 @@ def dicom_file(instance_id: str) -> bytes:
         return orthanc.GetDicomForInstance(instance_id)
     except orthanc.OrthancException as error:
         raise _failure(f"read instance {instance_id}", error) from error
+
+
+def dicom_tags(content: bytes) -> dict[str, Any]:
+    """Return the tags of a DICOM file by ``gggg,eeee``, as Orthanc reads them; long texts are None.
+
+    Raises
+    ------
+    FileRefusedError
+        Where it cannot be read.
+    """
+    try:
+        text = orthanc.DicomBufferToJson(content, orthanc.DicomToJsonFormat.SHORT, 0, _LONGEST_TEXT)
+    except orthanc.OrthancException as error:
+        raise FileRefusedError("Orthanc could not read the DICOM file: Bad file format.") from error
+    tags: dict[str, Any] = json.loads(text)
+    return tags
 
 
 def configuration() -> Mapping[str, Any]:

@@ -12,14 +12,17 @@ from typing import Any
 
 from . import orthanc_api
 from .dicom_header import HEAD_BYTES, image_type, split_values
+from .dicom_identity import orthanc_id
 from .errors import FileRefusedError, StorageError
-from .gateway import InstanceInfo, SeriesInfo
+from .gateway import Filed, InstanceInfo, SeriesInfo
 from .orthanc_api import get, get_json
 from .settings import names_of_numbers
 from .stored_file import open_stored
 
 _FIRST_USER_NUMBER = 1024
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
+_IDENTIFYING = ("0010,0020", "0020,000d", "0020,000e", "0008,0018")
+"""PatientID, StudyInstanceUID, SeriesInstanceUID, SOPInstanceUID: of these Orthanc makes its ids."""
 _ORTHANC_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
 _CACHED_FILES = 16384
 _LOOK_AT_THE_DISK = "Is the disk of its storage full?"
@@ -240,6 +243,18 @@ class OrthancGateway:
     def list_attachments(self, series_id: str) -> tuple[int, ...]:
         """Return the numbers of the attachments of a series that lie in the user's range (1024 and up)."""
         return _user_numbers(f"/series/{series_id}/attachments", self._attachment_names)
+
+    def filed_as(self, content: bytes) -> Filed:
+        """Return where Orthanc would put a DICOM file, as it reads it itself; nothing is stored.
+
+        Raises
+        ------
+        FileRefusedError
+            Where Orthanc cannot read it.
+        """
+        tags = orthanc_api.dicom_tags(content)
+        patient, study, series, instance = (str(tags.get(tag) or "").strip() for tag in _IDENTIFYING)
+        return Filed(orthanc_id(patient, study), series, instance)
 
     def store_instance(self, content: bytes) -> str:
         """Store a DICOM file and return its Orthanc instance id.

@@ -10,8 +10,8 @@ from dataclasses import replace
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE
 from orthanc_plugin.delivery import completed
-from orthanc_plugin.dicom_identity import read_identity
 from orthanc_plugin.errors import ApiError, BusyError, FileRefusedError, StorageError
+from orthanc_plugin.gateway import Filed
 from orthanc_plugin.lifecycle import is_to_be_deleted, result_deleted
 from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Output
@@ -132,12 +132,27 @@ def _store_outputs(core: Core, request: AnalysisRequest) -> tuple[tuple[Output, 
 
 def _store(core: Core, request: AnalysisRequest, number: int) -> Output:
     content = _bytes_of(core, request, number)
+    output = _announced(request, core.gateway.filed_as(content))
     series_id = core.gateway.parent_series(core.gateway.store_instance(content))
     if series_id is None:
         raise StorageError("A DICOM result that was stored cannot be found.")
-    uid = read_identity(content).sop_instance_uid
-    output = next(output for output in request.outputs if output.sop_instance_uid == uid)
     return replace(output, series=series_id)
+
+
+def _announced(request: AnalysisRequest, filed: Filed) -> Output:
+    """Return which DICOM result a file is that Orthanc would put there.
+
+    What was read of it when it came does not bind Orthanc: in another series it could bring down a slide when
+    the result is withdrawn, and under another patient it would be theirs.
+    """
+    for output in request.outputs:
+        if (
+            filed.study_id == request.study
+            and filed.series_instance_uid == output.series_instance_uid
+            and filed.sop_instance_uid == output.sop_instance_uid
+        ):
+            return output
+    raise FileRefusedError("It is of another patient, study or series than the slide's result should be.")
 
 
 def _is_given_up(core: Core, request: AnalysisRequest) -> bool:

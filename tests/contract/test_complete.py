@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.queue_client import PNG, RESULT, Queue, named
-from tests.support.sites import WORKER, ServerSite, Site
+from tests.support.sites import WORKER, ServerSite, Site, Slide
 from tests.support.tiny_dicom import tiny_result, unreadable_result
 
 
@@ -209,6 +209,40 @@ def test_a_dicom_result_becomes_a_series_of_the_study(queue: Queue, site: Site) 
     (output,) = queue.get(request_id)["dicom"]
     assert output["modality"] == "SR"
     assert site.series_ids() - before == {output["series"]}
+
+
+def spelt(slide: Slide, spelling: bytes) -> bytes:
+    """Return a result whose series is the slide's for Orthanc, which cuts blanks and what follows a zero."""
+    content, stand_in = tiny_result(slide.study_uid, series_uid="1.2.3.4"), b"\x08\x001.2.3.4\x00"
+    assert content.endswith(stand_in)
+    name = spelling % slide.series_uid.encode()
+    name += b" " * (len(name) % 2)
+    return content.removesuffix(stand_in) + len(name).to_bytes(2, "little") + name
+
+
+@pytest.mark.parametrize("spelling", [b" %s", b"%s\0x"])
+def test_a_dicom_result_does_not_slip_into_the_series_of_its_slide(
+    queue: Queue, site: Site, spelling: bytes
+) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    answer = queue.claim().put("sr.dcm", spelt(slide, spelling), "application/dicom")
+    assert (answer.status, answer.json["code"]) == (415, "wrong_content_type")
+
+
+@pytest.mark.server
+def test_a_dicom_result_of_another_patient_is_not_stored(server_site: ServerSite) -> None:
+    slide, queue = server_site.new_slide(), Queue(server_site)
+    request_id = queue.submitted(slide)
+    lease = queue.claim()
+    content = tiny_result(slide.study_uid).replace(b"TINY-", b"MINE-")
+    before = server_site.series_ids()
+    assert lease.put("sr.dcm", content, "application/dicom").status == 200
+    assert lease.complete(named("sr.dcm", content)).status == 200
+    request = queue.get(request_id)
+    assert (request["dicom"], request["flags"][-1]) == ([], "dicom_results_refused")
+    assert "another patient" in request["history"][-1]["detail"]
+    assert server_site.series_ids() == before
 
 
 @pytest.mark.server

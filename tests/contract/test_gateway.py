@@ -16,7 +16,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from orthanc_plugin.errors import FileRefusedError, StorageError
-from orthanc_plugin.gateway import Gateway, InstanceInfo, SeriesInfo
+from orthanc_plugin.gateway import Filed, Gateway, InstanceInfo, SeriesInfo
 from orthanc_plugin.memory_gateway import VOLUME, WSI_STORAGE, MemoryGateway
 from tests.support.orthanc_server import OrthancServer
 
@@ -111,7 +111,9 @@ class RemoteGateway:
         if "tuple" in value:
             return tuple(self._decode(item) for item in value["tuple"])
         if "dataclass" in value:
-            known = {"SeriesInfo": SeriesInfo, "InstanceInfo": InstanceInfo}[value["dataclass"]]
+            known = {"SeriesInfo": SeriesInfo, "InstanceInfo": InstanceInfo, "Filed": Filed}[
+                value["dataclass"]
+            ]
             return known(**{key: self._decode(item) for key, item in value["fields"].items()})
         return value
 
@@ -312,9 +314,20 @@ def test_a_stored_file_lies_in_the_series_that_it_names(archive: Archive, slide:
     assert series != slide
 
 
-def test_storing_what_is_no_dicom_is_refused_for_good(archive: Archive) -> None:
-    with pytest.raises(FileRefusedError, match="Bad file format"):
-        archive.gateway.store_instance(b"no DICOM at all")
+def test_it_is_known_beforehand_where_a_file_will_lie(archive: Archive) -> None:
+    content = dicom_file("1.2.7", "1.2.3", "patient", "1.2.7.1")
+    filed = archive.gateway.filed_as(content)
+    archive.gateway.store_instance(content)
+    (series_id,) = archive.gateway.lookup_series("1.2.7", "1.2.3")
+    series = archive.gateway.series(series_id)
+    assert series is not None
+    assert filed == Filed(series.study_id, series.series_instance_uid, "1.2.7.1")
+
+
+def test_what_is_no_dicom_is_refused_for_good(archive: Archive) -> None:
+    for take in (archive.gateway.filed_as, archive.gateway.store_instance):
+        with pytest.raises(FileRefusedError, match="Bad file format"):
+            take(b"no DICOM at all")
 
 
 @pytest.mark.server

@@ -13,8 +13,9 @@ from urllib.parse import parse_qsl, urlencode
 from pydicom.uid import generate_uid
 
 from orthanc_plugin.application import Application
+from orthanc_plugin.dicom_identity import orthanc_id
 from orthanc_plugin.http import Request
-from orthanc_plugin.memory_gateway import MemoryGateway, orthanc_id
+from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.clockwork import finish_leftovers, tick
 from orthanc_plugin.service.startup import load_all, load_open, load_unread

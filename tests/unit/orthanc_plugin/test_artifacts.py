@@ -87,6 +87,29 @@ def test_a_transfer_syntax_that_is_not_read_says_so() -> None:
         read_identity(content.replace(little, ExplicitVRBigEndian.encode(), 1))
 
 
+def test_of_a_tag_that_comes_twice_the_first_is_taken_as_orthanc_does() -> None:
+    content = tiny_result("1.2.3", series_uid="1.2.3.4")
+    series = b"\x20\x00\x0e\x00UI\x08\x001.2.3.4\x00"
+    assert content.endswith(series)
+    assert read_identity(content + series.replace(b"3.4", b"3.5")).series_instance_uid == "1.2.3.4"
+
+
+@pytest.mark.parametrize(
+    "series_uid", [b" 1.2.3.4", b"1.2.3.4\0x ", b"1.2\\1.2 ", b"1.2\n34", b"1" * 66, b"a.b "]
+)
+def test_what_is_no_uid_is_refused(series_uid: bytes) -> None:
+    content = tiny_result("1.2.3", series_uid="1.2.3.4")
+    head = content[: -len(b"\x08\x001.2.3.4\x00")]
+    with pytest.raises(UnreadableDicomError, match="UID"):
+        read_identity(head + len(series_uid).to_bytes(2, "little") + series_uid)
+
+
+def test_a_modality_that_is_none_is_refused() -> None:
+    content = tiny_result("1.2.3")
+    with pytest.raises(UnreadableDicomError, match="Modality"):
+        read_identity(content.replace(b"CS\x02\x00SR", b"CS\x02\x00S\n"))
+
+
 @pytest.mark.parametrize("length", [0, 100, 131, 132, 140, 200, 300, 400])
 def test_a_file_that_is_cut_off_is_refused(length: int) -> None:
     with pytest.raises(UnreadableDicomError):
