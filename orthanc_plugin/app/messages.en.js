@@ -287,7 +287,7 @@ export const messages = {
     "again.explained": "On the same slide the same version of a model hardly gives another answer. A second result stands beside the first, with DICOM series of its own.",
     "again.do": "Analyse again",
     "again.keep": "Keep this result",
-    "panel.no_workers": "No worker is alive: an analysis waits until one connects.",
+    "panel.no_workers": "No worker takes new work now: an analysis waits until one does.",
     "panel.open": "Open the result page",
 
     "explorer.slide": "Slide {number}",

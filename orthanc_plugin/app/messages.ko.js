@@ -287,7 +287,7 @@ export const messages = {
     "again.explained": "같은 슬라이드를 같은 버전의 모델로 다시 분석해도 결과가 달라지는 경우는 거의 없습니다. 새 결과는 기존 결과와 별도로, 별도의 DICOM 시리즈와 함께 저장됩니다.",
     "again.do": "다시 분석",
     "again.keep": "기존 결과 유지",
-    "panel.no_workers": "연결된 분석 서버가 없습니다. 연결될 때까지 분석이 대기합니다.",
+    "panel.no_workers": "지금 새 분석을 받는 분석 서버가 없습니다. 받을 때까지 분석이 대기합니다.",
     "panel.open": "결과 페이지 열기",
 
     "explorer.slide": "슬라이드 {number}",
