@@ -4,7 +4,8 @@
 PluginError
 ├── SettingsError          the configuration is wrong: the plugin does not start
 ├── StorageError           Orthanc's database or disk refused a read or a write
-│   └── FileRefusedError   Orthanc refuses a file for what it is; it will refuse it again
+│   ├── FileRefusedError   Orthanc refuses a file for what it is; it will refuse it again
+│   └── UnknownTagError    Orthanc knows no DICOM tag of a name that it was asked for
 └── ApiError               an answer to a client: status, code, sentence
     └── BusyError          another call is at the same request; it is seen to, or to be sent again
 """
@@ -29,6 +30,10 @@ class StorageError(PluginError):
 
 class FileRefusedError(StorageError):
     """Orthanc takes no such DICOM file, however often it is sent."""
+
+
+class UnknownTagError(StorageError):
+    """Orthanc knows no DICOM tag of this name, however often it is asked."""
 
 
 class ApiError(PluginError):

@@ -85,7 +85,13 @@ class Gateway(Protocol):
         """Return the Orthanc ids of all series with this UID (two patients may share one)."""
 
     def find_series(self, query: Mapping[str, str], limit: int) -> tuple[str, ...]:
-        """Return the Orthanc ids of the series whose DICOM tags have these values, as `/tools/find` does."""
+        """Return the Orthanc ids of the series whose DICOM tags have these values, as `/tools/find` does.
+
+        Raises
+        ------
+        UnknownTagError
+            Where a keyword is none of DICOM's.
+        """
 
     def get_metadata(self, series_id: str, number: int) -> bytes | None:
         """Return a metadata value of a series, or None."""

@@ -17,10 +17,13 @@ from itertools import islice
 from typing import Any
 
 from .dicom_identity import Identity, UnreadableDicomError, orthanc_id, read_identity
-from .errors import FileRefusedError, StorageError
+from .errors import FileRefusedError, StorageError, UnknownTagError
 from .gateway import Filed, InstanceInfo, SeriesInfo
 
 WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+_KEYWORDS = frozenset(
+    {"PatientID", "StudyInstanceUID", "StudyDate", "SeriesInstanceUID", "Modality", "BodyPartExamined"}
+)
 VOLUME = ("ORIGINAL", "PRIMARY", "VOLUME", "NONE")
 
 
@@ -252,8 +255,13 @@ class MemoryGateway:
             )
 
     def find_series(self, query: Mapping[str, str], limit: int) -> tuple[str, ...]:
-        """Return the series whose UIDs, modality and given tags fit; ``*`` and ``?`` are wildcards."""
+        """Return the series whose UIDs, modality and given tags fit; ``*`` and ``?`` are wildcards.
+
+        Of DICOM's keywords it knows some, and those that a slide was given.
+        """
         with self._lock, self._failing("find_series"):
+            if not query.keys() <= _KEYWORDS.union(*self._tags.values()):
+                raise UnknownTagError("Orthanc could not take POST /tools/find: Unknown DICOM tag.")
             found = (key for key, held in self._series.items() if self._fits(held.info, query))
             return tuple(islice(found, limit))
 

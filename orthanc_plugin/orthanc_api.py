@@ -10,7 +10,7 @@ from typing import Any
 
 import orthanc
 
-from .errors import FileRefusedError, StorageError
+from .errors import FileRefusedError, StorageError, UnknownTagError
 
 UNKNOWN_RESOURCE = "Unknown resource"
 _UNKNOWN_CODES = frozenset({7, 17})
@@ -20,6 +20,9 @@ _BAD_FILE = 15
 """`OrthancPluginErrorCode_BadFileFormat`: the file cannot be read as DICOM, or lacks what identifies it."""
 
 _LONGEST_TEXT = 1024
+
+_UNKNOWN_TAG = 27
+"""`OrthancPluginErrorCode_UnknownDicomTag`."""
 
 _ABSENT = "orthanc-pathology: no such property"
 
@@ -52,6 +55,9 @@ register_filter = orthanc.RegisterIncomingHttpRequestFilter
 register_listener = orthanc.RegisterOnChangeCallback
 
 
+_KINDS: Mapping[int, type[StorageError]] = {_BAD_FILE: FileRefusedError, _UNKNOWN_TAG: UnknownTagError}
+
+
 def _is_unknown(error: orthanc.OrthancException) -> bool:
     return bool(error.args) and error.args[0] in _UNKNOWN_CODES
 
@@ -60,7 +66,7 @@ def _failure(doing: str, error: orthanc.OrthancException) -> StorageError:
     reason = error.args[1] if len(error.args) > 1 else str(error)
     if _is_unknown(error):
         reason = UNKNOWN_RESOURCE
-    kind = FileRefusedError if error.args and error.args[0] == _BAD_FILE else StorageError
+    kind = _KINDS.get(error.args[0], StorageError) if error.args else StorageError
     return kind(f"Orthanc could not {doing}: {reason}.")
 
 
@@ -95,6 +101,8 @@ def post(uri: str, value: bytes) -> Any:
     ------
     FileRefusedError
         Where they are a file that Orthanc cannot read.
+    UnknownTagError
+        Where they name a DICOM tag that Orthanc does not know.
     StorageError
         Where it fails otherwise.
     """

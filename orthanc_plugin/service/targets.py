@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orthanc_plugin.errors import ApiError
+from orthanc_plugin import fields
+from orthanc_plugin.errors import ApiError, UnknownTagError
 from orthanc_plugin.gateway import Gateway
 
 MAX_SERIES_OF_COHORT = 1000
+_SLIDES = "SM"
+"""What a query is for unless it names a Modality: DICOM results of earlier analyses lie beside slides."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ def resolve(gateway: Gateway, target: Target) -> tuple[str, ...]:
     Raises
     ------
     ApiError
-        404 where there is none, 409 where UIDs are ambiguous, 413 where there are too many.
+        400 where a query names what is no DICOM tag, 404 where there is none, 409 where UIDs are ambiguous,
+        413 where there are too many.
     StorageError
         Where Orthanc fails.
     """
@@ -74,7 +78,13 @@ def resolve(gateway: Gateway, target: Target) -> tuple[str, ...]:
 def _cohort_series(gateway: Gateway, cohort: Cohort) -> tuple[str, ...]:
     if not cohort.find:
         return tuple(dict.fromkeys(cohort.series))
-    found = gateway.find_series(dict(cohort.find), MAX_SERIES_OF_COHORT + 1)
+    query = {"Modality": _SLIDES, **dict(cohort.find)}
+    try:
+        found = gateway.find_series(query, MAX_SERIES_OF_COHORT + 1)
+    except UnknownTagError as error:
+        asked = ", ".join(keyword for keyword, _ in cohort.find)
+        wanted = f"keywords of DICOM tags such as StudyDate; Orthanc does not know all of these: {asked}"
+        raise fields.bad_field("cohort.find", wanted) from error
     if not found:
         raise ApiError(
             404, "unknown_resource", "No series has these tags; check the keywords and the values."

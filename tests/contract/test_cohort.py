@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.queue_client import Queue
+from tests.support.queue_client import Queue, named
 from tests.support.sites import Answer, Site
+from tests.support.tiny_dicom import tiny_result
 
 
 def submit(queue: Queue, cohort: Any, **members: Any) -> Answer:
@@ -53,6 +54,29 @@ def test_a_query_by_what_is_no_tag_names_it(queue: Queue) -> None:
     answer = submit(queue, {"find": {"Modality": "SM", "nonsense": "1"}})
     assert (answer.status, answer.json["code"]) == (400, "bad_request")
     assert "'nonsense' is not" in answer.json["error"]
+
+
+def test_a_query_by_a_misspelt_keyword_says_so_at_once(queue: Queue) -> None:
+    answer = submit(queue, {"find": {"StudyDate": "20260101-", "BodyPartExamind": "MOUTH"}})
+    assert (answer.status, answer.json["field"]) == (400, "cohort.find")
+    assert "does not know all of these: StudyDate, BodyPartExamind" in answer.json["error"]
+
+
+def test_a_query_passes_over_results_of_earlier_analyses_unless_it_asks_for_them(
+    queue: Queue, site: Site
+) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    lease, report = queue.claim(), tiny_result(slide.study_uid)
+    lease.put("sr.dcm", report, "application/dicom")
+    assert lease.complete(named("sr.dcm", report)).status == 200
+    (output,) = queue.get(request_id)["dicom"]
+    both = {"SeriesInstanceUID": f"{slide.series_uid}\\{output['series_instance_uid']}"}
+
+    slides = submit(queue, {"find": both}).json
+    assert ([item["series"] for item in slides["requests"]], slides["skipped"]) == ([slide.series], [])
+    reports = submit(queue, {"find": {**both, "Modality": "SR"}})
+    assert [item["code"] for item in reports.json["skipped"]] == ["derived_series"]
 
 
 def test_a_cohort_without_a_slide_says_why_for_each(queue: Queue) -> None:
