@@ -2,7 +2,7 @@
 """Whose DICOM file this is: the identifying UIDs at its beginning, read without a DICOM library.
 
 Enough of PS3.5 for what a worker sends: explicit and implicit VR little endian, nested sequences of known and
-of undefined length. Nothing after SeriesInstanceUID (0020,000E) is looked at.
+of undefined length. For whose a file is, nothing after SeriesInstanceUID (0020,000E) is looked at.
 """
 
 from __future__ import annotations
@@ -10,18 +10,30 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .errors import PluginError
+
+Tag = tuple[int, int]
+_Read = TypeVar("_Read")
 
 _META_START = 132
 _META_GROUP = 0x0002
 _UNDEFINED = 0xFFFFFFFF
 _DEEPEST = 16
+"""Sequences within sequences. Orthanc reads them on a small stack, and more than fifty end the server."""
 _ITEM = (0xFFFE, 0xE000)
+_ITEM_BYTES = struct.pack("<HH", *_ITEM)
 _ITEM_END = (0xFFFE, 0xE00D)
 _SEQUENCE_END = (0xFFFE, 0xE0DD)
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_SHORT = frozenset(
+    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS"}
+    | {b"LO", b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
+)
+_FRAGMENTED = frozenset({b"OB", b"OW"})
 _IMPLICIT = "1.2.840.10008.1.2"
 _NOT_LITTLE_ENDIAN = frozenset({"1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"})
 
@@ -64,10 +76,7 @@ def read_identity(content: bytes) -> Identity:
     """
     if content[128:132] != b"DICM":
         raise UnreadableDicomError("The file has no DICOM preamble.")
-    try:
-        found = _Reader(content).identifying_values()
-    except (struct.error, UnicodeDecodeError) as error:
-        raise UnreadableDicomError(f"The DICOM file is cut off or damaged: {error}.") from error
+    found = _read(content, _Reader.identifying_values)
     missing = [tag for tag in (_SOP_INSTANCE, _STUDY, _SERIES) if not found.get(tag)]
     if missing:
         raise UnreadableDicomError(
@@ -82,29 +91,56 @@ def read_identity(content: bytes) -> Identity:
     return Identity(found[_SOP_INSTANCE], modality, found[_STUDY], found[_SERIES])
 
 
+def check_nesting(content: bytes) -> None:
+    """Look through a whole DICOM file for what Orthanc itself could not bear to read.
+
+    Raises
+    ------
+    UnreadableDicomError
+        Where its sequences are nested too deep, or where that cannot be told.
+    """
+    if content.count(_ITEM_BYTES) > _DEEPEST:  # fewer cannot be nested any deeper
+        _read(content, _Reader.look_through)
+
+
+def _read(content: bytes, how: Callable[[_Reader], _Read]) -> _Read:
+    try:
+        return how(_Reader(content))
+    except (struct.error, UnicodeDecodeError) as error:
+        raise UnreadableDicomError(f"The DICOM file is cut off or damaged: {error}.") from error
+
+
 class _Reader:
     def __init__(self, content: bytes) -> None:
         self._content = content
         self._at = _META_START
         self._explicit = True
 
-    def identifying_values(self) -> dict[tuple[int, int], str]:
+    def identifying_values(self) -> dict[Tag, str]:
+        found: dict[Tag, str] = {}
+        for tag, representation, length in self._dataset():
+            if tag > _SERIES:
+                break
+            if tag in {_SOP_INSTANCE, _MODALITY, _STUDY, _SERIES} and length != _UNDEFINED:
+                found.setdefault(
+                    tag, _text(self._take(length))
+                )  # of a tag that comes twice Orthanc takes the first
+            else:
+                self._pass_over(representation, length, 0)
+        return found
+
+    def look_through(self) -> None:
+        for _, representation, length in self._dataset():
+            self._pass_over(representation, length, 0)
+
+    def _dataset(self) -> Iterator[tuple[Tag, bytes, int]]:
+        """Yield the head of each element; whoever gets it passes its value before the next."""
         syntax = self._meta_syntax()
         if syntax in _NOT_LITTLE_ENDIAN:
             raise UnreadableDicomError("Send DICOM results in a little endian transfer syntax, not deflated.")
         self._explicit = syntax != _IMPLICIT
-        found: dict[tuple[int, int], str] = {}
         while self._at < len(self._content):
-            tag, representation, length = self._header()
-            if tag > _SERIES:
-                break
-            if length == _UNDEFINED:
-                self._skip_undefined(representation, 0)
-            else:
-                value = self._take(length)
-                if tag in {_SOP_INSTANCE, _MODALITY, _STUDY, _SERIES}:
-                    found.setdefault(tag, _text(value))  # of a tag that comes twice Orthanc takes the first
-        return found
+            yield self._header()
 
     def _meta_syntax(self) -> str:
         syntax = ""
@@ -121,7 +157,7 @@ class _Reader:
             raise UnreadableDicomError("The DICOM file is cut off.")
         return self._content[start : self._at]
 
-    def _header(self) -> tuple[tuple[int, int], bytes, int]:
+    def _header(self) -> tuple[Tag, bytes, int]:
         group, element = struct.unpack_from("<HH", self._content, self._at)
         if not self._explicit or group == _ITEM[0]:
             (length,) = struct.unpack_from("<I", self._content, self._at + 4)
@@ -131,27 +167,46 @@ class _Reader:
         if representation in _LONG:
             (length,) = struct.unpack_from("<I", self._content, self._at + 8)
             self._at += 12
-        else:
+        elif representation in _SHORT:
             (length,) = struct.unpack_from("<H", self._content, self._at + 6)
             self._at += 8
+        else:
+            raise UnreadableDicomError(f"The DICOM file has a value of an unknown kind, {representation!r}.")
         return (group, element), representation, length
 
-    def _skip_undefined(self, representation: bytes, depth: int) -> None:
-        """Pass over a sequence or item of undefined length; one of type UN is implicit inside."""
+    def _pass_over(self, representation: bytes, length: int, depth: int) -> None:
+        """Pass over a value, through its items where it has any."""
+        if length != _UNDEFINED and not self._holds_items(representation):
+            self._take(length)
+            return
         if depth > _DEEPEST:
             raise UnreadableDicomError("The DICOM file nests its sequences too deep.")
         explicit = self._explicit
-        # PS3.5 section 6.2.2, note 4
+        # PS3.5 section 6.2.2, note 4: what is of type UN is implicit inside
         self._explicit = explicit and representation != b"UN"
-        while True:
-            tag, inner, length = self._header()
-            if tag in {_ITEM_END, _SEQUENCE_END}:
-                break
-            if length == _UNDEFINED:
-                self._skip_undefined(inner, depth + 1)
-            else:
-                self._take(length)
+        for tag, _, inner in self._until(_SEQUENCE_END, length):
+            if tag != _ITEM:
+                raise UnreadableDicomError("The DICOM file has a sequence of something else than items.")
+            if representation in _FRAGMENTED:
+                self._take(inner)
+                continue
+            for _, kind, size in self._until(_ITEM_END, inner):
+                self._pass_over(kind, size, depth + 1)
         self._explicit = explicit
+
+    def _holds_items(self, representation: bytes) -> bool:
+        if self._explicit:
+            return representation == b"SQ"
+        return self._content.startswith(_ITEM_BYTES, self._at)
+
+    def _until(self, mark: Tag, length: int) -> Iterator[tuple[Tag, bytes, int]]:
+        """Yield the heads of what lies within a length, or before a mark where that is undefined."""
+        end = len(self._content) + 1 if length == _UNDEFINED else self._at + length
+        while self._at < end:
+            head = self._header()
+            if head[0] == mark:
+                return
+            yield head
 
 
 def _text(value: bytes) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from orthanc_plugin import values
 from orthanc_plugin.catalogue import Kind, kind_of
 from orthanc_plugin.fields import bad_field
+from orthanc_plugin.http import parse_json
 from orthanc_plugin.leases import is_due, is_prefetched
 from orthanc_plugin.places import END, START, Place
 from orthanc_plugin.values import AnalysisRequest
@@ -124,9 +125,9 @@ def _passed(text: str | None) -> Place | None:
     if text is None:
         return None
     try:
-        created, request_id = json.loads(base64.urlsafe_b64decode(text.encode("ascii")))
+        created, request_id = parse_json(base64.urlsafe_b64decode(text.encode("ascii")).decode("ascii"))
         place = float(created), str(request_id)
-    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error):
+    except (ValueError, TypeError, OverflowError, binascii.Error):
         place = math.nan, ""
     if not math.isfinite(place[0]):
         raise bad_field("cursor", "the `next` of an earlier answer")

@@ -59,6 +59,20 @@ def tiny_result(study_uid: str, *, series_uid: str | None = None, sop_uid: str |
     return _file(dataset)
 
 
+def nested_result(study_uid: str, depth: int, *, ends: bool) -> bytes:
+    """Return a result with sequences in sequences at its end; each `ends` by a mark, or has a length."""
+    value = b""
+    for _ in range(depth):
+        item, sequence = b"\xfe\xff\x00\xe0", b"\x40\x00\x30\xa7SQ\x00\x00"
+        if ends:
+            value = item + b"\xff" * 4 + value + b"\xfe\xff\x0d\xe0" + b"\0" * 4
+            value = sequence + b"\xff" * 4 + value + b"\xfe\xff\xdd\xe0" + b"\0" * 4
+        else:
+            value = item + len(value).to_bytes(4, "little") + value
+            value = sequence + len(value).to_bytes(4, "little") + value
+    return tiny_result(study_uid) + value
+
+
 def unreadable_result(study_uid: str) -> bytes:
     """Return a result that is sound up to its series' UID, which is all that the plugin reads."""
     series_uid = generate_uid()

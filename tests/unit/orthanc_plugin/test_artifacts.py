@@ -10,10 +10,10 @@ import pytest
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from orthanc_plugin.artifacts import KINDS, check_content, kind_of
-from orthanc_plugin.dicom_identity import UnreadableDicomError, read_identity
+from orthanc_plugin.dicom_identity import UnreadableDicomError, check_nesting, read_identity
 from orthanc_plugin.errors import ApiError
 from tests.support.dicom_files import volume_file
-from tests.support.tiny_dicom import tiny_result
+from tests.support.tiny_dicom import nested_result, tiny_result
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,41 @@ def test_a_modality_that_is_none_is_refused() -> None:
 def test_a_file_that_is_cut_off_is_refused(length: int) -> None:
     with pytest.raises(UnreadableDicomError):
         read_identity(tiny_result("1.2.3")[:length])
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_file_that_is_nested_too_deep_for_orthanc_is_told(ends: bool) -> None:
+    check_nesting(nested_result("1.2.3", 17, ends=ends))
+    with pytest.raises(UnreadableDicomError, match="too deep"):
+        check_nesting(nested_result("1.2.3", 18, ends=ends))
+
+
+def test_many_items_beside_each_other_are_not_deep() -> None:
+    check_nesting(
+        nested_result("1.2.3", 2, ends=True)
+        + nested_result("1.2.3", 3, ends=False)[len(tiny_result("1.2.3")) :] * 20
+    )
+
+
+def test_implicit_sequences_are_counted_as_well() -> None:
+    dataset = read_back(nested_result("1.2.3", 18, ends=False))
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    buffer = BytesIO()
+    dataset.save_as(buffer, implicit_vr=True, little_endian=True)
+    with pytest.raises(UnreadableDicomError, match="too deep"):
+        check_nesting(buffer.getvalue())
+
+
+def test_fragments_of_pixels_are_no_sequences() -> None:
+    fragment = b"\xfe\xff\x00\xe0\x04\x00\x00\x00\xff\xff\xff\xff"
+    pixels = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff" + fragment * 40
+    check_nesting(tiny_result("1.2.3") + pixels + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
+
+
+def test_what_hides_how_deep_it_is_is_refused() -> None:
+    hidden = nested_result("1.2.3", 40, ends=False).replace(b"SQ", b"ZZ")
+    with pytest.raises(UnreadableDicomError, match="unknown kind"):
+        check_nesting(hidden)
 
 
 def test_endless_nesting_is_refused() -> None:

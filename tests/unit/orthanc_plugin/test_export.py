@@ -100,6 +100,13 @@ def test_a_hand_made_header_that_is_code_is_not_run() -> None:
         read_attention(holding(code))
 
 
+def test_a_hand_made_header_that_is_nested_is_not_followed() -> None:
+    form = b"{'descr': '<i8', 'fortran_order': False, 'shape': " + b"-" * 3000 + b"1}"
+    nested = b"\x93NUMPY\x01\x00" + len(form).to_bytes(2, "little") + form
+    with pytest.raises(UnreadableAttentionError, match="not numpy's"):
+        read_attention(holding(nested))
+
+
 def test_an_array_without_even_a_version_is_refused() -> None:
     with pytest.raises(UnreadableAttentionError, match="cannot be read"):
         read_attention(holding(b"\x93NUMPY"))

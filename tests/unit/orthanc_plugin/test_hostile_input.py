@@ -49,6 +49,24 @@ def test_json_that_cannot_be_stored_is_a_400(site: MemorySite, parameters: str) 
     assert (answer.status, answer.json["code"]) == (400, "bad_json")
 
 
+@pytest.mark.parametrize(
+    ("parameters", "status"),
+    [
+        ("[" * 29 + "]" * 29, 201),
+        ("[" * 30 + "]" * 30, 400),
+        ("[]," * 500 + "[]", 201),
+        ('"' + "[" * 500 + '"', 201),
+        (r'"\"' + "[" * 500 + r'\\"', 201),
+        (r'"\\",' + "[" * 500 + "]" * 500, 400),
+        ("[" * 500, 400),
+        ("[" * 500 + "}" * 500, 400),
+    ],
+    ids=["32", "33", "beside", "text", "escaped", "after an escape", "open", "crossed"],
+)
+def test_json_is_taken_up_to_32_levels_of_nesting(site: MemorySite, parameters: str, status: int) -> None:
+    assert submit_text(site, f'{{"a": [{parameters}]}}').status == status
+
+
 def test_characters_beyond_the_basic_plane_are_taken(site: MemorySite) -> None:
     assert submit_text(site, '{"note": "\\ud83d\\ude00"}').status == 201
 
