@@ -17,6 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import ParamSpec, Self, TypeVar
 
+from worker.shutdown import ENDING
+
 _log = logging.getLogger(__name__)
 
 _MOST_LOST = 2
@@ -57,13 +59,14 @@ class Apart:
         **named: _Arguments.kwargs,
     ) -> _Answer:
         """Return what the function returns, or raise what it raises; one call after the other."""
-        answer = self._submitted(function, *arguments, **named)
-        if answer is None:
+        submitted = self._submitted(function, *arguments, **named)
+        if submitted is None:
             return function(*arguments, **named)
+        pool, answer = submitted
         try:
             found = answer.result()
         except BrokenExecutor as error:
-            self._give_up(error)
+            self._give_up(pool, error)
             return function(*arguments, **named)
         except Exception as error:
             # The traceback of the other process is text, and may quote what stands in a slide's header.
@@ -89,8 +92,9 @@ class Apart:
 
     def _submitted(
         self, function: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **named: _Arguments.kwargs
-    ) -> Future[_Answer] | None:
-        """Hand a call to the other process, or return None where there is none."""
+    ) -> tuple[ProcessPoolExecutor, Future[_Answer]] | None:
+        """Hand a call to the other process, and return both; None where there is no such process."""
+        pool = None
         try:
             with self._lock:
                 if self._lost >= _MOST_LOST:
@@ -101,22 +105,31 @@ class Apart:
                     self._pool = ProcessPoolExecutor(
                         1, mp_context=context, initializer=_begin, initargs=self._modules
                     )
-                return self._pool.submit(function, *arguments, **named)
+                pool = self._pool
+                return pool, pool.submit(function, *arguments, **named)
         except (OSError, NotImplementedError, BrokenExecutor) as error:
-            self._give_up(error)
+            self._give_up(pool, error)
             return None
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, pool: ProcessPoolExecutor | None, error: Exception) -> None:
+        """Count a process that is lost: once, though several calls may have waited for it."""
+        with self._lock:
+            if self._pool is not pool:
+                return
+            self._pool = None
+            self._lost += 1
         _log.warning("No process beside this one (%s): its work is done here, more slowly.", error)
-        self._lost += 1
-        self.close()
+        if pool is not None:
+            pool.shutdown(wait=False)
 
 
 def _begin(*modules: str) -> None:
     """Say nothing, since libraries quote headers, and end with the process that calls and not before."""
     logging.disable(logging.CRITICAL)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    # Not when they are called only: what is called with is checked, and quoted, when it comes.
+    logging.captureWarnings(capture=True)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for module in modules:
         importlib.import_module(module)

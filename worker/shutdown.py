@@ -7,6 +7,9 @@ import signal
 import threading
 from types import FrameType
 
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name))
+"""What asks a process to end: on Windows Ctrl-Break, too, which reaches all that it has started."""
+
 
 class ShutdownRequest:
     """Counts the askings.
@@ -42,11 +45,9 @@ class ShutdownRequest:
         return self.requested.is_set() or self.drained.is_set()
 
     def install(self) -> None:
-        """Let SIGTERM, SIGINT and, on Windows, Ctrl-Break ask; call this from the main thread."""
-        for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
-            number = getattr(signal, name, None)
-            if number is not None:
-                signal.signal(number, self._on_signal)
+        """Let the signals of `ENDING` ask; call this from the main thread."""
+        for number in ENDING:
+            signal.signal(number, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         # Nothing is logged here: the signal may have arrived in the middle of a line of the log.

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from worker.apart import Apart
 from worker.errors import WorkerError
+from worker.shutdown import ENDING
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,6 +32,13 @@ def die_elsewhere(here: int) -> int:
     if os.getpid() != here:
         os._exit(1)
     return here
+
+
+def die_a_little_later(here: int) -> int:
+    """End the process when another call waits for it, too."""
+    if os.getpid() != here:
+        time.sleep(0.5)
+    return die_elsewhere(here)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,7 @@ def test_an_error_comes_back_as_itself_without_the_text_of_the_other_process(apa
     assert raised.value.__cause__ is None
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", ENDING)
 def test_what_ends_the_worker_in_good_order_leaves_its_other_process_at_work(
     apart: Apart, signum: signal.Signals
 ) -> None:
@@ -68,9 +78,17 @@ def test_what_ends_the_worker_in_good_order_leaves_its_other_process_at_work(
     assert apart.call(os.getpid) == other
 
 
+class Quoted:
+    """A value that is quoted when the other process receives it, as pydicom does with what is not valid."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return warnings.warn, ("Patient DOE^JANE",)
+
+
 def test_nothing_is_logged_there(capfd: pytest.CaptureFixture[str]) -> None:
     with Apart() as apart:
         apart.call(logging.error, "Patient DOE^JANE")
+        apart.call(type, Quoted())
     assert "DOE" not in "".join(capfd.readouterr())
 
 
@@ -82,6 +100,14 @@ def test_what_the_other_process_dies_of_is_done_here_and_the_next_in_a_new_one(
         assert apart.call(die_elsewhere, os.getpid()) == os.getpid()
         assert "its work is done here" in caplog.text
         assert apart.call(os.getpid) not in {before, os.getpid()}
+
+
+def test_one_that_two_calls_waited_for_is_one_that_died(caplog: pytest.LogCaptureFixture) -> None:
+    with Apart() as apart, ThreadPoolExecutor(2) as callers:
+        apart.call(os.getpid)
+        list(callers.map(apart.call, (die_a_little_later,) * 2, (os.getpid(),) * 2))
+        assert len(caplog.records) == 1
+        assert apart.call(os.getpid) != os.getpid()
 
 
 def test_after_two_in_a_row_that_died_all_is_done_here() -> None:
