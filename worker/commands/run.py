@@ -101,7 +101,9 @@ def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
     pulse = Pulse(take_from_environment())
     shutdown = ShutdownRequest()
     if arguments.until_input_ends:
-        threading.Thread(target=_ask_when_input_ends, args=(shutdown,), name="input", daemon=True).start()
+        threading.Thread(
+            target=_ask_when_it_ends, args=(_taken_input(), shutdown), name="input", daemon=True
+        ).start()
     with hold_worker_id(settings):
         sweep_scratch(settings)
         telemetry = make_telemetry()
@@ -132,9 +134,23 @@ def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _ask_when_input_ends(shutdown: ShutdownRequest) -> None:
-    """End in good order when whoever started this process is gone."""
-    while os.read(sys.stdin.fileno(), 1):
+def _taken_input() -> int:
+    """Take the standard input away from processes that this one starts, and return it.
+
+    On Windows a Python that inherits a pipe does not begin while another process waits for what comes by it
+    (https://github.com/python/cpython/issues/78961).
+    """
+    given = sys.stdin.fileno()
+    taken = os.dup(given)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, given)
+    os.close(nothing)
+    return taken
+
+
+def _ask_when_it_ends(pipe: int, shutdown: ShutdownRequest) -> None:
+    """End in good order when whoever started this process, and holds the pipe's other end, is gone."""
+    while os.read(pipe, 1):
         pass
     shutdown.ask()
 
