@@ -133,7 +133,7 @@ class Daemon:
         ------
         UnauthorizedError, RefusedError
             If the server turns this worker away at its first claim: nothing here mends that by waiting. Or if
-            a run that is to end by itself may read none of several slides in a row.
+            a run that is to end by itself may read none of several slides in a row, or not its only one.
         ServerError
             If a run that is to end by itself gets no answer to several claims in a row.
         """
@@ -150,6 +150,8 @@ class Daemon:
         while self._works:
             self._wait_for_work()
         self._claimer.leave()
+        if self._refusal is not None and mode is Mode.ONCE:
+            raise UnauthorizedError(str(self._refusal)) from self._refusal
         _log.info("The worker ends after %d request(s).", self._served)
         return DaemonEnd(self._served, self._abandoned)
 

@@ -590,7 +590,7 @@ def test_a_pause_of_an_hour_that_a_page_asks_for_keeps_no_worker_from_claiming(
     assert not thread.is_alive()
 
 
-def test_a_password_that_orthanc_refuses_in_mid_read_gives_the_request_back_and_fails_nothing(
+def test_a_password_that_orthanc_refuses_in_mid_read_gives_the_request_back_and_ends_a_run_for_it(
     rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refused(_: Claim) -> Any:
@@ -598,7 +598,8 @@ def test_a_password_that_orthanc_refuses_in_mid_read_gives_the_request_back_and_
 
     rig.open_slide = refused
     request = server.add_request()
-    rig.daemon().run(Mode.ONCE)
+    with pytest.raises(UnauthorizedError, match="does not accept the user or the password"):
+        rig.daemon().run(Mode.ONCE)
     assert request.status == "pending"
     assert server.calls_to("/complete-request/") == []
     assert list(rig.spool.waiting()) == []
