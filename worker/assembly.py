@@ -87,7 +87,7 @@ def build_daemon(
         settings,
         analyzer,
         Job(settings.worker_id, analyzer, open_slide, _dicom_step(settings, apart)),
-        Outbox(make_client(), spool),
+        Outbox(make_client(), spool, wait=shutdown.requested.wait),
         make_client=make_client,
         make_view=view,
         shutdown=shutdown,

@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from enum import Enum
+from itertools import count
 
 from worker.backoff import Backoff
 from worker.client import PluginClient
-from worker.delivery import Delivery, without_patient_data
+from worker.delivery import Delivery, names_patient, without_patient_data
 from worker.errors import (
     BusyError,
     RefusedError,
@@ -36,12 +37,19 @@ _SETTLED = frozenset({"lease_lost", "series_changed", "wrong_state"})
 _INSTALLATIONS_FAULTS = frozenset({"forbidden_role", "forbidden_origin", "unknown_route", "upgrade_worker"})
 """Refusals of whoever asks, whatever is sent: a user taken out of Pathology.Workers must not cost results."""
 
+_UNKEPT_S = 600.0
+"""So long a result that finds no room on disk is sent again and again, with its lease held. Then it is lost:
+those that follow find none either."""
+_OBJECTS_S = 60.0
+"""So long one with DICOM objects is, which the disk does not keep: Orthanc may only be starting anew."""
+
 
 class Fate(Enum):
     """What became of a delivery."""
 
     ARRIVED = "arrived"
     WAITS = "waits"
+    UNKEPT = "unkept"
     UNWANTED = "unwanted"
     REFUSED = "refused"
 
@@ -58,7 +66,10 @@ class Outbox:
     clock
         A monotonic clock, in seconds.
     backoff
-        Waits between replays that left something waiting.
+        Waits between replays that left something waiting, and between tries of what the disk does not keep.
+    wait
+        Waits the given seconds and returns True where no further try is wanted; by default an event that
+        nobody sets.
     """
 
     def __init__(
@@ -67,11 +78,13 @@ class Outbox:
         spool: Spool,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff | None = None,
+        wait: Callable[[float], bool] | None = None,
     ) -> None:
         self._client = client
         self._spool = spool
         self._clock = clock
         self._backoff = backoff if backoff is not None else Backoff(base_s=2.0, cap_s=60.0)
+        self._wait = wait if wait is not None else threading.Event().wait
         self._failures = 0
         self._rests_until = clock()
         self._told: dict[str, str] = {}
@@ -98,7 +111,27 @@ class Outbox:
     def _deliver(
         self, delivery: Delivery, on_sent: Callable[[int], None] | None, begun_at: float | None
     ) -> Fate:
-        spooled = self._keep(delivery)
+        first_at, spooled = self._clock(), False
+        for failures in count():
+            spooled = spooled or self._keep(delivery)
+            fate = self._send(delivery, on_sent, begun_at, spooled=spooled)
+            pause_s = self._backoff.delay(failures)
+            is_last = self._clock() + pause_s >= first_at + _again_from_memory_s(delivery, fate)
+            if is_last or self._wait(pause_s):
+                break
+        if fate is Fate.UNKEPT:
+            self._told.pop(delivery.name, None)
+            _log.error("The result, which was not kept, is lost; the server gives the request out again.")
+        return fate
+
+    def _send(
+        self,
+        delivery: Delivery,
+        on_sent: Callable[[int], None] | None,
+        begun_at: float | None,
+        *,
+        spooled: bool,
+    ) -> Fate:
         started = self._clock() if begun_at is None else begun_at
         try:
             for name, data in delivery.artifacts.items():
@@ -239,8 +272,8 @@ class Outbox:
     def _settle(self, delivery: Delivery, error: ServerError, *, spooled: bool) -> Fate:
         """Decide what a failure to send means for the delivery: the plugin's own word on it alone ends it."""
         if not isinstance(error, RefusedError) or _concerns_all(error) or isinstance(error, BusyError):
-            self._tell_that_it_waits(delivery, error, spooled=spooled)
-            return Fate.WAITS if spooled else Fate.REFUSED
+            self._tell_that_it_waits(delivery, error, "on disk" if spooled else "in memory")
+            return Fate.WAITS if spooled else Fate.UNKEPT
         self._discard(delivery)
         if error.code == "already_completed":
             # The answer was lost; what is kept on disk differs from what was sent by the header's values.
@@ -253,18 +286,12 @@ class Outbox:
         self._report_refusal(delivery, error)
         return Fate.REFUSED
 
-    def _tell_that_it_waits(self, delivery: Delivery, error: ServerError, *, spooled: bool) -> None:
+    def _tell_that_it_waits(self, delivery: Delivery, error: ServerError, where: str) -> None:
         """Warn of what keeps a delivery, once for each reason and not at each try."""
-        where = (
-            "waits on disk and is sent again"
-            if spooled
-            else "is lost; the server gives the request out again"
-        )
         is_known = self._told.get(delivery.name) == str(error)
-        if spooled:
-            self._told[delivery.name] = str(error)
+        self._told[delivery.name] = str(error)
         level = logging.DEBUG if is_known else logging.WARNING
-        _log.log(level, "The result did not arrive and %s: %s", where, error)
+        _log.log(level, "The result did not arrive, waits %s and is sent again: %s", where, error)
 
     def _discard(self, delivery: Delivery) -> None:
         self._told.pop(delivery.name, None)
@@ -289,6 +316,14 @@ def _concerns_all(error: ServerError) -> bool:
     if isinstance(error, RefusedError):
         return (isinstance(error, BusyError) and error.status != 500) or error.code in _INSTALLATIONS_FAULTS
     return isinstance(error, UnreachableError | UnauthorizedError)
+
+
+def _again_from_memory_s(delivery: Delivery, fate: Fate) -> float:
+    """Return for how long a delivery is sent again from memory, which holds more of it than the disk."""
+    if fate is Fate.UNKEPT:
+        return _UNKEPT_S
+    has_objects = any(names_patient(name) for name in delivery.artifacts)
+    return _OBJECTS_S if fate is Fate.WAITS and has_objects else 0.0
 
 
 def _with_publish_time(delivery: Delivery, seconds: float) -> Delivery:

@@ -110,7 +110,7 @@ class Rig:
             self.settings,
             self.analyzer,
             Job("lab-1", self.analyzer, self.open_slide, DicomStep(ALL_KINDS)),
-            Outbox(self.client(), self.spool),
+            Outbox(self.client(), self.spool, wait=self.shutdown.requested.wait),
             make_client=self.client,
             make_view=LineView,
             shutdown=self.shutdown,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import logging
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 from tests.support.scripted_server import FOREIGN_PAGES, Page, ScriptedServer
 from tests.unit.worker.conftest import Rig
 from worker.backoff import Backoff
+from worker.contract import ArtifactRef
 from worker.daemon import Mode
 from worker.delivery import Delivery, result_delivery
 from worker.outbox import Fate, Outbox
@@ -69,6 +72,134 @@ def test_results_that_waited_through_a_cut_survive_a_sign_in_page_on_the_way_bac
     server.stand_ins.clear()
     outbox.replay()
     assert {request.status for request in server.requests.values()} == {"completed"}
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Let the spool have no room, until this is undone."""
+
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("worker.spool._write_durably", write)
+    return monkeypatch
+
+
+def outbox_that_pauses(rig: Rig, pause: Callable[[float], bool]) -> Outbox:
+    longest = Backoff(base_s=10, cap_s=40, uniform=lambda _low, high: high)
+    return Outbox(rig.client(), rig.spool, lambda: 0.0, longest, pause)
+
+
+@pytest.mark.parametrize("page", [*FOREIGN_PAGES.values(), None], ids=[*FOREIGN_PAGES, "nothing"])
+@pytest.mark.usefixtures("full_disk")
+def test_a_result_that_finds_no_room_on_disk_is_sent_from_memory_until_it_arrives(
+    rig: Rig, server: ScriptedServer, page: Page | None
+) -> None:
+    delivery, pauses = claimed(rig, server), []
+    server.stand_ins.update({} if page is None else {ANYWHERE: page})
+    server.accepts_results = page is not None
+
+    def pause(seconds: float) -> bool:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            server.stand_ins.clear()
+            server.accepts_results = True
+        return False
+
+    assert outbox_that_pauses(rig, pause).deliver(delivery) is Fate.ARRIVED
+    assert pauses == [10, 20, 40]
+    assert server.requests[delivery.request_id].status == "completed"
+
+
+def test_it_waits_on_disk_as_soon_as_there_is_room(
+    rig: Rig, server: ScriptedServer, full_disk: pytest.MonkeyPatch
+) -> None:
+    delivery = claimed(rig, server)
+    server.accepts_results = False
+
+    def make_room(_: float) -> bool:
+        full_disk.undo()
+        return False
+
+    assert outbox_that_pauses(rig, make_room).deliver(delivery) is Fate.WAITS
+    assert waiting(rig) == ["a"]
+
+
+def with_objects(delivery: Delivery) -> Delivery:
+    """Return a result with a DICOM object, which may not lie on this machine's disk."""
+    name, content = "slide-report.dcm", b"DICM"
+    body = {
+        **delivery.body,
+        "artifacts": [*delivery.body["artifacts"], ArtifactRef.of(name, content).as_json()],
+        "result": {
+            **delivery.body["result"],
+            "artifacts": ["heatmap.png", name],
+            "dicom": [{"modality": "SR"}],
+        },
+    }
+    artifacts = {**delivery.artifacts, name: content}
+    return dataclasses.replace(delivery, body=body, artifacts=artifacts)
+
+
+def test_dicom_objects_that_the_disk_does_not_keep_wait_a_minute_for_the_server(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    delivery = with_objects(claimed(rig, server))
+    server.accepts_results = False
+
+    def start_again(_: float) -> bool:
+        server.accepts_results = True
+        return False
+
+    assert outbox_that_pauses(rig, start_again).deliver(delivery) is Fate.ARRIVED
+    assert set(server.requests[delivery.request_id].artifacts) == {"heatmap.png", "slide-report.dcm"}
+    assert waiting(rig) == []
+
+
+def test_after_that_minute_their_result_waits_on_disk_without_them(rig: Rig, server: ScriptedServer) -> None:
+    now = 0.0
+
+    def pause(seconds: float) -> bool:
+        nonlocal now
+        now += seconds
+        return False
+
+    delivery = with_objects(claimed(rig, server))
+    server.stand_ins["/artifacts/"] = Page(403)
+    longest = Backoff(base_s=10, cap_s=10, uniform=lambda _low, high: high)
+    assert Outbox(rig.client(), rig.spool, lambda: now, longest, pause).deliver(delivery) is Fate.WAITS
+    assert now == 50
+    server.stand_ins.clear()
+    assert Outbox(rig.client(), rig.spool).replay()
+    result = server.requests[delivery.request_id].document["result"]
+    assert result["quality"]["flags"] == ["dicom_results_not_kept"]
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_it_is_given_up_after_ten_minutes(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+
+    def pause(seconds: float) -> bool:
+        nonlocal now
+        now += seconds
+        return False
+
+    delivery = claimed(rig, server)
+    server.stand_ins["/artifacts/"] = Page(403)
+    longest = Backoff(base_s=40, cap_s=40, uniform=lambda _low, high: high)
+    assert Outbox(rig.client(), rig.spool, lambda: now, longest, pause).deliver(delivery) is Fate.UNKEPT
+    assert now == 560
+    assert "which was not kept, is lost" in warnings(caplog)[-1]
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_so_it_is_where_the_worker_is_to_end(rig: Rig, server: ScriptedServer) -> None:
+    delivery = claimed(rig, server)
+    server.stand_ins["/artifacts/"] = Page(403)
+    assert outbox_that_pauses(rig, lambda _: True).deliver(delivery) is Fate.UNKEPT
+    assert len(server.calls_to("/artifacts/")) == 1
 
 
 def test_the_log_names_what_answered_once_and_not_at_every_try(
