@@ -67,7 +67,7 @@ class Actors:
         self.promises.process_died(self.site)
         told_otherwise = requests_told_otherwise(self.site)
         self.site.restart(kill=kill)
-        self.promises.cut_short |= requests_told_otherwise(self.site) - told_otherwise
+        self.promises.cut_short |= requests_told_otherwise(self.site, unread=True) - told_otherwise
 
     def submit(self, slide: int, parameter: int, *, force: bool) -> None:
         series = self.slides[slide].series

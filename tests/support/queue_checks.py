@@ -61,15 +61,15 @@ def check_dicom(site: StruckSite, promises: Promises, slides: set[str]) -> None:
     require(whole <= site.series_ids(), "lost", "a DICOM series of a completed request is gone")
 
 
-def requests_told_otherwise(site: StruckSite) -> set[str]:
+def requests_told_otherwise(site: StruckSite, *, unread: bool = False) -> set[str]:
     """Return the requests of whose history the audit does not have every line once.
 
-    What a start could not read yet is looked up where it lies: its lines were lost before that start.
+    With `unread` also those that a start could not read yet, looked up where they lie.
     """
     told = Counter((request_id, item.at, item.event, item.by) for item, request_id in site.audit.events)
     happened = Counter(
         (request.request_id, item.at, item.event, item.by)
-        for request in (*site.application.core.index.snapshot(), *_unread(site))
+        for request in (*site.application.core.index.snapshot(), *(_unread(site) if unread else ()))
         for item in request.history
         if item.event != "confirmed"  # that is not written by itself, and no line
     )
