@@ -165,6 +165,10 @@ class Promises:
         is_unwritten = series in site.application.core.replaced_unwritten
         is_unheard = any(heard == series for _, heard in site.gateway.unheard)
         if site.gateway.holds(series) and not is_unheard and not is_unwritten:
+            if series in self.shaken and not site.gateway.has_one_file(series):
+                self.copied -= self.of_series(
+                    series
+                )  # it came back with another file: nothing takes it along
             self.shaken.pop(series, None)
 
     def process_died(self, site: StruckSite) -> None:
