@@ -74,10 +74,12 @@ class Application:
 
     def user_of(self, headers: Mapping[str, str]) -> str:
         """Return the name of the user whom Orthanc, or the trusted proxy, accepted."""
+        settings = self.core.settings
         return user_name(
             headers,
-            self.core.settings.trusted_user_header,
+            settings.trusted_user_header,
             authentication_enabled=self._policy.authentication_enabled,
+            listed=(*settings.workers, *settings.monitors),
         )
 
     def allows(self, method: str, uri: str, peer: str, headers: Mapping[str, str]) -> bool:

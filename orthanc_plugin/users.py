@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .errors import SettingsError
@@ -22,11 +22,15 @@ def refuse_unsafe_users(configuration: Mapping[str, Any]) -> None:
     Raises
     ------
     SettingsError
-        Where a password is empty, or a name is, or a name holds a colon (Basic authentication cuts there).
+        Where it names nobody, where a password is empty, or a name is, or a name holds a colon (Basic
+        authentication cuts there).
     """
-    users = configuration.get("RegisteredUsers", {})
-    if not isinstance(users, Mapping):
-        return
+    users = configuration.get("RegisteredUsers")
+    if not isinstance(users, Mapping) or not users:
+        raise SettingsError(
+            "RegisteredUsers names nobody: Orthanc would let in orthanc with the password orthanc. Name your "
+            "users there."
+        )
     for name, password in users.items():
         if not name or ":" in name:
             raise SettingsError(
@@ -40,7 +44,11 @@ def refuse_unsafe_users(configuration: Mapping[str, Any]) -> None:
 
 
 def user_name(
-    headers: Mapping[str, str], trusted_header: str | None = None, *, authentication_enabled: bool = True
+    headers: Mapping[str, str],
+    trusted_header: str | None = None,
+    *,
+    authentication_enabled: bool = True,
+    listed: Collection[str] = (),
 ) -> str:
     """Return the name in a request's headers; ``""`` where there is none that anybody has checked.
 
@@ -54,10 +62,13 @@ def user_name(
         Header in which a proxy on this machine names the user, in lower case; see `is_forged`.
     authentication_enabled
         True where Orthanc checks passwords itself; else the Authorization header proves nothing.
+    listed
+        Users with a role. A proxy's directory may sign in LAB where it knows lab, who is one user to it: in
+        the header such a name means the one that is listed. To Orthanc's own list they are two.
     """
     named = headers.get(trusted_header, "").strip() if trusted_header is not None else ""
     if named or not authentication_enabled:
-        return named
+        return _as_listed(named, listed)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return ""
@@ -67,6 +78,12 @@ def user_name(
         return ""
     name, colon, _ = decoded.partition(":")
     return name if colon else ""
+
+
+def _as_listed(name: str, listed: Collection[str]) -> str:
+    if name in listed:
+        return name
+    return next((user for user in listed if user.casefold() == name.casefold()), name)
 
 
 def is_forged(headers: Mapping[str, str], trusted_header: str | None, peer: str) -> bool:

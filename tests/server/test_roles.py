@@ -209,6 +209,8 @@ def behind_proxy() -> Iterator[OrthancServer]:
         ({"X-Remote-User": "alice"}, "/patients", 200),
         ({"X-Remote-User": "alice"}, "/pathology/requests/", 200),
         ({"X-Remote-User": "worker"}, "/patients", 403),
+        ({"X-Remote-User": "WORKER"}, "/patients", 403),
+        ({"X-Remote-User": "Worker"}, "/pathology/requests/", 200),
         ({"X-Remote-User": "worker"}, "/pathology/requests/", 200),
         ({"X-Remote-User": "prometheus"}, "/pathology/health", 200),
         ({"X-Remote-User": "prometheus"}, "/system", 403),
@@ -226,6 +228,7 @@ def test_behind_a_proxy_only_its_header_names_anybody(
     ("overrides", "sentence"),
     [
         ({"RegisteredUsers": {"admin": ""}}, "admin has an empty password"),
+        ({"RegisteredUsers": None}, "RegisteredUsers names nobody"),
         ({"AuthenticationEnabled": False}, "AuthenticationEnabled must be true"),
         ({"Pathology": {"Worker": ["lab"]}}, "Pathology.Worker is no setting"),
     ],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,13 @@ def test_without_passwords_the_authorization_header_proves_nothing() -> None:
     assert user_name(basic("alice:x"), "x-remote-user", authentication_enabled=False) == ""
 
 
+def test_a_proxy_that_takes_a_name_in_any_case_makes_no_person_of_a_worker() -> None:
+    for name in ("lab", "LAB", "Lab"):
+        assert user_name({"x-remote-user": name}, "x-remote-user", listed=("lab",)) == "lab"
+    assert user_name({"x-remote-user": "Lab"}, "x-remote-user", listed=("lab", "Lab")) == "Lab"
+    assert user_name(basic("Lab:x"), "x-remote-user", listed=("lab",)) == "Lab"
+
+
 def test_the_proxys_header_from_another_machine_is_forged() -> None:
     assert is_forged({"x-remote-user": "admin"}, "x-remote-user", "10.0.0.7")
     assert not is_forged({"x-remote-user": "admin"}, "x-remote-user", "127.0.0.1")
@@ -116,7 +124,14 @@ def test_users_that_protect_nothing_stop_the_plugin(users: dict[str, str]) -> No
 
 def test_users_with_names_and_passwords_are_taken() -> None:
     refuse_unsafe_users({"RegisteredUsers": {"admin": "x"}})
-    refuse_unsafe_users({})
+
+
+@pytest.mark.parametrize("configuration", [{}, {"RegisteredUsers": {}}, {"RegisteredUsers": None}])
+def test_a_list_that_names_nobody_is_refused_for_orthanc_then_has_a_user_of_its_own(
+    configuration: dict[str, Any],
+) -> None:
+    with pytest.raises(SettingsError, match="names nobody"):
+        refuse_unsafe_users(configuration)
 
 
 def test_names_of_numbers_come_in_two_forms() -> None:
