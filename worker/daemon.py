@@ -322,11 +322,7 @@ class Daemon:
             sent += size
             control.report(position_in("publish", sent / max(delivery.size, 1)))
 
-        try:
-            fate = self._outbox.deliver(delivery, on_sent, begun)
-        except JobStoppedError:
-            self._outbox.forget(delivery)
-            raise
+        fate = self._outbox.deliver(delivery, on_sent, begun)
         if fate is Fate.ARRIVED:
             what = "result" if "result" in delivery.body else "error"
             _log.info("The %s has arrived (%.1f s).", what, time.monotonic() - begun)

@@ -17,6 +17,7 @@ from worker.client import PluginClient
 from worker.delivery import Delivery, names_patient, without_patient_data
 from worker.errors import (
     BusyError,
+    JobStoppedError,
     RefusedError,
     RequestGoneError,
     ServerError,
@@ -101,12 +102,22 @@ class Outbox:
         delivery
             What to send.
         on_sent
-            Called with the bytes of each artifact that arrived; what it raises ends the sending.
+            Called with the bytes of each artifact that arrived.
         begun_at
             When publishing began, on the clock; its duration becomes the result's ``timings_s.publish``.
+
+        Raises
+        ------
+        JobStoppedError
+            If `on_sent` does, since the work was stopped; nothing of the delivery is kept then.
         """
         with self._sending:
-            return self._deliver(delivery, on_sent, begun_at)
+            try:
+                return self._deliver(delivery, on_sent, begun_at)
+            except JobStoppedError:
+                # Here, where no replay comes in between.
+                self._discard(delivery)
+                raise
 
     def _deliver(
         self, delivery: Delivery, on_sent: Callable[[int], None] | None, begun_at: float | None
@@ -145,10 +156,6 @@ class Outbox:
         if spooled:
             self._discard(delivery)
         return Fate.ARRIVED
-
-    def forget(self, delivery: Delivery) -> None:
-        """Drop a delivery whose work was stopped while it was being sent."""
-        self._discard(delivery)
 
     def begin_replay(self, *, patiently: bool = False) -> Future[bool]:
         """Begin to `replay` in a thread of its own, or return what is under way, or was last done.

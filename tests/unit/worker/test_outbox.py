@@ -19,6 +19,7 @@ from worker.backoff import Backoff
 from worker.contract import ArtifactRef
 from worker.daemon import Mode
 from worker.delivery import Delivery, result_delivery
+from worker.errors import JobStoppedError, StopReason
 from worker.outbox import Fate, Outbox
 
 ANYWHERE = "/pathology/"
@@ -200,6 +201,17 @@ def test_so_it_is_where_the_worker_is_to_end(rig: Rig, server: ScriptedServer) -
     server.stand_ins["/artifacts/"] = Page(403)
     assert outbox_that_pauses(rig, lambda _: True).deliver(delivery) is Fate.UNKEPT
     assert len(server.calls_to("/artifacts/")) == 1
+
+
+def test_nothing_is_kept_of_a_result_whose_work_is_stopped_while_it_is_sent(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    def stop(_: int) -> None:
+        raise JobStoppedError(StopReason.CANCELLED)
+
+    with pytest.raises(JobStoppedError):
+        Outbox(rig.client(), rig.spool).deliver(claimed(rig, server), stop)
+    assert waiting(rig) == []
 
 
 def test_the_log_names_what_answered_once_and_not_at_every_try(
