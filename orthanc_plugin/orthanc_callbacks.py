@@ -40,6 +40,7 @@ class RestOutput(Protocol):
 
 _thread = threading.local()
 _ensure_thread_state = getattr(ctypes.pythonapi, "PyGILState_Ensure", lambda: None)
+_forget_error = getattr(ctypes.pythonapi, "PyErr_Clear", lambda: None)
 
 
 def _keep_thread_state() -> None:
@@ -49,7 +50,11 @@ def _keep_thread_state() -> None:
     of memory (Python 3.11 and later) which the processors then have to agree to be gone: nine times in a
     request's claim, heartbeat and completion. One `PyGILState_Ensure` more than there are releases keeps it.
     Orthanc's threads are few, and last; what is left of them is cleared as Python ends.
+
+    With it stays an error of Orthanc's own: a header that is no UTF-8 it cannot hand over. It refuses that
+    request without asking us, and would leave the exception to whoever comes next by this thread.
     """
+    _forget_error()
     if not getattr(_thread, "is_kept", False):
         _thread.is_kept = True
         _ensure_thread_state()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.queue_client import Queue, named
-from tests.support.sites import ServerSite
+from tests.support.sites import PERSON, ServerSite
 from tests.support.tiny_dicom import nested_result
 
 pytestmark = pytest.mark.server
@@ -40,6 +40,13 @@ def test_a_deep_body_is_a_400(site: ServerSite) -> None:
     body = f'{{"series": {DEEP}}}'.encode()
     answer = site.call("POST", "/pathology/analyze", data=body, headers={"Content-Type": "application/json"})
     assert (answer.status, answer.json["code"]) == (400, "bad_json")
+
+
+def test_a_head_that_is_no_text_is_refused_and_spoils_no_other_request(site: ServerSite) -> None:
+    person = (PERSON, site.passwords[PERSON])
+    for _ in range(60):  # more than Orthanc has threads
+        assert not site.server.get("/system", auth=person, headers={"Cookie": b"\xff"}).ok
+    assert {site.server.get("/system", auth=person).status_code for _ in range(120)} == {200}
 
 
 def test_a_deep_cursor_is_a_400(site: ServerSite) -> None:
