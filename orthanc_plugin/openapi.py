@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import __version__, source
+from .artifacts import KINDS
 from .metrics import CONTENT_TYPE as METRICS_TYPE
+from .pages import CONTENT_TYPES
 from .router import ROOT, Route
 from .schemas import SCHEMAS, ref
 from .values import STATUSES
 
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
+_PAGES = ",".join(CONTENT_TYPES.values())
+_ARTIFACTS = ",".join(kind.content_type for kind in KINDS)
 _WITHOUT_BODY = {
     "204": "Nothing to do; X-Pathology-Drain is true where a person lets this worker take nothing more.",
     "302": "It lies elsewhere.",
@@ -35,7 +39,7 @@ class Operation:
     body, answer
         Names in `SCHEMAS`; None where there is none or it is no JSON.
     body_type, answer_type
-        Content types.
+        Content types; several with a comma between.
     statuses
         Successes, such as ``200`` and ``204``; only 200 and 201 carry the answer.
     query, headers
@@ -44,7 +48,7 @@ class Operation:
 
     who: str
     body: str | None = None
-    answer: str | None = "Done"
+    answer: str | None = None
     body_type: str = _JSON
     answer_type: str = _JSON
     statuses: tuple[str, ...] = ("200",)
@@ -75,32 +79,36 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/analyze"): Operation(_PERSON, "Analyze", "Submitted", statuses=("200", "201")),
     ("GET", "/pending-requests"): Operation(_ALL, answer="List", query=(_WAIT,)),
     ("POST", "/claim"): Operation(_WORKER, "Claim", "Granted", statuses=("200", "204")),
-    ("POST", "/update-status/{request_id}"): Operation(_WORKER, "Report"),
+    ("POST", "/update-status/{request_id}"): Operation(_WORKER, "Report", "Orders"),
     ("POST", "/complete-request/{request_id}"): Operation(_WORKER, "Completion", "One"),
     ("GET", "/requests"): Operation(_ALL, answer="List", query=_LIST_QUERY),
     ("GET", "/requests/{request_id}"): Operation(_ALL, answer="One", query=(_WAIT, ("version", _TEXT))),
     ("PUT", "/requests/{request_id}/artifacts/{name}"): Operation(
-        _WORKER, body_type="*/*", headers=_LEASE_HEADERS
+        _WORKER, answer="Kept", body_type=_ARTIFACTS, headers=_LEASE_HEADERS
     ),
     ("GET", "/requests/{request_id}/artifacts/{name}"): Operation(
-        _ALL, answer=None, answer_type=_BYTES, statuses=("200", "304")
+        _ALL, answer=None, answer_type=_ARTIFACTS, statuses=("200", "304")
     ),
-    ("GET", "/requests/{request_id}/export/{form}"): Operation(_PERSON, answer=None, answer_type="*/*"),
+    ("GET", "/requests/{request_id}/export/{form}"): Operation(
+        _PERSON, answer=None, answer_type="application/geo+json,text/csv,application/x-hdf5"
+    ),
     ("POST", "/requests/{request_id}/cancel"): Operation(_PERSON, "Empty", "One"),
     ("POST", "/requests/{request_id}/retry"): Operation(_PERSON, "Empty", "One"),
     ("POST", "/requests/{request_id}/withdraw"): Operation(_PERSON, "Withdraw", "One"),
     ("POST", "/requests/{request_id}/review"): Operation(_PERSON, "Review", "One"),
     ("GET", "/models"): Operation(_ALL, answer="Models"),
     ("GET", "/workers"): Operation(_ALL, answer="Workers"),
-    ("POST", "/workers/{worker_id}/drain"): Operation(_PERSON, "Drain"),
+    ("POST", "/workers/{worker_id}/drain"): Operation(_PERSON, "Drain", "Drained"),
     ("POST", "/instances/{instance_id}/ranges"): Operation(_ALL, "Ranges", None, answer_type=_BYTES),
-    ("GET", "/instances/{instance_id}/frames"): Operation(_ALL),
-    ("GET", "/health"): Operation(_MONITOR),
+    ("GET", "/instances/{instance_id}/frames"): Operation(_ALL, answer="Frames"),
+    ("GET", "/health"): Operation(_MONITOR, answer="Health"),
     ("GET", "/metrics"): Operation(_MONITOR, answer=None, answer_type=METRICS_TYPE),
     ("GET", "/openapi.json"): Operation(_ALL, answer=None),
     ("GET", source.PATH): Operation(_PERSON, answer=None, answer_type=source.ARCHIVE_TYPE),
     ("GET", "/app"): Operation(_PERSON, answer=None, statuses=("302",)),
-    ("GET", "/app/{path*}"): Operation(_PERSON, answer=None, answer_type="*/*", statuses=("200", "304")),
+    ("GET", "/app/{path*}"): Operation(
+        _PERSON, answer=None, answer_type=_PAGES, statuses=("200", "302", "304")
+    ),
 }
 
 
@@ -154,7 +162,7 @@ def _operation(route: Route) -> dict[str, Any]:
     }
     if route.method in {"POST", "PUT"}:
         schema = {} if known.body is None else {"schema": ref(known.body)}
-        operation["requestBody"] = {"required": True, "content": {known.body_type: schema}}
+        operation["requestBody"] = {"required": True, "content": _content(known.body_type, schema)}
     return operation
 
 
@@ -174,4 +182,8 @@ def _success(known: Operation, status: str) -> dict[str, Any]:
     if status in _WITHOUT_BODY:
         return {"description": _WITHOUT_BODY[status]}
     schema = {} if known.answer is None else {"schema": ref(known.answer)}
-    return {"description": "Done.", "content": {known.answer_type: schema}}
+    return {"description": "Done.", "content": _content(known.answer_type, schema)}
+
+
+def _content(types: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return dict.fromkeys(types.split(","), schema)

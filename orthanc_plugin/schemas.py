@@ -8,6 +8,7 @@ from typing import Any
 from .artifacts import MOST_ARTIFACTS
 from .counters import KNOWN
 from .notes import CODES as NOTE_CODES
+from .ranges import MAX_BYTES, MAX_RANGES
 from .service.targets import MAX_SERIES_OF_COHORT
 from .values import FLAGS, OUTCOMES, STATUSES
 
@@ -37,6 +38,16 @@ def record(properties: dict[str, Schema], *required: str, closed: bool = False) 
     if closed:
         schema["additionalProperties"] = False
     return schema
+
+
+def whole(**properties: Schema) -> Schema:
+    """Return the schema of an object that has all of these members."""
+    return record(properties, *properties)
+
+
+def done(**properties: Schema) -> Schema:
+    """Return the schema of a success that has all of these members."""
+    return whole(success={"const": True}, **properties)
 
 
 def many(items: Schema, most: int | None = None) -> Schema:
@@ -83,6 +94,28 @@ _ATTEMPT = {
 }
 _EVENT = {"at": _TIME, "event": _ANY_TEXT, "by": _ANY_TEXT, "detail": _ANY_TEXT}
 _NOTE = {"code": {"enum": list(NOTE_CODES)}, "message": _ANY_TEXT, "offered": many(_ANY_TEXT)}
+_ARTIFACT = whole(name=_ANY_TEXT, size={"type": "integer"}, sha256=_SHA256, content_type=_ANY_TEXT)
+_OUTPUT = whole(modality=_ANY_TEXT, series_instance_uid=_ANY_TEXT, series=nullable(_ANY_TEXT))
+_INSTANCE = whole(
+    id=_ANY_TEXT,
+    sop_instance_uid=_ANY_TEXT,
+    uuid=_ANY_TEXT,
+    size={"type": "integer"},
+    image_type=many(_ANY_TEXT),
+)
+_LEASE = whole(
+    fence={"type": "integer"},
+    prefetch=_FLAG,
+    duration_s={"type": "number"},
+    heartbeat_s={"type": "number"},
+    confirm_s={"type": "number"},
+)
+_RANGE: Schema = {
+    "type": "array",
+    "prefixItems": [number(0, 2**62, kind="integer"), number(1, MAX_BYTES, kind="integer")],
+    "minItems": 2,
+    "maxItems": 2,
+}
 _NAMED = record(
     {"name": text(), "size": number(0, 2**31, kind="integer"), "sha256": _SHA256}, "name", "size", "sha256"
 )
@@ -108,13 +141,20 @@ def _or_of_older(current: Schema, older: Schema) -> Schema:
 
 SCHEMAS: dict[str, Schema] = {
     "Error": record(
-        {"success": {"const": False}, "code": _ANY_TEXT, "error": _ANY_TEXT, "field": _ANY_TEXT},
+        {
+            "success": {"const": False},
+            "code": _ANY_TEXT,
+            "error": _ANY_TEXT,
+            "field": _ANY_TEXT,
+            "candidates": many(_ANY_TEXT),
+        },
         "success",
         "code",
         "error",
     ),
     "Request": record(
         {
+            "schema": {"type": "integer"},
             "request_id": _ANY_TEXT,
             "status": {"enum": list(STATUSES)},
             "waits_for": {"enum": ["slide", "retry", "worker", None]},
@@ -144,8 +184,8 @@ SCHEMAS: dict[str, Schema] = {
             "error": nullable(_FAILURE),
             "summary": nullable({"type": "object"}),
             "result": nullable({"type": "object"}),
-            "artifacts": many({"type": "object"}),
-            "dicom": many({"type": "object"}),
+            "artifacts": many(_ARTIFACT),
+            "dicom": many(_OUTPUT),
             "review": nullable(record(_REVIEW, *_REVIEW)),
             "predecessor": nullable(_ANY_TEXT),
             "flags": many({"enum": list(FLAGS)}),
@@ -220,7 +260,13 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Drain": record({"drain": _FLAG}),
     "Ranges": record(
-        {"ranges": many({**many(number(0, 2**53, kind="integer"), 2), "minItems": 2}, 512)}, "ranges"
+        {
+            "ranges": {
+                **many(_RANGE, MAX_RANGES),
+                "minItems": 1,
+            }
+        },
+        "ranges",
     ),
     "One": record({"success": {"const": True}, "request": ref("Request")}, "success", "request"),
     "Submitted": record(
@@ -254,8 +300,8 @@ SCHEMAS: dict[str, Schema] = {
         {
             "success": {"const": True},
             "request": ref("Request"),
-            "lease": {"type": "object"},
-            "instances": many({"type": "object"}),
+            "lease": _LEASE,
+            "instances": many(_INSTANCE),
             "retry_after_s": {"type": "number"},
         },
         "success",
@@ -274,6 +320,7 @@ SCHEMAS: dict[str, Schema] = {
     "Workers": record(
         {
             "success": {"const": True},
+            "count": {"type": "integer"},
             "workers": many(
                 record(
                     {
@@ -299,5 +346,24 @@ SCHEMAS: dict[str, Schema] = {
         "success",
         "workers",
     ),
-    "Done": record({"success": {"const": True}}, "success"),
+    "Orders": done(status={"enum": list(STATUSES)}, cancel=_FLAG, drain=_FLAG, lease=_LEASE),
+    "Kept": done(artifact=_ARTIFACT),
+    "Drained": done(worker_id=_ANY_TEXT, drain=_FLAG),
+    "Frames": done(
+        transfer_syntax=_ANY_TEXT,
+        frames={"type": "integer"},
+        offsets=many({"type": "integer"}),
+        lengths=many({"type": "integer"}),
+    ),
+    "Health": done(
+        status={"enum": ["ok", "starting"]},
+        complete=_FLAG,
+        api={"type": "integer"},
+        version=_ANY_TEXT,
+        source=_ANY_TEXT,
+        orthanc=_ANY_TEXT,
+        requests={"type": "object", "additionalProperties": {"type": "integer"}},
+        waiting=whole(claims={"type": "integer"}, pages={"type": "integer"}),
+        workers_alive={"type": "integer"},
+    ),
 }

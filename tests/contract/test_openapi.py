@@ -13,8 +13,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from orthanc_plugin.openapi import OPERATIONS
 from tests.support.orthanc_server import ROOT
-from tests.support.queue_client import Queue
-from tests.support.sites import WORKER, MemorySite, Site
+from tests.support.queue_client import PNG, Queue, named
+from tests.support.sites import WORKER, Answer, MemorySite, Site
+from tests.support.tiny_dicom import tiny_result
 
 
 @pytest.fixture
@@ -60,6 +61,68 @@ def test_answers_are_what_the_document_says(document: dict[str, Any], queue: Que
     assert problems(document, "One", one.json) == []
     assert problems(document, "List", listed.json) == []
     assert problems(document, "Error", refused.json) == []
+
+
+def described(document: dict[str, Any], method: str, path: str, answer: Answer) -> list[str]:
+    """Return where an answer is not what the document says of its route: status, type or members."""
+    responses = document["paths"][path][method.lower()]["responses"]
+    content_type = answer.headers.get("content-type", "").split(";")[0]
+    types = {name.split(";")[0]: of for name, of in responses[str(answer.status)].get("content", {}).items()}
+    if content_type not in types and types:
+        return [f"{content_type} is none of {sorted(types)}"]
+    schema = types.get(content_type, {}).get("schema")
+    return [] if schema is None else problems(document, schema["$ref"].rsplit("/", 1)[-1], answer.json)
+
+
+def test_every_route_answers_with_the_status_type_and_members_that_it_is_documented_with(
+    document: dict[str, Any], queue: Queue, site: Site
+) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    lease = queue.claim()
+    one, worker_id = f"/pathology/requests/{lease.request_id}", lease.claimed["request"]["worker_id"]
+    result = tiny_result(slide.study_uid)
+    files = {"heatmap.png": (PNG, "image/png"), "sr.dcm": (result, "application/dicom")}
+    put = "/pathology/requests/{request_id}/artifacts/{name}"
+    answers = [
+        ("POST", "/pathology/update-status/{request_id}", lease.heartbeat(stage="encode")),
+        *(("PUT", put, lease.put(name, *file)) for name, file in files.items()),
+    ]
+    named_files = [named(name, content) for name, (content, _) in files.items()]
+    answers += [
+        ("POST", "/pathology/complete-request/{request_id}", lease.complete(*named_files)),
+        ("GET", "/pathology/requests/{request_id}", site.call("GET", one)),
+        *(("GET", put, site.call("GET", f"{one}/artifacts/{name}")) for name in files),
+        ("GET", "/pathology/health", site.call("GET", "/pathology/health")),
+        ("GET", "/pathology/metrics", site.call("GET", "/pathology/metrics")),
+        ("GET", "/pathology/workers", site.call("GET", "/pathology/workers")),
+        ("GET", "/pathology/source.tar.gz", site.call("GET", "/pathology/source.tar.gz")),
+        ("GET", "/pathology/app/{path}", site.call("GET", "/pathology/app/app/worklist.html")),
+        (
+            "POST",
+            "/pathology/workers/{worker_id}/drain",
+            site.call("POST", f"/pathology/workers/{worker_id}/drain", body={"drain": False}),
+        ),
+    ]
+    assert [answer.status for _, _, answer in answers if answer.status >= 400] == []
+    assert [(path, described(document, method, path, answer)) for method, path, answer in answers] == [
+        (path, []) for _, path, _ in answers
+    ]
+
+
+@pytest.mark.parametrize(
+    "ranges", [[], [[0, 0]], [[-1, 1]], [[0, 2**26]], [[0]], [[0, 1, 2]], [[0, 1]] * 513]
+)
+def test_ranges_that_are_refused_are_forbidden_by_the_document(
+    document: dict[str, Any], site: Site, ranges: list[Any]
+) -> None:
+    assert problems(document, "Ranges", {"ranges": ranges})
+    answer = site.call("POST", "/pathology/instances/x/ranges", body={"ranges": ranges})
+    assert answer.status in {400, 413}
+
+
+def test_ranges_that_are_read_are_allowed_by_the_document(document: dict[str, Any]) -> None:
+    assert problems(document, "Ranges", {"ranges": [[0, 1], [2**62, 2**25]]}) == []
 
 
 def test_attempts_reviews_and_history_are_what_the_document_says(
