@@ -218,8 +218,15 @@ export function timings(result) {
     ];
 }
 
-/** Return a detail; one that begins with the code of an error has it in the page's words. */
-function detailOf(detail) {
+/** Return the verdict in the page's words, with the person's own behind it. */
+function verdictOf(detail) {
+    const [, kind, comment] = /^([a-z]+)(.*)$/s.exec(detail);
+    return `${word("review", kind)}${comment}`;
+}
+
+/** Return a detail; one that begins with a verdict or the code of an error has it in the page's words. */
+function detailOf(event, detail) {
+    if (event === "reviewed") return verdictOf(detail);
     const [, kind, message] = /^([a-z_]+): (.*)$/s.exec(detail) ?? [];
     if (!hasWord("error", kind)) return detail;
     const known = t(`error.${kind}`);
@@ -237,7 +244,7 @@ export function history(request) {
                 {},
                 element("time", { datetime: at }, moment(at)),
                 element("span", {}, word("event", event), by ? ` · ${by}` : ""),
-                detail ? element("span.detail", {}, detailOf(detail)) : null,
+                detail ? element("span.detail", {}, detailOf(event, detail)) : null,
             ),
         ),
     );

@@ -716,6 +716,22 @@ def test_what_went_wrong_is_in_korean_in_the_history_too(
     expect(page.locator(".history")).to_contain_text("분석 서버의 디스크가 가득 찼습니다. No space left.")
 
 
+def test_what_a_reviewer_found_is_in_the_words_of_the_page_in_the_history_too(
+    server: OrthancServer, faultless: Visit, slide: str, screenshot: Callable[[Visit, str], None]
+) -> None:
+    request_id = analysed(server, slide)
+    open_worklist(faultless).click("button[lang=ko]")
+    page = open_result(faultless, request_id)
+    wait_for_pictures(page)
+    page.click("[data-action=agree]")
+    expect(page.locator(".history .detail").last).to_have_text("동의")
+    page.fill("#comment", "agree: with the report")
+    page.click("[data-action=disagree]")
+    expect(page.locator(".history .detail").last).to_have_text("동의하지 않음: agree: with the report")
+    page.locator(".history").scroll_into_view_if_needed()
+    screenshot(faultless, "history-ko")
+
+
 def test_a_patient_whose_name_is_made_of_the_id_is_told_once(
     server: OrthancServer, faultless: Visit, tmp_path: Path
 ) -> None:
