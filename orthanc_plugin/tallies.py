@@ -13,6 +13,29 @@ from typing import Any
 from . import values
 from .values import AnalysisRequest, Event
 
+EVENTS = (
+    "submitted",
+    "claimed",
+    "confirmed",
+    "begun",
+    "resumed",
+    values.DELIVERED,
+    values.COMPLETED,
+    values.FAILED,
+    "requeued",
+    values.UNCONFIRMED,
+    values.HANDED_BACK,
+    values.SERIES_CHANGED,
+    values.SOURCE_REPLACED,
+    "cancel_requested",
+    values.CANCELLED,
+    "retried",
+    values.WITHDRAWN,
+    "reviewed",
+)
+"""What a line of a history can be. Each is counted from 0: of a counter that begins with its first event a
+monitor takes the first for nothing."""
+
 _STAGE = re.compile(r"[a-z][a-z0-9_]{0,29}")
 _MOST_STAGES = 30
 """Stages are named by workers; beyond so many names further ones are left out."""
@@ -34,7 +57,7 @@ class Tallies:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._transitions: Counter[str] = Counter()
+        self._transitions = Counter(dict.fromkeys(EVENTS, 0))
         self._lost_leases: Counter[str] = Counter()
         self._stages: dict[str, Seconds] = {}
         self._durations: dict[str, deque[float]] = {}

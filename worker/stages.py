@@ -12,7 +12,7 @@ STAGES: dict[str, tuple[float, str]] = {
     "tissue": (0.05, "finding tissue"),
     "patches": (0.02, "laying patches"),
     "known": (0.0, "taking over patches of an earlier run"),
-    "wait": (0.0, "waiting for the slide before it"),
+    "wait": (0.0, "waiting for its turn at the encoder"),
     "encode": (0.81, "encoding patches"),
     "predict": (0.02, "predicting"),
     "heatmap": (0.05, "drawing the heatmap"),

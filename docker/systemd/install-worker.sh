@@ -47,6 +47,8 @@ if [ ! -e "$settings" ]; then
     install -m 600 worker/env.example "$settings"
     # Services of one machine are told apart by this name.
     sed -i "s/^#WORKER_ID=.*/WORKER_ID=$(uname -n | tr -c 'A-Za-z0-9\n' '-' | cut -c 1-40)-$name/" "$settings"
+    # The service's own folder, said here so that `doctor` looks at it whoever runs that: not at root's home.
+    sed -i -E "s#^\#(SPOOL_DIR|FEATURE_CACHE_DIR)=~/.cache/orthanc-pathology/#\1=/var/lib/pathology-worker/$name/#" "$settings"
 fi
 [ -n "$root" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 

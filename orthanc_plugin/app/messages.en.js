@@ -200,6 +200,7 @@ export const messages = {
     "event.submitted": "Submitted",
     "event.claimed": "Taken by a worker",
     "event.confirmed": "Work begun",
+    "event.begun": "Work begun",
     "event.requeued": "Waiting for another attempt",
     "event.resumed": "Taken up again after a restart",
     "event.expired": "The worker fell silent",

@@ -200,6 +200,7 @@ export const messages = {
     "event.submitted": "요청됨",
     "event.claimed": "분석 서버에 배정",
     "event.confirmed": "분석 시작",
+    "event.begun": "분석 시작",
     "event.requeued": "다음 시도 대기",
     "event.resumed": "재시작 후 계속",
     "event.expired": "분석 서버 응답 없음",

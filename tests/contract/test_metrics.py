@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from orthanc_plugin.tallies import EVENTS
 from tests.support.queue_client import Queue
 from tests.support.sites import MONITOR, Site
 
@@ -31,6 +32,14 @@ def test_depth_and_age_are_told_by_model_and_state(queue: Queue, site: Site) -> 
     assert found[f'pathology_requests{{model="{queue.model}",status="pending"}}'] == 1
     assert found[f'pathology_requests{{model="{queue.model}",status="processing"}}'] == 1
     assert found[f'pathology_oldest_request_age_seconds{{model="{queue.model}",status="pending"}}'] >= 0.5
+
+
+def test_every_transition_is_counted_from_nothing(fresh_site: Site) -> None:
+    """Of a counter that begins with its first event `increase()` takes the first for nothing."""
+    found = metrics_of(fresh_site)
+    assert [found[f'pathology_transitions_total{{event="{event}"}}'] for event in EVENTS] == [0.0] * len(
+        EVENTS
+    )
 
 
 def test_a_lease_that_ran_out_is_counted(queue: Queue, site: Site) -> None:

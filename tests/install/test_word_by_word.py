@@ -158,7 +158,8 @@ def test_the_worker_can_be_installed_by_hand_and_runs(debian: Debian) -> None:
 def test_after_uninstalling_debians_orthanc_runs_with_the_slide_and_nothing_of_ours(debian: Debian) -> None:
     debian.paste("\n".join(commands("operate.md", "Uninstall")))
     found = debian.paste(
-        "set +x; find / -xdev -ipath '*pathology*' -not -path '/root/*' -not -path '/proc/*'"
+        "set +x; find / -xdev -ipath '*pathology*' -not -path '/proc/*' -not -path '/root/.cache/pip/*' "
+        f"-not -path '{REPOSITORY}*'"
     )
     left = {"/var/lib/orthanc/db-v6/pathology-audit.log"}  # the page says so
     assert {

@@ -11,6 +11,7 @@ from contextlib import suppress
 from orthanc_plugin.codec import DamagedError, NewerError, decode_archive, decode_state
 from orthanc_plugin.lifecycle import is_to_be_deleted
 from orthanc_plugin.numbering import named_numbers
+from orthanc_plugin.tallies import EVENTS
 from orthanc_plugin.values import OPEN, SOURCE_REPLACED, AnalysisRequest, Artifact
 from tests.support.queue_orthanc import StruckSite
 from tests.support.queue_promises import Damage, Promises, held_value, require
@@ -91,6 +92,8 @@ def check_audit(site: StruckSite, promises: Promises) -> None:
     """Compare the audit with the histories, once no write is in doubt any more."""
     differing = requests_told_otherwise(site) - promises.cut_short
     require(not differing, "other", "a transition has no audit line, or two")
+    happened = {item.event for request in site.application.core.index.snapshot() for item in request.history}
+    require(happened <= set(EVENTS), "other", "a transition is of a kind that metrics do not begin with")
 
 
 def check_files(site: StruckSite, promises: Promises, slides: set[str]) -> None:

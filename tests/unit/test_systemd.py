@@ -119,7 +119,10 @@ def test_the_installer_puts_unit_and_settings_where_the_unit_looks(tmp_path: Pat
 
     settings = tmp_path / "root/etc/pathology-worker/east.env"
     assert parse_env_file(settings)["MODEL_PATH"] == "demo"
-    assert load_settings({}, settings).worker_id.endswith("-east")
+    written = load_settings({}, settings)
+    assert written.worker_id.endswith("-east")
+    state = Path("/var/lib/pathology-worker/east")
+    assert (written.spool_dir, written.feature_cache_dir) == (state / "spool", state / "features")
     assert settings.stat().st_mode & 0o777 == 0o600
     unit = (tmp_path / "root/etc/systemd/system" / UNIT.name).read_text("utf-8")
     assert f"ExecStart={tmp_path}/opt/current/bin/pathology-worker --env-file" in unit
