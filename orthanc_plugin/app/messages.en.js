@@ -26,6 +26,7 @@ export const messages = {
     "alarm.size": "The slide in Orthanc has another size than the one that was analysed.",
 
     "notice.no_request": "This address names no request. Open a result from the list of all analyses.",
+    "notice.no_series": "Orthanc has no such series. It may have been deleted.",
     "notice.unreachable": "The server does not answer. Next try in {seconds} s.",
     "notice.busy": "The server is busy or just starting. Next try in {seconds} s.",
 

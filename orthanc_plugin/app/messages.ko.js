@@ -26,6 +26,7 @@ export const messages = {
     "alarm.size": "Orthanc에 있는 슬라이드의 크기가 분석 당시와 다릅니다.",
 
     "notice.no_request": "주소에 분석 번호가 없습니다. 전체 분석 목록에서 결과를 여십시오.",
+    "notice.no_series": "Orthanc에 이 시리즈가 없습니다. 삭제되었을 수 있습니다.",
     "notice.unreachable": "서버가 응답하지 않습니다. {seconds}초 후에 다시 시도합니다.",
     "notice.busy": "서버가 바쁘거나 시작하는 중입니다. {seconds}초 후에 다시 시도합니다.",
 

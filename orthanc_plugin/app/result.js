@@ -50,13 +50,13 @@ async function refused(error) {
     }
 }
 
-function showIdentity() {
-    const { container, details } = sections.identity(page.request, page.facts);
+function showIdentity(request, facts) {
+    const { container, details } = sections.identity(request, facts);
     byId("container").textContent = container;
     fill(byId("identity"), details);
     document.title = `${container} · ${t("result.kicker")}`;
     const explorer = byId("explorer");
-    explorer.href = orthancUrl(`app/explorer.html#series?uuid=${encodeURIComponent(page.request.series)}`);
+    explorer.href = orthancUrl(`app/explorer.html#series?uuid=${encodeURIComponent(request.series)}`);
     explorer.hidden = false;
 }
 
@@ -192,7 +192,7 @@ async function changed(request) {
         // Without Orthanc's own word the page still names the slide by what the request says.
         page.facts = await slideFacts(request.series).catch(() => null);
     }
-    showIdentity();
+    showIdentity(request, page.facts);
     showState();
     showOpinions();
     byId("review").hidden = request.status !== "completed";
@@ -218,10 +218,28 @@ async function findRequest(signal) {
     if (requestId) history.replaceState(null, "", `?request=${encodeURIComponent(requestId)}`);
 }
 
+/** A slide that nobody has had analysed is named all the same, and Orthanc, where that is done, a click away. */
+async function showUnanalysed(series, signal) {
+    const facts = await slideFacts(series, { most: 1, signal }).catch((error) => {
+        if (error.status === 404) return null;
+        throw error;
+    });
+    if (facts === null) {
+        byId("explorer").hidden = true;
+        fill(byId("identity"));
+        nothing(t("notice.no_series"), "alarm");
+        return;
+    }
+    showIdentity({ series }, facts);
+    // Buttons of other programs lead here from any series.
+    if (facts.tags.some(({ Modality: modality }) => modality === "SM")) notice(t("panel.none"));
+    else nothing(t("error.not_a_slide"), "notice");
+}
+
 async function ask(signal) {
     if (!requestId) await findRequest(signal);
     if (!requestId) {
-        nothing(t("panel.none"), "notice");
+        await showUnanalysed(address.get("series"), signal);
         return LOOK_AGAIN_S;
     }
     const open = page.request !== null && isOpen(page.request);

@@ -19,7 +19,7 @@ from shapely.geometry import shape
 from clam_core.heatmap import ScoreMap, paint
 from tests.support.analysed_slide import CONTAINER, HEIGHT, WIDTH, analysed, deliver, png, submit, top_patches
 from tests.support.browser import Visit, open_browser
-from tests.support.dicom_files import another_slide, slide_folder
+from tests.support.dicom_files import another_slide, ct_file, slide_folder
 from tests.support.dicom_pyramid import pyramid_folder
 from tests.support.fake_worker import FakeWorker
 from tests.support.orthanc_server import OrthancServer, store_file, store_slide
@@ -151,6 +151,39 @@ def test_the_address_of_a_slide_leads_to_its_latest_analysis_and_that_to_the_one
     wait_for_pictures(page)
     assert page.url.endswith(f"?request={latest}")
     expect(page.locator(f'a[href="result.html?request={first}"]')).to_have_text(first)
+
+
+def test_a_slide_without_an_analysis_is_named_and_leads_to_where_it_can_be_analysed(
+    server: OrthancServer, faultless: Visit, tmp_path: Path, screenshot: Callable[[Visit, str], None]
+) -> None:
+    series = store_file(server, named_slide(tmp_path, PatientName="Kim^Min-jun"))["ParentSeries"]
+    page = faultless.page
+    page.goto(f"{server.url}/pathology/app/result.html?series={series}")
+    expect(page.locator("#notice")).to_have_text("This slide has not been analysed.")
+    expect(page.locator("#container")).to_have_text(CONTAINER)
+    expect(page.locator("#identity")).to_contain_text("Kim Min-jun")
+    screenshot(faultless, "result-none")
+    page.click("text=Open in Orthanc")
+    page.wait_for_selector("#pathology-series")
+    assert page.url == f"{server.url}/app/explorer.html#series?uuid={series}"
+
+
+def test_what_is_no_slide_and_what_is_not_there_are_not_called_unanalysed(
+    server: OrthancServer, visit: Visit, tmp_path: Path, screenshot: Callable[[Visit, str], None]
+) -> None:
+    page = visit.page
+    series = store_file(server, ct_file(tmp_path))["ParentSeries"]
+    page.goto(f"{server.url}/pathology/app/result.html?series={series}")
+    expect(page.locator("#notice")).to_have_text("This series is not a whole-slide image.")
+    expect(page.locator("#container")).to_have_text("No slide")
+    expect(page.locator("#explorer")).to_be_visible()
+    screenshot(visit, "result-ct")
+    server.request("DELETE", f"/series/{series}").raise_for_status()
+    page.goto(f"{server.url}/pathology/app/result.html?series={series}")
+    expect(page.locator("#notice")).to_have_text("Orthanc has no such series. It may have been deleted.")
+    expect(page.locator("#container")).to_have_text("No slide")
+    expect(page.locator("#explorer")).to_be_hidden()
+    screenshot(visit, "result-no-series")
 
 
 def failed_afterwards(server: OrthancServer, slide: str) -> str:
