@@ -35,4 +35,6 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         return 0
     asked = ", and its worker is asked to stop" if request.get("cancel_requested") else ""
     sys.stdout.write(f"Request {request['request_id']} is {request['status']}{asked}.\n")
+    for note in request.get("notes") or []:
+        sys.stdout.write(f"Note: {note['message']}\n")
     return 0

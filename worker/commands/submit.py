@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from clam_core.errors import ParameterError
@@ -40,10 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     what.add_argument("--instance", help="Orthanc id of an instance: its series")
     what.add_argument("--series-uid", help="SeriesInstanceUID")
     what.add_argument(
-        "--cohort",
-        type=argparse.FileType("r"),
-        metavar="FILE",
-        help="file with Orthanc ids of series, one a line ('-': standard input)",
+        "--cohort", metavar="FILE", help="file with Orthanc ids of series, one a line ('-': standard input)"
     )
     what.add_argument(
         "--find", action="append", metavar="KEYWORD=VALUE", help="every series with these DICOM tags (repeat)"
@@ -117,9 +115,19 @@ def _parameters(texts: Sequence[str]) -> dict[str, Any]:
 
 def _cohort(arguments: argparse.Namespace) -> dict[str, Any] | None:
     if arguments.cohort is not None:
-        with arguments.cohort as file:
-            return series_of(file.read())
+        return series_of(_text_of(arguments.cohort))
     return find_of(arguments.find) if arguments.find else None
+
+
+def _text_of(path: str) -> str:
+    if path == "-":
+        return sys.stdin.read()
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise SubmitError(f"There is no file {path}: correct --cohort.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SubmitError(f"{path} cannot be read as text: check the path and its rights.") from error
 
 
 def _print_accepted(answer: dict[str, Any], requests: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,29 @@ def test_a_cohort_out_of_a_file_is_one_submission_with_one_summary(
 
 
 @pytest.mark.usefixtures("command_line")
+def test_a_cohort_may_come_by_the_standard_input(
+    http: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("s1\ns2\ns3\n"))
+    cohort_answer(http, {"series": ["s1", "s2", "s3"]})
+    assert cli.main(["submit", "--cohort", "-"]) == 0
+
+
+@pytest.mark.usefixtures("command_line")
+def test_a_cohorts_file_that_is_not_there_or_no_text_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    absent, binary = tmp_path / "absent.txt", tmp_path / "slide.svs"
+    binary.write_bytes(b"II*\x00\xff\xfe")
+    for path, sentence in (
+        (absent, f"There is no file {absent}: correct --cohort."),
+        (binary, f"{binary} cannot be read as text: check the path and its rights."),
+    ):
+        assert cli.main(["submit", "--cohort", str(path)]) == 2
+        assert capsys.readouterr().err == f"pathology-worker: {sentence}\n"
+
+
+@pytest.mark.usefixtures("command_line")
 def test_a_cohort_in_which_nothing_can_be_analysed_says_why_for_each(
     http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -495,6 +519,14 @@ def test_whom_orthanc_does_not_let_look_slides_up_gets_the_list_all_the_same(
             "Request r1 is processing, and its worker is asked to stop.\n",
         ),
         ("retry", {"status": "pending"}, "Request r1 is pending.\n"),
+        (
+            "retry",
+            {
+                "status": "pending",
+                "notes": [{"code": "no_worker", "message": "No worker is alive.", "offered": []}],
+            },
+            "Request r1 is pending.\nNote: No worker is alive.\n",
+        ),
     ],
 )
 def test_a_person_decides_about_a_request(
