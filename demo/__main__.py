@@ -105,9 +105,8 @@ def _run(arguments: argparse.Namespace) -> int:
                 _say(f"Worker   started (log: {FOLDER / 'worker.log'})\n")
                 _wait_for_worker(orthanc, process)
                 alive = partial(_require_alive, orthanc, process)
-                code = _analyse(series, environment, alive, force=arguments.force)
-                if code == 0 and slide.expectation:
-                    _say(f"\n{slide.expectation}")
+                analyse = partial(_analyse, series, environment, alive, force=arguments.force)
+                code = _shown(orthanc, series, slide, analyse)
                 _write_person(PERSON, orthanc)
                 with ohif_beside(orthanc, series, dist, FOLDER / "nginx") as viewer:
                     _print_addresses(orthanc, series, viewer, time.monotonic() - begun)
@@ -222,6 +221,32 @@ def _analyse(
             if submit.poll() is None:
                 submit.terminate()
     return 0 if submit.returncode == 0 else 1
+
+
+def _shown(orthanc: RunningOrthanc, series: str, slide: DemoSlide, analyse: Callable[[], int]) -> int:
+    """Have a slide analysed, and say what to make of what is printed; return the exit code."""
+    known = _results(orthanc, series)
+    code = analyse()
+    if code == 0 and slide.expectation:
+        _say(f"\n{slide.expectation}")
+    if code == 0 and _results(orthanc, series) == known:
+        _say(
+            "\nNothing was analysed now: this is the result of an earlier run, with its times.\n"
+            "`make demo FORCE=1` analyses the slide again."
+        )
+    return code
+
+
+def _results(orthanc: RunningOrthanc, series: str) -> set[str]:
+    """Return the ids of the latest requests by which a slide has a result."""
+    url = f"{orthanc.url}/pathology/requests/"
+    query = {"series": series, "status": "completed", "order": "newest"}
+    try:
+        answer = requests.get(url, params=query, auth=orthanc.person, timeout=10)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        raise DemoError(f"Orthanc did not say which results the slide has ({error}).") from error
+    return {str(one["request_id"]) for one in answer.json()["requests"]}
 
 
 def _print_addresses(orthanc: RunningOrthanc, series: str, viewer: str | None, seconds: float) -> None:

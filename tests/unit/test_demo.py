@@ -12,12 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import responses
+from responses import matchers
 
 import demo.__main__ as demonstration
-from demo.__main__ import _make_folder, _require_alive, _wait_for_ctrl_c, _write_person
+from demo.__main__ import _make_folder, _require_alive, _shown, _wait_for_ctrl_c, _write_person
 from demo.errors import DemoError
 from demo.server import Credentials as DemoCredentials
 from demo.server import RunningOrthanc
+from worker.demo_slide import DemoSlide
 from worker.settings import Credentials
 from worker.settings_reading import load_settings
 
@@ -114,6 +117,30 @@ def test_ctrl_c_says_at_once_that_the_demo_ends_and_only_then_that_it_has(
             signal.signal(number, handler)
     said = capfd.readouterr().out.split("\n")
     assert [line[:6] for line in said if line] == ["Ending", "(Ortha", "Ended."]
+
+
+@pytest.mark.parametrize(
+    ("results_afterwards", "code", "is_said"),
+    [(["r1"], 0, True), (["r2", "r1"], 0, False), (["r1"], 1, False)],
+    ids=["known", "new", "failed"],
+)
+def test_a_result_of_an_earlier_run_is_called_that_with_the_way_to_another(
+    capsys: pytest.CaptureFixture[str], results_afterwards: list[str], code: int, is_said: bool
+) -> None:
+    orthanc = SimpleNamespace(url="http://127.0.0.1:8142", person=("admin", "a#b"))
+    query = {"series": "s1", "status": "completed", "order": "newest"}
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as http:
+        for found in (["r1"], results_afterwards):
+            http.get(
+                f"{orthanc.url}/pathology/requests/",
+                match=[matchers.query_param_matcher(query)],
+                json={"success": True, "requests": [{"request_id": name} for name in found]},
+            )
+        slide = DemoSlide(Path("slide.svs"), "a slide", expectation="It abstains.")
+        assert _shown(orthanc, "s1", slide, lambda: code) == code  # type: ignore[arg-type]
+    said = capsys.readouterr().out
+    assert ("It abstains." in said) == (code == 0)
+    assert ("Nothing was analysed now" in said and "FORCE=1" in said) == is_said
 
 
 def ended_process() -> subprocess.Popen[bytes]:
