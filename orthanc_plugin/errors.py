@@ -5,6 +5,7 @@ PluginError
 ├── SettingsError          the configuration is wrong: the plugin does not start
 ├── StorageError           Orthanc's database or disk refused a read or a write
 │   ├── FileRefusedError   Orthanc refuses a file for what it is; it will refuse it again
+│   ├── CutOffError        a file is shorter than Orthanc's database says, and Orthanc reads none of it
 │   └── UnknownTagError    Orthanc knows no DICOM tag of a name that it was asked for
 └── ApiError               an answer to a client: status, code, sentence
     └── BusyError          another call is at the same request; it is seen to, or to be sent again
@@ -30,6 +31,10 @@ class StorageError(PluginError):
 
 class FileRefusedError(StorageError):
     """Orthanc takes no such DICOM file, however often it is sent."""
+
+
+class CutOffError(StorageError):
+    """A stored file is shorter than Orthanc takes it for; 1.13 reads none of it, 1.12 what is there."""
 
 
 class UnknownTagError(StorageError):

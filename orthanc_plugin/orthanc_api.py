@@ -10,7 +10,7 @@ from typing import Any
 
 import orthanc
 
-from .errors import FileRefusedError, StorageError, UnknownTagError
+from .errors import CutOffError, FileRefusedError, StorageError, UnknownTagError
 
 UNKNOWN_RESOURCE = "Unknown resource"
 _UNKNOWN_CODES = frozenset({7, 17})
@@ -20,6 +20,9 @@ _BAD_FILE = 15
 """`OrthancPluginErrorCode_BadFileFormat`: the file cannot be read as DICOM, or lacks what identifies it."""
 
 _LONGEST_TEXT = 1024
+
+_OUT_OF_RANGE = 3
+"""`OrthancPluginErrorCode_ParameterOutOfRange`: in Orthanc 1.13 a stored file ends before it should."""
 
 _UNKNOWN_TAG = 27
 """`OrthancPluginErrorCode_UnknownDicomTag`."""
@@ -55,7 +58,11 @@ register_filter = orthanc.RegisterIncomingHttpRequestFilter
 register_listener = orthanc.RegisterOnChangeCallback
 
 
-_KINDS: Mapping[int, type[StorageError]] = {_BAD_FILE: FileRefusedError, _UNKNOWN_TAG: UnknownTagError}
+_KINDS: Mapping[int, type[StorageError]] = {
+    _BAD_FILE: FileRefusedError,
+    _OUT_OF_RANGE: CutOffError,
+    _UNKNOWN_TAG: UnknownTagError,
+}
 
 
 def _is_unknown(error: orthanc.OrthancException) -> bool:

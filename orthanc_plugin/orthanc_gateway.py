@@ -13,11 +13,11 @@ from typing import Any
 from . import orthanc_api
 from .dicom_header import HEAD_BYTES, image_type, split_values
 from .dicom_identity import orthanc_id
-from .errors import FileRefusedError, StorageError
+from .errors import CutOffError, FileRefusedError, StorageError
 from .gateway import Filed, InstanceInfo, SeriesInfo
 from .orthanc_api import get, get_json
 from .settings import names_of_numbers
-from .stored_file import open_stored
+from .stored_file import open_stored, read_stored
 
 _FIRST_USER_NUMBER = 1024
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
@@ -219,8 +219,13 @@ class OrthancGateway:
         return _user_numbers(f"/series/{series_id}/metadata", self._metadata_names)
 
     def get_attachment(self, series_id: str, number: int) -> bytes | None:
-        """Return the bytes of an attachment of a series, or None."""
-        return get(f"/series/{series_id}/attachments/{number}/data")
+        """Return the bytes of an attachment of a series, or None; what is left of one that was cut off."""
+        uri = f"/series/{series_id}/attachments/{number}"
+        try:
+            return get(f"{uri}/data")
+        except CutOffError:
+            info = get_json(f"{uri}/info")
+            return None if info is None else read_stored(self._storage_directory, info["Uuid"])
 
     def put_attachment(self, series_id: str, number: int, content: bytes) -> None:
         """Write an attachment, replacing what was there.
@@ -230,7 +235,7 @@ class OrthancGateway:
         """
         uri = f"/series/{series_id}/attachments/{number}"
         orthanc_api.put(uri, content)
-        written = get(f"{uri}/data")
+        written = self.get_attachment(series_id, number)
         if written is None:
             raise StorageError(f"Orthanc could not write {uri}: {orthanc_api.UNKNOWN_RESOURCE}.")
         if written != content:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""DICOM files as they lie in Orthanc's own storage folder, opened without trusting what is found there."""
+"""Files as they lie in Orthanc's own storage folder, opened without trusting what is found there."""
 
 from __future__ import annotations
 
@@ -46,6 +46,15 @@ def open_stored(storage_directory: str, uuid: str, size: int) -> Iterator[int | 
         yield descriptor if _is_dicom_of(descriptor, size) else None
     finally:
         os.close(descriptor)
+
+
+def read_stored(storage_directory: str, uuid: str) -> bytes:
+    """Return what lies there of an attachment of any kind, found as `open_stored` does, or nothing."""
+    descriptor = _open(storage_directory, uuid)
+    if descriptor is None:
+        return b""
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
 
 
 def _open(storage_directory: str, uuid: str) -> int | None:
