@@ -326,6 +326,18 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def processor_times() -> tuple[int, int]:
+    """Return the ticks of all processors so far, and those of them that the host gave to other machines."""
+    with Path("/proc/stat").open() as file:
+        ticks = [int(field) for field in file.readline().split()[1:9]]
+    return sum(ticks), ticks[7]
+
+
+def stolen_between(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Return the share of the processors' time that other machines of the host had in between."""
+    return (after[1] - before[1]) / max(1, after[0] - before[0])
+
+
 def start_up(server: OrthancServer) -> tuple[float, float]:
     """Restart; return the seconds from the first answer until open requests are known, and until all are."""
     server.stop()
@@ -357,7 +369,9 @@ def throughput(server: OrthancServer, some: list[str], seconds: float) -> dict[s
     """Measure cycles, beside the bare route and the calls that a cycle makes."""
     bare = rate(bare_requests, server, server.person, seconds / 2)
     submit_cohorts(server, some, 3)
+    before = processor_times()
     each = {number: _cycles_with(server, number, seconds / 2) for number in CYCLES_AT}
+    stolen_share = stolen_between(before, processor_times())
     done, spent = max(each.values())
     bare = (bare + rate(bare_requests, server, server.person, seconds / 2)) / 2
     calls = calls_rate(server, some, seconds / 2)
@@ -369,6 +383,7 @@ def throughput(server: OrthancServer, some: list[str], seconds: float) -> dict[s
     )
     for number, (per_second, milliseconds) in each.items():
         print(f"  over {number}          {per_second:8.0f} a second, {milliseconds:.1f} ms each")
+    print(f"                  {stolen_share:8.1%} of the processors' time went to other machines meanwhile")
     print(
         f"its calls alone   {calls:8.0f} a second: all that a cycle asks of Orthanc, "
         "by a route that does nothing else"
@@ -377,6 +392,7 @@ def throughput(server: OrthancServer, some: list[str], seconds: float) -> dict[s
     return {
         "cycles_per_s": done,
         "processor_ms_per_cycle": spent,
+        "stolen_share": stolen_share,
         "share_of_ceiling": 3 * done / bare,
         "calls_per_s": calls,
         "share_of_calls": done / calls,
