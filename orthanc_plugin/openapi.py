@@ -11,7 +11,7 @@ from typing import Any
 from . import __version__, source
 from .artifacts import KINDS
 from .metrics import CONTENT_TYPE as METRICS_TYPE
-from .pages import CONTENT_TYPES
+from .pages import CONTENT_TYPES, ROOT_TWICE
 from .router import ROOT, Route
 from .schemas import SCHEMAS, ref
 from .values import STATUSES
@@ -105,6 +105,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/metrics"): Operation(_MONITOR, answer=None, answer_type=METRICS_TYPE),
     ("GET", "/openapi.json"): Operation(_ALL, answer=None),
     ("GET", source.PATH): Operation(_PERSON, answer=None, answer_type=source.ARCHIVE_TYPE),
+    ("GET", "/"): Operation(_PERSON, answer=None, statuses=("302",)),
+    ("GET", ROOT_TWICE): Operation(_PERSON, answer=None, statuses=("302",)),
     ("GET", "/app"): Operation(_PERSON, answer=None, statuses=("302",)),
     ("GET", "/app/{path*}"): Operation(
         _PERSON, answer=None, answer_type=_PAGES, statuses=("200", "302", "304")

@@ -18,6 +18,9 @@ APP = Path(__file__).resolve().parent / "app"
 _EXPLORER_SCRIPT = APP.with_name("explorer.js")
 _FIRST_PAGE = "worklist.html"
 _FROM_FOLDER = f"app/{_FIRST_PAGE}"
+_FROM_ROOT = f"pathology/{_FROM_FOLDER}"
+ROOT_TWICE = f"/{_FROM_ROOT}"
+"""Where a browser comes that was led on from the root with a slash at its end."""
 
 CONTENT_TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -96,6 +99,30 @@ def first_page() -> Response:
     a path before it asks: for a browser that was at ``app/`` it leads to ``app/app/``, and from there back.
     """
     return _redirect(_FROM_FOLDER)
+
+
+def from_root(accept: str) -> Response:
+    """Return the way from ``/pathology`` to the worklist for a browser, by its header `Accept`.
+
+    For one that was at ``/pathology/`` it leads to `ROOT_TWICE`, as in `first_page`, and from there back.
+
+    Raises
+    ------
+    ApiError
+        404 for any other client.
+    """
+    if "text/html" not in accept:
+        raise ApiError(
+            404,
+            "unknown_route",
+            f"Nothing lies here: docs/rest.md lists the routes, people begin at {_FROM_FOLDER}.",
+        )
+    return _redirect(_FROM_ROOT)
+
+
+def from_root_twice() -> Response:
+    """Return the way back from `ROOT_TWICE`."""
+    return _redirect(f"../../{_FROM_FOLDER}")
 
 
 def _redirect(location: str) -> Response:

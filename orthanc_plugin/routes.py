@@ -8,7 +8,7 @@ from .http import Request, Response, json_response
 from .metrics import CONTENT_TYPE as METRICS_TYPE
 from .metrics import queue_metrics, render
 from .openapi import document
-from .pages import first_page, serve_page
+from .pages import ROOT_TWICE, first_page, from_root, from_root_twice, serve_page
 from .person_routes import PersonRoutes
 from .ranges import RangeServer
 from .router import ROOT, Parts, Route
@@ -36,6 +36,8 @@ class Routes:
             Route("GET", "/metrics", self.metrics),
             Route("GET", "/openapi.json", self.openapi),
             Route("GET", source.PATH, self.source),
+            Route("GET", "/", self.root),
+            Route("GET", ROOT_TWICE, self.root_twice),
             Route("GET", "/app", self.first_page),
             Route("GET", "/app/{path*}", self.page),
         )
@@ -80,6 +82,14 @@ class Routes:
     def source(self, _request: Request, _parts: Parts) -> Response:
         """Return the plugin's source as it runs."""
         return source.serve_source()
+
+    def root(self, request: Request, _parts: Parts) -> Response:
+        """Lead a browser to the worklist."""
+        return from_root(request.headers.get("accept", ""))
+
+    def root_twice(self, _request: Request, _parts: Parts) -> Response:
+        """Lead a browser that came from the root to the worklist."""
+        return from_root_twice()
 
     def first_page(self, _request: Request, _parts: Parts) -> Response:
         """Lead to the worklist."""

@@ -404,14 +404,14 @@ def test_the_files_of_results_are_no_buttons_of_orthancs_own_list(
     expect(buttons).to_have_text("Download 4000")
 
 
-def test_the_panel_and_the_pages_own_folder_lead_to_all_analyses(
+def test_the_panel_and_the_pages_own_folders_lead_to_all_analyses(
     server: OrthancServer, faultless: Visit, slide: str
 ) -> None:
     panel = panel_on(faultless, "series", slide)
     with faultless.page.context.expect_page() as opened:
         panel.get_by_text("All analyses").click()
     opened.value.wait_for_selector("body[data-ready]")
-    for address in ("/pathology/app", "/pathology/app/"):
+    for address in ("/pathology/app", "/pathology/app/", "/pathology", "/pathology/"):
         faultless.page.goto(f"{server.url}{address}")
         faultless.page.wait_for_selector("body[data-ready]")
         assert faultless.page.url == f"{server.url}/pathology/app/worklist.html"

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -57,6 +58,23 @@ def test_another_path_is_a_404(path: str) -> None:
     with pytest.raises(ApiError) as caught:
         ROUTER.dispatch(Request("GET", path))
     assert caught.value.status == 404
+
+
+@pytest.mark.parametrize("proxy", ["", "/behind/a/proxy"])
+@pytest.mark.parametrize("address", ["/pathology", "/pathology/", "/api/pathology", "/api/pathology/"])
+def test_a_browser_at_the_root_is_led_to_the_worklist(proxy: str, address: str) -> None:
+    site, there = MemorySite(), proxy + address
+    browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    while (answer := site.call("GET", there.removeprefix(proxy), headers=browser)).status == 302:
+        there = urljoin(there, answer.headers["location"])
+    assert there == f"{proxy}{address.rstrip('/')}/app/worklist.html"
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"Accept": "*/*"}, {"Accept": "application/json"}])
+def test_a_program_at_the_root_is_told_that_nothing_lies_there(headers: dict[str, str]) -> None:
+    answer = MemorySite().call("GET", "/pathology/", headers=headers)
+    assert (answer.status, answer.json["code"]) == (404, "unknown_route")
 
 
 def test_another_method_is_a_405_that_names_the_right_ones() -> None:
