@@ -60,7 +60,12 @@ def tiny_result(study_uid: str, *, series_uid: str | None = None, sop_uid: str |
 
 
 def nested_result(study_uid: str, depth: int, *, ends: bool) -> bytes:
-    """Return a result with sequences in sequences at its end; each `ends` by a mark, or has a length."""
+    """Return a result with `nested_sequences` at its end."""
+    return tiny_result(study_uid) + nested_sequences(depth, ends=ends)
+
+
+def nested_sequences(depth: int, *, ends: bool) -> bytes:
+    """Return sequences in sequences; each `ends` by a mark, or has a length."""
     value = b""
     for _ in range(depth):
         item, sequence = b"\xfe\xff\x00\xe0", b"\x40\x00\x30\xa7SQ\x00\x00"
@@ -70,7 +75,7 @@ def nested_result(study_uid: str, depth: int, *, ends: bool) -> bytes:
         else:
             value = item + len(value).to_bytes(4, "little") + value
             value = sequence + len(value).to_bytes(4, "little") + value
-    return tiny_result(study_uid) + value
+    return value
 
 
 def unreadable_result(study_uid: str) -> bytes:

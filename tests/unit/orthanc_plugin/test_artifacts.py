@@ -13,7 +13,7 @@ from orthanc_plugin.artifacts import KINDS, check_content, kind_of
 from orthanc_plugin.dicom_identity import UnreadableDicomError, check_nesting, read_identity
 from orthanc_plugin.errors import ApiError
 from tests.support.dicom_files import volume_file
-from tests.support.tiny_dicom import nested_result, tiny_result
+from tests.support.tiny_dicom import nested_result, nested_sequences, tiny_result
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,7 @@ def test_a_file_that_is_nested_too_deep_for_orthanc_is_told(ends: bool) -> None:
 
 
 def test_many_items_beside_each_other_are_not_deep() -> None:
-    check_nesting(
-        nested_result("1.2.3", 2, ends=True)
-        + nested_result("1.2.3", 3, ends=False)[len(tiny_result("1.2.3")) :] * 20
-    )
+    check_nesting(nested_result("1.2.3", 2, ends=True) + nested_sequences(3, ends=False) * 20)
 
 
 def test_implicit_sequences_are_counted_as_well() -> None:
