@@ -8,12 +8,16 @@ What is shown is what the model said; only the names of patient and glass are ma
 from __future__ import annotations
 
 import io
+import os
+import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from PIL import Image
@@ -32,6 +36,7 @@ IMAGES = ROOT / "docs" / "images"
 CONTAINER = "S26-1042-A1"
 SECONDS = 300.0
 COLOURS = 256
+BEGUN = 0.1
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def main() -> int:
         url = stack.enter_context(one_origin(temporary / "nginx", ohif_dist(), server.port, free_port()))
         visit = stack.enter_context(open_browser(Origin(url, server.person)))  # type: ignore[arg-type]
         worker = WorkerProcess.at(server, temporary / "w", worker_id="lab-1")
-        studio = Studio(visit.page, url, server, folder)
+        studio = Studio(visit.page, url, server, worker, folder)
         levels = named(pyramid_folder(temporary / "levels"), CONTAINER, "Kim^Min-jun", "P-00417")
         series = store_slide(server, levels)
         worker.start()
@@ -84,6 +89,7 @@ class Studio:
     page: Page
     url: str
     server: OrthancServer
+    worker: WorkerProcess
     folder: Path
 
     def another(self, temporary: Path, container: str, name: str, patient: str) -> str:
@@ -159,10 +165,28 @@ class Studio:
         self.server.post("/pathology/analyze", json=wish).raise_for_status()
         running = self.another(temporary, "S26-1043-A1", "Park^Ji-ho", "P-00419")
         self.page.goto(f"{self.url}/pathology/app/worklist.html")
-        submit(self.server, running)
-        self.page.wait_for_selector('tr[data-status="processing"] .bar', timeout=1000 * SECONDS)
-        self.page.wait_for_selector("tr:has-text('S26-1043-A1')")
-        self.keep_jpeg("worklist", self.page.screenshot(), 1400)
+        with self.held_at_work(submit(self.server, running)):
+            begun = 'tr[data-status="processing"] .filled:not([style="width: 0%;"])'
+            self.page.wait_for_selector(begun, timeout=1000 * SECONDS)
+            self.page.wait_for_selector("tr:has-text('S26-1043-A1')")
+            self.keep_jpeg("worklist", self.page.screenshot(), 1400)
+
+    @contextmanager
+    def held_at_work(self, request_id: str) -> Iterator[None]:
+        """Halt the worker once a request has got somewhere: it would be done before the page has asked."""
+        while (self.request(request_id).get("progress") or 0) < BEGUN:
+            time.sleep(0.05)
+        os.kill(self.worker.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.worker.pid, signal.SIGCONT)
+
+    def request(self, request_id: str) -> dict[str, Any]:
+        """Return a request as it is now; it must not have ended."""
+        request: dict[str, Any] = self.server.get(f"/pathology/requests/{request_id}").json()["request"]
+        assert request["status"] in {"pending", "processing"}, request["status"]
+        return request
 
     def settle(self) -> None:
         """Let what moves come to rest."""
