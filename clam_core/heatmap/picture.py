@@ -269,8 +269,8 @@ def _panel(caption: Caption, highlights: Sequence[Highlight]) -> Image.Image:
     column.bar([(0, "least"), (0.5, "median"), (1, "most")], COLOR_MAP)
     column.text(
         "Each patch is coloured by its rank among all patches of this slide: red are the patches that "
-        "weighed most in this prediction, blue those that weighed least. Colour covers what was taken "
-        "for tissue; a patch is used whole, as its frame shows.",
+        "weighed most in this prediction, blue those that weighed least. Colour covers only what was "
+        "taken for tissue; a patch is used whole, as its frame shows.",
         15,
         gap=8,
     )

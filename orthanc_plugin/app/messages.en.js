@@ -47,8 +47,8 @@ export const messages = {
     "legend.low": "least attended",
     "legend.high": "most attended",
     "legend.meaning": "Colours rank the patches of this slide by attention (percentiles). They are no probability of disease.",
-    "legend.bare": "Colour covers what was taken for tissue; a patch is used whole.",
-    "legend.bare_or_cut": "Colour covers what was taken for tissue, from the rank at “Show from”; a patch is used whole, as its frame shows.",
+    "legend.bare": "Colour covers only what was taken for tissue; a patch is used whole.",
+    "legend.bare_or_cut": "Colour covers only what was taken for tissue, from the rank at “Show from”; a patch is used whole, as framed.",
     "legend.faint": "Faint colour means little attention.",
 
     "verdict.title": "Result",

@@ -76,7 +76,7 @@ def test_the_dialog_shows_the_slide_under_its_attention_and_leads_to_all_the_res
     for picture in pictures.all():
         picture.evaluate("one => one.decode()")
     expect(panel.locator(".legend")).to_contain_text(
-        "Colour covers what was taken for tissue; a patch is used whole. Faint colour means little"
+        "Colour covers only what was taken for tissue; a patch is used whole. Faint colour means little"
     )
     boxes = [picture.bounding_box() for picture in pictures.all()]
     assert boxes[0] == boxes[1]
