@@ -13,7 +13,7 @@ from .clock import Clock
 from .eligibility import is_volume
 from .errors import ApiError, StorageError
 from .gateway import Gateway
-from .http import Request, Response, error_response
+from .http import Request, Response, error_response, is_form
 from .native_calls import may_store
 from .numbering import LAST_NUMBER
 from .ranges import RangeServer
@@ -92,7 +92,7 @@ class Application:
             audit_refusal(self.core, "", f"{method} {uri} from {peer}", _FORGED)
             return False
         if OWN_ROUTES.fullmatch(uri):
-            return True
+            return not is_form(headers)  # to be a 415, of which nobody would hear
         if self._refusal(self.user_of(headers), method, uri, headers) is not None:
             return False
         if self.core.overwrites and may_store(method, uri):

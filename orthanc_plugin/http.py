@@ -108,6 +108,11 @@ def _check_storable(value: dict[str, Any], text: str) -> None:
         _encode_characters(value).encode("utf-8")
 
 
+def is_form(headers: Mapping[str, str]) -> bool:
+    """Tell whether a body is a form with files: Orthanc hands each of them over, and answers 200 by itself."""
+    return headers.get("content-type", "").lower().lstrip().startswith("multipart/form-data")
+
+
 def parse_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
     """Return the JSON object in the body.
 

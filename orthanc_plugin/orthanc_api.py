@@ -88,9 +88,18 @@ def get(uri: str) -> bytes | None:
 
 
 def get_json(uri: str) -> Any:
-    """GET one of Orthanc's own resources as JSON; None where there is none."""
+    """GET one of Orthanc's own resources as JSON; None where there is none.
+
+    Raises
+    ------
+    StorageError
+        Where Orthanc fails, or the answer is nested too deep.
+    """
     content = get(uri)
-    return None if content is None else json.loads(content)
+    try:
+        return None if content is None else json.loads(content)
+    except RecursionError as error:  # tags of a file that came by C-STORE may be nested as deep as it likes
+        raise StorageError(f"Orthanc's answer to {uri} is nested too deep to be read.") from error
 
 
 def put(uri: str, value: bytes) -> None:

@@ -42,6 +42,15 @@ def test_a_deep_body_is_a_400(site: ServerSite) -> None:
     assert (answer.status, answer.json["code"]) == (400, "bad_json")
 
 
+@pytest.mark.parametrize(
+    "path", ["/pathology/analyze", "/api/pathology/analyze/", "/pathology/workers/a/drain"]
+)
+def test_a_form_with_files_is_refused_and_not_said_to_be_done(site: ServerSite, path: str) -> None:
+    person = (PERSON, site.passwords[PERSON])
+    files = {"body": ("body.json", b"{}", "application/json")}
+    assert site.server.post(path, auth=person, files=files).status_code == 403
+
+
 def test_a_head_that_is_no_text_is_refused_and_spoils_no_other_request(site: ServerSite) -> None:
     person = (PERSON, site.passwords[PERSON])
     for _ in range(60):  # more than Orthanc has threads
