@@ -187,3 +187,11 @@ def source_replaced(request: AnalysisRequest, fingerprint: str, now: float) -> A
         lost.update(attempts=attempts_uncounted(request))
         lost.update(grants=with_last_grant(request, outcome=values.SOURCE_REPLACED))
     return changed(request, now, values.SOURCE_REPLACED, "", fingerprint=fingerprint, flags=flags, **lost)
+
+
+def slide_settled(request: AnalysisRequest, fingerprint: str, now: float) -> AnalysisRequest:
+    """Note on a result that its slide, all of whose files have arrived, is not what was analysed."""
+    is_noted = {values.SOURCE_REPLACED, values.SLIDE_CHANGED} & set(request.flags)
+    if request.status != values.COMPLETED or request.fingerprint == fingerprint or is_noted:
+        return request
+    return changed(request, now, values.SLIDE_CHANGED, "", flags=(*request.flags, values.SLIDE_CHANGED))

@@ -27,6 +27,7 @@ EVENTS = (
     values.HANDED_BACK,
     values.SERIES_CHANGED,
     values.SOURCE_REPLACED,
+    values.SLIDE_CHANGED,
     "cancel_requested",
     values.CANCELLED,
     "retried",

@@ -68,6 +68,7 @@ export const messages = {
 
     "flag.unapproved_model": "This site has not approved the model.",
     "flag.source_replaced": "The slide in Orthanc was replaced after this analysis.",
+    "flag.slide_changed": "Files of the slide in Orthanc were replaced or added after this analysis.",
     "flag.result_unreadable": "The full result is missing or damaged in Orthanc. Analyse the slide again.",
     "flag.mpp_coarser_than_model": "The slide's finest level is coarser than the model was trained on.",
     "flag.little_tissue": "There is little tissue on the slide.",
@@ -219,6 +220,7 @@ export const messages = {
     "event.withdrawn": "Withdrawn",
     "event.reviewed": "Reviewed",
     "event.source_replaced": "The slide was replaced",
+    "event.slide_changed": "Files of the slide were replaced or added",
 
     "error.unreachable": "The server does not answer.",
     "error.unknown_request": "There is no such analysis. It may have gone with its slide.",

@@ -68,6 +68,7 @@ export const messages = {
 
     "flag.unapproved_model": "이 기관에서 승인하지 않은 모델입니다.",
     "flag.source_replaced": "분석 후 Orthanc의 슬라이드가 교체되었습니다.",
+    "flag.slide_changed": "분석 후 Orthanc에서 슬라이드 파일이 교체되거나 추가되었습니다.",
     "flag.result_unreadable": "Orthanc에 저장된 전체 결과가 없거나 손상되었습니다. 다시 분석하십시오.",
     "flag.mpp_coarser_than_model": "슬라이드의 최고 해상도가 모델이 학습한 해상도보다 낮습니다.",
     "flag.little_tissue": "슬라이드에 조직이 매우 적습니다.",
@@ -219,6 +220,7 @@ export const messages = {
     "event.withdrawn": "철회됨",
     "event.reviewed": "검토됨",
     "event.source_replaced": "슬라이드 교체됨",
+    "event.slide_changed": "슬라이드 파일이 교체되거나 추가됨",
 
     "error.unreachable": "서버가 응답하지 않습니다.",
     "error.unknown_request": "이 분석이 없습니다. 슬라이드와 함께 삭제되었을 수 있습니다.",

@@ -13,11 +13,12 @@ from orthanc_plugin import values
 from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.gateway import SeriesInfo
-from orthanc_plugin.lifecycle import source_replaced
+from orthanc_plugin.lifecycle import slide_settled, source_replaced
 from orthanc_plugin.values import AnalysisRequest, Event, replaced
 
 from .announce import announced, at_risk
 from .core import Core
+from .transact import change_request
 
 _REMEMBERED = 100
 _REPLACED_WITHIN_S = 10.0
@@ -180,8 +181,23 @@ def note_arrival(core: Core, series: SeriesInfo) -> None:
 
 
 def series_stable(core: Core, series_id: str) -> None:
-    """Let the requests be claimed that waited for their series to be complete."""
+    """Let the requests be claimed that waited for a complete series, and flag the results it is too new for.
+
+    Raises
+    ------
+    StorageError, ApiError
+        Where Orthanc fails.
+    """
     core.index.set_arriving(series_id, arriving=False)
     state = core.index.state(series_id)
-    if state is not None:
-        core.claims.release([request.request_id for request in state.requests if request.is_open])
+    if state is None:
+        return
+    core.claims.release([request.request_id for request in state.requests if request.is_open])
+    results = [request for request in state.requests if request.status == values.COMPLETED]
+    instances = core.gateway.instances(series_id) if results else ()
+    if not instances:
+        return
+    content, now = fingerprint(instances), core.clock.now()
+    for result in results:
+        if slide_settled(result, content, now) is not result:
+            change_request(core, result.request_id, lambda current: slide_settled(current, content, now))

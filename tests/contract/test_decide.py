@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from pydicom.uid import generate_uid
 
 from orthanc_plugin.archive import MAX_FINISHED
 from tests.support.queue_client import PNG, Queue, named
@@ -229,6 +230,21 @@ def test_a_slide_stored_again_keeps_its_open_requests_under_its_new_content(queu
     assert old["status"] == "completed"
     assert "source_replaced" in old["flags"]
     assert old["artifacts"] == []
+
+
+@pytest.mark.parametrize("of", ["a file it had", "a further file"])
+def test_a_result_says_that_its_slide_is_not_what_was_analysed(queue: Queue, site: Site, of: str) -> None:
+    slide, level = site.new_slide(), generate_uid()
+    site.store_file(slide, level, "before")
+    request_id = queue.completed(slide).request_id
+    site.store_file(slide, level, "before")
+    assert queue.get(request_id)["flags"] == ["unapproved_model"]
+
+    site.store_file(slide, level if of == "a file it had" else generate_uid(), "after")
+    request = queue.get(request_id)
+    assert (request["flags"][-1], request["history"][-1]["event"]) == ("slide_changed", "slide_changed")
+    assert [artifact["name"] for artifact in request["artifacts"]] == ["heatmap.png"]
+    assert queue.submit(slide).status == 201
 
 
 def test_a_result_for_a_slide_stored_again_is_not_taken(queue: Queue, site: Site) -> None:

@@ -16,7 +16,7 @@ from orthanc_plugin.application import Application
 from orthanc_plugin.dicom_identity import orthanc_id
 from orthanc_plugin.http import Request
 from orthanc_plugin.memory_gateway import MemoryGateway
-from orthanc_plugin.service.changes import series_created, series_deleted
+from orthanc_plugin.service.changes import series_created, series_deleted, series_stable
 from orthanc_plugin.service.clockwork import finish_leftovers, tick
 from orthanc_plugin.service.startup import load_all, load_open, load_unread
 from orthanc_plugin.settings import Settings, read_settings
@@ -87,6 +87,9 @@ class Site(Protocol):
 
     def overwrite(self, slide: Slide) -> None:
         """Store the slide's only instance again with another content, and let the plugin hear of it."""
+
+    def store_file(self, slide: Slide, sop_uid: str, note: str) -> None:
+        """Store a file of the slide, anew where it has it; `note` makes its content."""
 
     def delete(self, slide: Slide) -> None:
         """Delete a slide, and let the plugin hear of it."""
@@ -184,6 +187,10 @@ class MemorySite:
         self.gateway.add_instance(slide.series, slide.sop_uid, content=b"\0" * 128 + b"DICM" + b"changed")
         series_deleted(self.application.core, slide.series)
         series_created(self.application.core, slide.series)
+
+    def store_file(self, slide: Slide, sop_uid: str, note: str) -> None:
+        self.gateway.add_instance(slide.series, sop_uid, content=b"\0" * 128 + b"DICM" + note.encode())
+        series_stable(self.application.core, slide.series)
 
     def delete(self, slide: Slide) -> None:
         self.gateway.delete_series(slide.series)
@@ -295,6 +302,12 @@ class ServerSite:
     def overwrite(self, slide: Slide) -> None:
         changed = tiny_slide(slide.series_uid, slide.study_uid, sop_uid=slide.sop_uid, note="changed")
         self.server.post("/instances", data=changed).raise_for_status()
+        time.sleep(0.3)
+
+    def store_file(self, slide: Slide, sop_uid: str, note: str) -> None:
+        content = tiny_slide(slide.series_uid, slide.study_uid, sop_uid=sop_uid, note=note)
+        self.server.post("/instances", data=content).raise_for_status()
+        self._wait_stable([slide])
         time.sleep(0.3)
 
     def delete(self, slide: Slide) -> None:

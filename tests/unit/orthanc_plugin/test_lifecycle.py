@@ -324,6 +324,16 @@ def test_a_result_of_a_slide_that_was_replaced_before_is_not_said_to_be_of_the_f
     assert done.flags == (values.UNAPPROVED_MODEL,)
 
 
+def test_that_a_slide_has_changed_since_is_said_of_results_alone_and_once() -> None:
+    done = delivery.completed(delivered(), (), NOW)
+    flagged = lifecycle.slide_settled(done, "g", NOW)
+    assert flagged.flags == (*done.flags, values.SLIDE_CHANGED)
+    assert lifecycle.slide_settled(flagged, "h", NOW) is flagged
+    assert lifecycle.slide_settled(done, "f", NOW) is done
+    for request in (a_request(), working(), lifecycle.source_replaced(done, "g", NOW)):
+        assert lifecycle.slide_settled(request, "g", NOW) is request
+
+
 def test_a_result_that_went_with_its_slide_stands_for_nothing() -> None:
     done = delivery.completed(delivered(), (), NOW)
     assert lifecycle.counts_as_repeat(done)
