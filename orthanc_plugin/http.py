@@ -109,7 +109,7 @@ def _check_storable(value: dict[str, Any], text: str) -> None:
 
 
 def is_form(headers: Mapping[str, str]) -> bool:
-    """Tell whether a body is a form with files: Orthanc hands each of them over, and answers 200 by itself."""
+    """Tell whether a body is a form with files: Orthanc hands over each, and answers 200 by itself."""
     return headers.get("content-type", "").lower().lstrip().startswith("multipart/form-data")
 
 
