@@ -17,6 +17,8 @@ from typing import TypeVar
 from .errors import PluginError
 
 Tag = tuple[int, int]
+_Head = tuple[Tag, bytes, int]
+"""Tag, VR where it is written, and length."""
 _Read = TypeVar("_Read")
 
 _META_START = 132
@@ -28,15 +30,22 @@ _ITEM = (0xFFFE, 0xE000)
 _ITEM_BYTES = struct.pack("<HH", *_ITEM)
 _ITEM_END = (0xFFFE, 0xE00D)
 _SEQUENCE_END = (0xFFFE, 0xE0DD)
+_MARKS = frozenset({_ITEM, _ITEM_END, _SEQUENCE_END})
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _SHORT = frozenset(
     {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS"}
     | {b"LO", b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
 )
 _FRAGMENTED = frozenset({b"OB", b"OW"})
-_IMPLICIT = "1.2.840.10008.1.2"
-_NOT_LITTLE_ENDIAN = frozenset({"1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"})
+_IMPLICIT = b"1.2.840.10008.1.2"
+_JPEG_AND_ALIKE = (b"50", b"51", b"57", b"70", b"80", b"81", b"90", b"91")
+_SYNTAXES = frozenset(
+    {_IMPLICIT, b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.5"}
+    | {b"1.2.840.10008.1.2.4." + last for last in _JPEG_AND_ALIKE}
+)
+"""Little endian, not deflated, and spelt like this: to Orthanc " 1.2.840.10008.1.2.2" is big endian."""
 
+_META_LENGTH = (0x0002, 0x0000)
 _SYNTAX = (0x0002, 0x0010)
 _SOP_INSTANCE = (0x0008, 0x0018)
 _MODALITY = (0x0008, 0x0060)
@@ -111,6 +120,11 @@ def _read(content: bytes, how: Callable[[_Reader], _Read]) -> _Read:
 
 
 class _Reader:
+    """Goes through the bytes as Orthanc does, and refuses what that might read otherwise.
+
+    Of a tag that comes twice Orthanc takes the first.
+    """
+
     def __init__(self, content: bytes) -> None:
         self._content = content
         self._at = _META_START
@@ -118,38 +132,46 @@ class _Reader:
 
     def identifying_values(self) -> dict[Tag, str]:
         found: dict[Tag, str] = {}
-        for tag, representation, length in self._dataset():
+        for head in self._dataset():
+            tag, _, length = head
             if tag > _SERIES:
                 break
             if tag in {_SOP_INSTANCE, _MODALITY, _STUDY, _SERIES} and length != _UNDEFINED:
-                found.setdefault(
-                    tag, _text(self._take(length))
-                )  # of a tag that comes twice Orthanc takes the first
+                found.setdefault(tag, _text(self._take(length)))
             else:
-                self._pass_over(representation, length, 0)
+                self._pass_over(head, 0)
         return found
 
     def look_through(self) -> None:
-        for _, representation, length in self._dataset():
-            self._pass_over(representation, length, 0)
+        for head in self._dataset():
+            self._pass_over(head, 0)
 
-    def _dataset(self) -> Iterator[tuple[Tag, bytes, int]]:
+    def _dataset(self) -> Iterator[_Head]:
         """Yield the head of each element; whoever gets it passes its value before the next."""
         syntax = self._meta_syntax()
-        if syntax in _NOT_LITTLE_ENDIAN:
-            raise UnreadableDicomError("Send DICOM results in a little endian transfer syntax, not deflated.")
+        if syntax not in _SYNTAXES:
+            raise UnreadableDicomError(
+                "Send DICOM results in implicit or explicit VR little endian, or with frames in JPEG, "
+                "JPEG-LS, JPEG 2000 or RLE."
+            )
         self._explicit = syntax != _IMPLICIT
         while self._at < len(self._content):
             yield self._header()
 
-    def _meta_syntax(self) -> str:
-        syntax = ""
+    def _meta_syntax(self) -> bytes:
+        """Return the transfer syntax; Orthanc takes for meta information as much as that says it has."""
+        found: dict[Tag, bytes] = {}
+        end = None
         while struct.unpack_from("<H", self._content, self._at)[0] == _META_GROUP:
             tag, _, length = self._header()
-            value = self._take(length)
-            if tag == _SYNTAX:
-                syntax = _text(value)
-        return syntax
+            if tag in found:
+                raise UnreadableDicomError("The meta information of the DICOM file says something twice.")
+            found[tag] = self._take(length)
+            if tag == _META_LENGTH:
+                end = self._at + int.from_bytes(found[tag], "little")
+        if end not in {None, self._at}:
+            raise UnreadableDicomError("The meta information of the DICOM file is not as long as it says.")
+        return found.get(_SYNTAX, b"").rstrip(b"\0")
 
     def _take(self, length: int) -> bytes:
         start, self._at = self._at, self._at + length
@@ -157,9 +179,9 @@ class _Reader:
             raise UnreadableDicomError("The DICOM file is cut off.")
         return self._content[start : self._at]
 
-    def _header(self) -> tuple[Tag, bytes, int]:
+    def _header(self) -> _Head:
         group, element = struct.unpack_from("<HH", self._content, self._at)
-        if not self._explicit or group == _ITEM[0]:
+        if not self._explicit or (group, element) in _MARKS:
             (length,) = struct.unpack_from("<I", self._content, self._at + 4)
             self._at += 8
             return (group, element), b"", length
@@ -174,8 +196,11 @@ class _Reader:
             raise UnreadableDicomError(f"The DICOM file has a value of an unknown kind, {representation!r}.")
         return (group, element), representation, length
 
-    def _pass_over(self, representation: bytes, length: int, depth: int) -> None:
+    def _pass_over(self, head: _Head, depth: int) -> None:
         """Pass over a value, through its items where it has any."""
+        tag, representation, length = head
+        if tag in _MARKS:
+            raise UnreadableDicomError("The DICOM file begins or ends an item where there is none.")
         if length != _UNDEFINED and not self._holds_items(representation):
             self._take(length)
             return
@@ -184,14 +209,14 @@ class _Reader:
         explicit = self._explicit
         # PS3.5 section 6.2.2, note 4: what is of type UN is implicit inside
         self._explicit = explicit and representation != b"UN"
-        for tag, _, inner in self._until(_SEQUENCE_END, length):
-            if tag != _ITEM:
+        for mark, _, inner in self._until(_SEQUENCE_END, length):
+            if mark != _ITEM:
                 raise UnreadableDicomError("The DICOM file has a sequence of something else than items.")
             if representation in _FRAGMENTED:
                 self._take(inner)
                 continue
-            for _, kind, size in self._until(_ITEM_END, inner):
-                self._pass_over(kind, size, depth + 1)
+            for element in self._until(_ITEM_END, inner):
+                self._pass_over(element, depth + 1)
         self._explicit = explicit
 
     def _holds_items(self, representation: bytes) -> bool:
@@ -199,14 +224,17 @@ class _Reader:
             return representation == b"SQ"
         return self._content.startswith(_ITEM_BYTES, self._at)
 
-    def _until(self, mark: Tag, length: int) -> Iterator[tuple[Tag, bytes, int]]:
+    def _until(self, mark: Tag, length: int) -> Iterator[_Head]:
         """Yield the heads of what lies within a length, or before a mark where that is undefined."""
-        end = len(self._content) + 1 if length == _UNDEFINED else self._at + length
+        if length == _UNDEFINED:
+            while (head := self._header())[0] != mark:
+                yield head
+            return
+        end = self._at + length
         while self._at < end:
-            head = self._header()
-            if head[0] == mark:
-                return
-            yield head
+            yield self._header()
+        if self._at > end:
+            raise UnreadableDicomError("A value of the DICOM file is longer than the sequence around it.")
 
 
 def _text(value: bytes) -> str:

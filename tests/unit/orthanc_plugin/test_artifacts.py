@@ -7,7 +7,7 @@ from io import BytesIO
 
 import pydicom
 import pytest
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian
 
 from orthanc_plugin.artifacts import KINDS, check_content, kind_of
 from orthanc_plugin.dicom_identity import UnreadableDicomError, check_nesting, read_identity
@@ -79,12 +79,50 @@ def test_a_real_slides_header_is_read() -> None:
     assert_same(volume_file().read_bytes())
 
 
-def test_a_transfer_syntax_that_is_not_read_says_so() -> None:
+EXPLICIT = b"UI\x14\x001.2.840.10008.1.2.1\0"
+
+
+def in_syntax(value: bytes) -> bytes:
+    """Return a result that is said to be in another transfer syntax than it is."""
     content = tiny_result("1.2.3")
-    little = read_back(content).file_meta.TransferSyntaxUID.encode()
-    assert len(little) == len(ExplicitVRBigEndian)
+    length = int.from_bytes(content[140:144], "little") + len(value) - len(EXPLICIT) + 4
+    said = content.replace(EXPLICIT, b"UI" + len(value).to_bytes(2, "little") + value)
+    return said[:140] + length.to_bytes(4, "little") + said[144:]
+
+
+def test_frames_in_a_known_compression_are_let_through() -> None:
+    assert_same(in_syntax(b"1.2.840.10008.1.2.4.80"))
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        b"1.2.840.10008.1.2.2\0",
+        b" 1.2.840.10008.1.2.2",
+        b"1.2.840.10008.1.2.2\0x\0",
+        b"1.2.840.10008.1.2.1.99",
+        b"1.2.840.10008.1.2.4.95",
+        b"",
+    ],
+    ids=["big endian", "after a blank", "before a zero", "deflated", "deflated by JPIP", "none"],
+)
+def test_a_transfer_syntax_that_orthanc_may_read_otherwise_says_what_to_send(syntax: bytes) -> None:
     with pytest.raises(UnreadableDicomError, match="little endian"):
-        read_identity(content.replace(little, ExplicitVRBigEndian.encode(), 1))
+        read_identity(in_syntax(syntax))
+
+
+def test_a_second_transfer_syntax_is_refused() -> None:
+    twice = b"\x02\x00\x10\x00".join([EXPLICIT, EXPLICIT])
+    with pytest.raises(UnreadableDicomError, match="twice"):
+        read_identity(tiny_result("1.2.3").replace(EXPLICIT, twice))
+
+
+@pytest.mark.parametrize("more", [-8, 8])
+def test_meta_information_of_another_length_than_it_says_is_refused(more: int) -> None:
+    content = tiny_result("1.2.3")
+    length = int.from_bytes(content[140:144], "little") + more
+    with pytest.raises(UnreadableDicomError, match="not as long"):
+        read_identity(content[:140] + length.to_bytes(4, "little") + content[144:])
 
 
 def test_of_a_tag_that_comes_twice_the_first_is_taken_as_orthanc_does() -> None:
@@ -146,6 +184,45 @@ def test_what_hides_how_deep_it_is_is_refused() -> None:
     hidden = nested_result("1.2.3", 40, ends=False).replace(b"SQ", b"ZZ")
     with pytest.raises(UnreadableDicomError, match="unknown kind"):
         check_nesting(hidden)
+
+
+def element(tag: str, kind: bytes, value: bytes, length: int | None = None) -> bytes:
+    """Return an element of a type with a long length, which may be another one than the value's."""
+    return bytes.fromhex(tag) + kind + b"\0\0" + (length or len(value)).to_bytes(4, "little") + value
+
+
+@pytest.mark.parametrize("number", ["3412", "0000"])
+def test_what_is_only_numbered_like_an_item_hides_no_depth(number: str) -> None:
+    """Taken for an item, it would have a length of 16,975: its type, read as a number."""
+    deep = nested_result("1.2.3", 18, ends=False)
+    head = len(tiny_result("1.2.3"))
+    hidden = element("feff" + number, b"OB", b"") + deep[head:]
+    filled = hidden + element("e17f1000", b"OB", b"\0" * 20_000)
+    with pytest.raises(UnreadableDicomError, match="too deep"):
+        check_nesting(deep[:head] + filled)
+
+
+ITEM, ITEM_END, SEQUENCE_END = (bytes.fromhex(f"feff{mark}00000000") for mark in ("00e0", "0de0", "dde0"))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (ITEM + SEQUENCE_END, "something else than items"),
+        (ITEM[:4] + b"\x08\0\0\0" + ITEM_END, "where there is none"),
+        (ITEM[:4] + b"\x0c\0\0\0" + element("09001000", b"OB", b"", 400), "longer than the sequence"),
+    ],
+    ids=["a sequence's end", "an item's end", "a value beyond the sequence"],
+)
+def test_a_sequence_with_a_length_ends_there_and_nowhere_else(value: bytes, reason: str) -> None:
+    sequence = element("400030a7", b"SQ", value)
+    with pytest.raises(UnreadableDicomError, match=reason):
+        check_nesting(tiny_result("1.2.3") + sequence + (ITEM + ITEM_END) * 40)
+
+
+def test_a_mark_outside_of_any_sequence_is_refused() -> None:
+    with pytest.raises(UnreadableDicomError, match="where there is none"):
+        check_nesting(tiny_result("1.2.3") + ITEM_END + ITEM * 40)
 
 
 def test_endless_nesting_is_refused() -> None:
