@@ -127,7 +127,7 @@ class Gateway(Protocol):
         """
 
     def store_instance(self, content: bytes) -> str:
-        """Store a DICOM file and return its Orthanc instance id.
+        """Store a DICOM file, in place of another of its UIDs, and return its Orthanc instance id.
 
         Raises
         ------

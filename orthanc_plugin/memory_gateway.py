@@ -341,7 +341,7 @@ class MemoryGateway:
             return Filed(study_id, identity.series_instance_uid, identity.sop_instance_uid)
 
     def store_instance(self, content: bytes) -> str:
-        """Store a DICOM file by its UIDs, where there is none yet, and return its Orthanc instance id.
+        """Store a DICOM file, in place of another of its UIDs, and return its Orthanc instance id.
 
         Raises
         ------
@@ -353,7 +353,7 @@ class MemoryGateway:
             series_uid, study_uid = identity.series_instance_uid, identity.study_instance_uid
             series_id = orthanc_id("patient", study_uid, series_uid)
             instance_id = orthanc_id(series_id, identity.sop_instance_uid)
-            if instance_id not in self._files:
+            if self._files.get(instance_id) != content:
                 if series_id not in self._series:
                     self.add_slide(series_uid, study_uid, modality=identity.modality, image_types=())
                 self.add_instance(

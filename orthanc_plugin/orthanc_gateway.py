@@ -262,9 +262,10 @@ class OrthancGateway:
         return Filed(orthanc_id(patient, study), series, instance)
 
     def store_instance(self, content: bytes) -> str:
-        """Store a DICOM file and return its Orthanc instance id.
+        """Store a DICOM file, in place of another of its UIDs, and return its Orthanc instance id.
 
-        Orthanc cuts off a file that its disk has no room for without a word, and takes no other one in its
+        Without OverwriteInstances Orthanc keeps the other one, whoever sent it: that is deleted first. It
+        cuts off a file that its disk has no room for without a word, and takes no other one in its
         place then: hence the look afterwards.
 
         Raises
@@ -272,12 +273,10 @@ class OrthancGateway:
         FileRefusedError
             Where Orthanc cannot read it, or a filter of the site's does not let it in.
         """
-        answer = orthanc_api.post("/instances", content)
-        if answer["Status"] == "FilteredOut":
-            raise FileRefusedError(
-                "A filter of this Orthanc (ReceivedInstanceFilter) does not let the file in."
-            )
-        instance_id = str(answer["ID"])
+        status, instance_id = _store(content)
+        if status == "AlreadyStored" and _file_of(instance_id) != content:
+            orthanc_api.delete(f"/instances/{instance_id}")
+            _, instance_id = _store(content)
         if not _is_whole(instance_id):
             orthanc_api.delete(f"/instances/{instance_id}")
             raise StorageError(f"Orthanc could not store instance {instance_id} whole. {_LOOK_AT_THE_DISK}")
@@ -310,13 +309,25 @@ def _storage_directory() -> str:
     return os.path.join(orthanc_api.configuration_folder(), configured)  # noqa: PTH118 - plain strings
 
 
+def _store(content: bytes) -> tuple[str, str]:
+    """Give Orthanc a DICOM file; return what became of it and the instance's id."""
+    answer = orthanc_api.post("/instances", content)
+    if answer["Status"] == "FilteredOut":
+        raise FileRefusedError("A filter of this Orthanc (ReceivedInstanceFilter) does not let the file in.")
+    return str(answer["Status"]), str(answer["ID"])
+
+
+def _file_of(instance_id: str) -> bytes | None:
+    try:
+        return get(f"/instances/{instance_id}/file")
+    except StorageError:  # one that was cut off and is stored compressed cannot even be read
+        return None
+
+
 def _is_whole(instance_id: str) -> bool:
     """Tell whether the file of an instance is as long as Orthanc's database says."""
     size = get(f"/instances/{instance_id}/attachments/dicom/size")
-    try:
-        content = get(f"/instances/{instance_id}/file")
-    except StorageError:  # one that is stored compressed cannot even be read
-        return False
+    content = _file_of(instance_id)
     return size is not None and content is not None and len(content) == int(size)
 
 

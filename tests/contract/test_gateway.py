@@ -314,6 +314,14 @@ def test_a_stored_file_lies_in_the_series_that_it_names(archive: Archive, slide:
     assert series != slide
 
 
+def test_a_stored_file_takes_the_place_of_another_of_its_uids(archive: Archive) -> None:
+    forged = dicom_file("1.2.7", "1.2.3", "patient", "1.2.7.1", comment="forged")
+    content = dicom_file("1.2.7", "1.2.3", "patient", "1.2.7.1")
+    first = archive.gateway.store_instance(forged)
+    assert archive.gateway.store_instance(content) == first
+    assert archive.gateway.dicom_file(first) == content
+
+
 def test_it_is_known_beforehand_where_a_file_will_lie(archive: Archive) -> None:
     content = dicom_file("1.2.7", "1.2.3", "patient", "1.2.7.1")
     filed = archive.gateway.filed_as(content)
