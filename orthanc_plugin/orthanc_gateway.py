@@ -258,7 +258,7 @@ class OrthancGateway:
             Where Orthanc cannot read it.
         """
         tags = orthanc_api.dicom_tags(content)
-        patient, study, series, instance = (str(tags.get(tag) or "").strip() for tag in _IDENTIFYING)
+        patient, study, series, instance = (str(tags.get(tag) or "") for tag in _IDENTIFYING)
         return Filed(orthanc_id(patient, study), series, instance)
 
     def store_instance(self, content: bytes) -> str:

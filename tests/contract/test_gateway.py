@@ -322,14 +322,18 @@ def test_a_stored_file_takes_the_place_of_another_of_its_uids(archive: Archive) 
     assert archive.gateway.dicom_file(first) == content
 
 
-def test_it_is_known_beforehand_where_a_file_will_lie(archive: Archive) -> None:
-    content = dicom_file("1.2.7", "1.2.3", "patient", "1.2.7.1")
+@pytest.mark.parametrize(("series_uid", "patient"), [("1.2.7", "patient"), ("1.2.8", "  0042 ")])
+def test_it_is_known_beforehand_where_a_file_will_lie(
+    archive: Archive, series_uid: str, patient: str
+) -> None:
+    """Blanks before a PatientID are of it, as in one that is set to the right."""
+    content = dicom_file(series_uid, "1.2.3", patient, f"{series_uid}.1")
     filed = archive.gateway.filed_as(content)
     archive.gateway.store_instance(content)
-    (series_id,) = archive.gateway.lookup_series("1.2.7", "1.2.3")
+    (series_id,) = archive.gateway.lookup_series(series_uid, "1.2.3")
     series = archive.gateway.series(series_id)
     assert series is not None
-    assert filed == Filed(series.study_id, series.series_instance_uid, "1.2.7.1")
+    assert filed == Filed(series.study_id, series.series_instance_uid, f"{series_uid}.1")
 
 
 def test_what_is_no_dicom_is_refused_for_good(archive: Archive) -> None:
