@@ -22,6 +22,10 @@ from .errors import PluginError
 MOST_PATCHES = 500_000
 """More than the largest slides have; as GeoJSON they are 125 MB, which are held once."""
 
+_ENTRY = b"PK\x01\x02"
+_MOST_ENTRIES = 100
+"""Many more than a worker writes. To list a million, which fit, takes ten seconds and 800 MB."""
+
 _MAGIC = b"\x93NUMPY"
 _HEADER = re.compile(
     r"\{'descr': '(?P<descr>[^']*)', 'fortran_order': (?P<fortran_order>True|False), "
@@ -87,6 +91,8 @@ def read_attention(content: bytes) -> Patches:
     UnreadableAttentionError
         Where it is damaged, holds other arrays than it should, or more than `MOST_PATCHES`.
     """
+    if content.count(_ENTRY) > _MOST_ENTRIES:
+        raise UnreadableAttentionError(f"attention.npz holds more than {_MOST_ENTRIES} files.")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             corners, footprint, attention, percentile = (

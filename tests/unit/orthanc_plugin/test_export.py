@@ -86,6 +86,15 @@ def test_a_file_that_unpacks_to_more_than_any_slide_has_is_not_unpacked(
         read_attention(npz(coords=np.zeros((5000, 2), dtype=np.int64)))
 
 
+def test_an_archive_of_a_great_many_files_is_not_listed() -> None:
+    buffer = io.BytesIO(npz())
+    with zipfile.ZipFile(buffer, "a") as archive:
+        for number in range(100):
+            archive.writestr(str(number), b"")
+    with pytest.raises(UnreadableAttentionError, match="more than 100 files"):
+        read_attention(buffer.getvalue())
+
+
 def holding(coords: bytes, packed: int = zipfile.ZIP_STORED) -> bytes:
     """Return an archive with these bytes in place of the coordinates."""
     buffer = io.BytesIO()
