@@ -6,12 +6,14 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from .errors import SettingsError
 
 _LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|::1|::ffff:127(\.\d{1,3}){3}", re.ASCII)
+_PASSED_OVER = frozenset({"Mn", "Cf", "Cc"})
 
 
 def refuse_unsafe_users(configuration: Mapping[str, Any]) -> None:
@@ -63,8 +65,8 @@ def user_name(
     authentication_enabled
         True where Orthanc checks passwords itself; else the Authorization header proves nothing.
     listed
-        Users with a role. A proxy's directory may sign in LAB where it knows lab, who is one user to it: in
-        the header such a name means the one that is listed. To Orthanc's own list they are two.
+        Users with a role. A proxy's directory may sign in LAB or láb where it knows lab, who is one user to
+        it: in the header such a name means the one that is listed. To Orthanc's own list they are two.
     """
     named = headers.get(trusted_header, "").strip() if trusted_header is not None else ""
     if named or not authentication_enabled:
@@ -83,7 +85,15 @@ def user_name(
 def _as_listed(name: str, listed: Collection[str]) -> str:
     if name in listed:
         return name
-    return next((user for user in listed if user.casefold() == name.casefold()), name)
+    compared = _compared(name)
+    return next((user for user in listed if _compared(user) == compared), name)
+
+
+def _compared(name: str) -> str:
+    """Return a name without what directories pass over: case, width, accents, what is not seen (RFC 4518)."""
+    characters = unicodedata.normalize("NFKD", name).casefold()
+    seen = "".join(one for one in characters if unicodedata.category(one) not in _PASSED_OVER)
+    return " ".join(seen.split())
 
 
 def is_forged(headers: Mapping[str, str], trusted_header: str | None, peer: str) -> bool:

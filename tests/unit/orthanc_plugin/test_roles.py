@@ -82,9 +82,30 @@ def test_without_passwords_the_authorization_header_proves_nothing() -> None:
     assert user_name(basic("alice:x"), "x-remote-user", authentication_enabled=False) == ""
 
 
-def test_a_proxy_that_takes_a_name_in_any_case_makes_no_person_of_a_worker() -> None:
-    for name in ("lab", "LAB", "Lab"):
-        assert user_name({"x-remote-user": name}, "x-remote-user", listed=("lab",)) == "lab"
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lab 1",
+        "LAB 1",
+        "Lab  1",
+        "\uff4c\uff41\uff42 \uff11",
+        "l\u00e1b 1",
+        "la\u0301b 1",
+        "l\u00adab 1",
+        "lab\u200b 1",
+    ],
+    ids=["itself", "case", "blanks", "width", "accent", "combined", "soft hyphen", "no width"],
+)
+def test_a_proxy_whose_directory_spells_loosely_makes_no_person_of_a_worker(name: str) -> None:
+    assert user_name({"x-remote-user": name}, "x-remote-user", listed=("prometheus", "lab 1")) == "lab 1"
+
+
+def test_names_that_differ_are_two_users() -> None:
+    for name in ("lab-1", "lab1", "lab 2", "\uc5f0\uad6c\uc2e4"):
+        assert user_name({"x-remote-user": name}, "x-remote-user", listed=("lab 1",)) == name
+
+
+def test_a_name_that_is_listed_as_it_stands_is_that_one_and_orthancs_own_list_is_exact() -> None:
     assert user_name({"x-remote-user": "Lab"}, "x-remote-user", listed=("lab", "Lab")) == "Lab"
     assert user_name(basic("Lab:x"), "x-remote-user", listed=("lab",)) == "Lab"
 
