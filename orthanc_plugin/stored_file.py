@@ -53,8 +53,13 @@ def read_stored(storage_directory: str, uuid: str) -> bytes:
     descriptor = _open(storage_directory, uuid)
     if descriptor is None:
         return b""
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def _open(storage_directory: str, uuid: str) -> int | None:

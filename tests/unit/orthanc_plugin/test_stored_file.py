@@ -30,9 +30,12 @@ def test_nothing_is_left_of_one_that_is_not_there(tmp_path: Path) -> None:
     assert read_stored(str(tmp_path), UUID) == b""
 
 
-def test_neither_links_nor_pipes_are_followed(tmp_path: Path, place: Path) -> None:
+def test_neither_links_nor_pipes_nor_folders_are_followed(tmp_path: Path, place: Path) -> None:
     place.symlink_to("/etc/hostname")
     assert read_stored(str(tmp_path), UUID) == b""
     place.unlink()
     os.mkfifo(place)
+    assert read_stored(str(tmp_path), UUID) == b""
+    place.unlink()
+    place.mkdir()
     assert read_stored(str(tmp_path), UUID) == b""
