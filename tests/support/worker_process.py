@@ -160,6 +160,10 @@ class WorkerProcess:
         return path.read_text("utf-8", errors="replace") if path.exists() else ""
 
 
+STARTING = 503
+"""What a plugin answers that has not read its requests yet."""
+
+
 def wait_until_ended(
     url: str, person: tuple[str, str], request_id: str, *, seconds: float = 180
 ) -> dict[str, object]:
@@ -168,9 +172,10 @@ def wait_until_ended(
     request: dict[str, object] = {}
     while time.monotonic() < deadline:
         answer = requests.get(f"{url}/pathology/requests/{request_id}", auth=person, timeout=30)
-        answer.raise_for_status()
-        request = answer.json()["request"]
-        if request["status"] in {"completed", "failed", "cancelled"}:
-            return request
+        if answer.status_code != STARTING:
+            answer.raise_for_status()
+            request = answer.json()["request"]
+            if request["status"] in {"completed", "failed", "cancelled"}:
+                return request
         time.sleep(0.2)
     raise AssertionError(f"not ended within {seconds:.0f} s: {request}")
