@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from . import values
 from .catalogue import Catalogue, Kind
 from .codec import SeriesState
 from .held_leases import HeldLeases, Lease, Live
-from .places import END, START, Place, place_of
+from .places import place_of
 from .turns import Runs, Turns
 from .values import AnalysisRequest, replaced
 
@@ -37,6 +37,9 @@ class Index:
         self._states: dict[str, SeriesState] = {}
         self._catalogue = Catalogue()
         self._turns = Turns(self._catalogue.__getitem__)
+        # What goes through requests one by one is theirs to ask: whoever does holds `lock` meanwhile.
+        self.ordered = self._catalogue.ordered
+        self.pending = self._turns.pending
         self._versions: dict[str, int] = {}
         self._held = HeldLeases()
         self._outputs: dict[str, str] = {}
@@ -62,34 +65,6 @@ class Index:
         """Return all requests, ordered by creation and id."""
         with self.lock:
             return list(self.ordered())
-
-    def ordered(
-        self,
-        *,
-        after: Place = START,
-        before: Place = END,
-        newest_first: bool = False,
-        source: str | None = None,
-        holds: Callable[[Kind], bool] = lambda _: True,
-    ) -> Iterator[AnalysisRequest]:
-        """Yield requests, ordered by creation and id. Hold `lock` meanwhile.
-
-        What is not wanted is not looked at, however many there are.
-
-        Parameters
-        ----------
-        after, before
-            Only those between these places.
-        newest_first
-            Turn the order round.
-        source
-            Only those of the series or study with this Orthanc id, whatever `holds` says.
-        holds
-            Tells of a model and a state whether the requests of that kind are wanted.
-        """
-        return self._catalogue.ordered(
-            after=after, before=before, newest_first=newest_first, source=source, holds=holds
-        )
 
     def archived(self, state: SeriesState) -> list[AnalysisRequest]:
         """Return the requests of a series that have left its state for the archive."""
@@ -250,13 +225,6 @@ class Index:
         """Return when the oldest open request of each model in each state was created."""
         with self.lock:
             return self._catalogue.oldest_open()
-
-    def pending(self, runs: Runs | None = None) -> Iterator[AnalysisRequest]:
-        """Yield the pending requests in their turn: priority, then age. Hold `lock` meanwhile.
-
-        `runs` tells of one request whether those that want the same model and version are to be looked at.
-        """
-        return self._turns.pending(runs)
 
     def pending_before(self, request: AnalysisRequest, runs: Runs) -> int:
         """Return how many pending requests have their turn before one; `runs` as for `pending`."""
