@@ -8,18 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.queue_client import Queue
-from tests.support.sites import MemorySite, ServerSite, Site
+from tests.support.sites import MemorySite, ServerSite, Site, running
 
 BOTH = ["memory", pytest.param("server", marks=pytest.mark.server)]
-
-
-def running(slides: int) -> Iterator[ServerSite]:
-    site = ServerSite(slides=slides)
-    try:
-        site.start()
-        yield site
-    finally:
-        site.stop()
 
 
 def chosen(request: pytest.FixtureRequest, server: str) -> Site:
@@ -32,7 +23,8 @@ def chosen(request: pytest.FixtureRequest, server: str) -> Site:
 
 @pytest.fixture(scope="session")
 def server_site() -> Iterator[ServerSite]:
-    yield from running(slides=260)
+    with running(slides=260) as site:
+        yield site
 
 
 @pytest.fixture(params=BOTH)
@@ -42,7 +34,8 @@ def site(request: pytest.FixtureRequest) -> Site:
 
 @pytest.fixture(scope="module")
 def fresh_server_site() -> Iterator[ServerSite]:
-    yield from running(slides=4)
+    with running(slides=4) as site:
+        yield site
 
 
 @pytest.fixture(params=BOTH)

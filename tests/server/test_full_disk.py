@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.support.queue_client import PNG, Queue, named
-from tests.support.sites import ServerSite, Slide
+from tests.support.sites import ServerSite, Slide, running
 from tests.support.small_disk import filled, small_file_system
 from tests.support.tiny_dicom import tiny_result, tiny_slide
 
@@ -19,15 +18,9 @@ pytestmark = [pytest.mark.server]
 SIZE = "24m"
 
 
-@contextmanager
-def site_on(disk: Path, *what: str) -> Iterator[ServerSite]:
+def site_on(disk: Path, *what: str) -> AbstractContextManager[ServerSite]:
     """Run a site with its files, its database or both on a small file system."""
-    site = ServerSite(slides=1, environment=dict.fromkeys(what, str(disk)))
-    try:
-        site.start()
-        yield site
-    finally:
-        site.stop()
+    return running(slides=1, environment=dict.fromkeys(what, str(disk)))
 
 
 def store_again(site: ServerSite, slide: Slide) -> int:

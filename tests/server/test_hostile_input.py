@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.queue_client import Queue, named
-from tests.support.sites import PERSON, ServerSite
+from tests.support.sites import PERSON, ServerSite, running
 from tests.support.tiny_dicom import nested_result
 
 pytestmark = pytest.mark.server
@@ -21,12 +21,8 @@ DEEP = "[" * 2000 + "]" * 2000
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[ServerSite]:
-    site = ServerSite(slides=2)
-    try:
-        site.start()
+    with running(slides=2) as site:
         yield site
-    finally:
-        site.stop()
 
 
 @pytest.fixture(autouse=True)

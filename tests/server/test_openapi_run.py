@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.queue_client import Lease, Queue
-from tests.support.sites import MONITOR, PERSON, WORKER, ServerSite
+from tests.support.sites import MONITOR, PERSON, WORKER, ServerSite, running
 
 pytestmark = [
     pytest.mark.server,
@@ -25,12 +25,8 @@ EXAMPLES = os.environ.get("EXAMPLES", "")
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[ServerSite]:
-    site = ServerSite(slides=2)
-    try:
-        site.start()
+    with running(slides=2) as site:
         yield site
-    finally:
-        site.stop()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode
@@ -218,6 +219,17 @@ class MemorySite:
         if not kill:
             self.application.core.stop()
         self.application = self._start()
+
+
+@contextmanager
+def running(slides: int, environment: Mapping[str, str] | None = None) -> Iterator[ServerSite]:
+    """Run the plugin in a real Orthanc, as `ServerSite` says."""
+    site = ServerSite(slides, environment)
+    try:
+        site.start()
+        yield site
+    finally:
+        site.stop()
 
 
 class ServerSite:
