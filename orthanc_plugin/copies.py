@@ -104,7 +104,7 @@ class Copies:
         return {series_id: part for series_id, part in left.items() if part}
 
     def _decoded(self, shard: int, value: Any) -> Mapping[str, Part]:
-        # A series that does not belong here was left there under another CopiesProperty.
+        # A series that does not belong here was left there under another GlobalProperty.
         return {
             series_id: self._part(series_id, json.dumps(part))
             for series_id, part in value.items()

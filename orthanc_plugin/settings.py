@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,18 +43,10 @@ class Settings:
         Numbers of the series' metadata and attachments that the plugin keeps its state in. From the last one
         on all numbers, of metadata and of attachments, are for results.
     global_property
-        Number of the database's global property that lists the series with open requests.
-    unpublished_property
-        Number of the one that lists DICOM results which are not part of a completed request.
+        Number of the first of the database's global properties that the plugin keeps; this one lists the
+        series with open requests, and those that follow are the properties below.
     rules
         What is submitted by itself when a slide arrives.
-    rules_property
-        Number of the database's global property that says up to when arrivals have been looked at.
-    copies_property
-        Number of the first of the `SHARDS` global properties of the database that hold copies of open
-        requests whose slide may take them along (see `copies`).
-    drain_property
-        Number of the database's global property that lists the workers which are to take nothing more.
     audit
         ``syslog``, or the path of the audit file; None puts it into Orthanc's storage folder.
     source_url
@@ -74,7 +66,6 @@ class Settings:
     damaged_number: int = 5002
     first_attachment: int = 5100
     global_property: int = 5000
-    unpublished_property: int = 5002
     lease_s: float = 60.0
     heartbeat_s: float = 15.0
     confirm_s: float = 15.0
@@ -84,12 +75,29 @@ class Settings:
     claim_waiters: int = 10
     page_waiters: int = 10
     rules: tuple[ArrivalRule, ...] = ()
-    rules_property: int = 5001
-    drain_property: int = 5003
-    copies_property: int = 5004
     audit: str | None = None
     source_url: str = ""
     webhook: Endpoint | None = None
+
+    @property
+    def rules_property(self) -> int:
+        """Number of the global property that says up to when arrivals have been looked at."""
+        return self.global_property + 1
+
+    @property
+    def unpublished_property(self) -> int:
+        """Number of the one that lists DICOM results which are not part of a completed request."""
+        return self.global_property + 2
+
+    @property
+    def drain_property(self) -> int:
+        """Number of the one that lists the workers which are to take nothing more."""
+        return self.global_property + 3
+
+    @property
+    def copies_property(self) -> int:
+        """Number of the first of `SHARDS` that hold copies of open requests (see `copies`)."""
+        return self.global_property + 4
 
 
 def _runs_permitted_models(settings: Settings) -> bool:
@@ -111,12 +119,8 @@ _KEYS: Mapping[str, tuple[str, read.Reader]] = {
     "ArchiveAttachment": ("archive_number", _number),
     "DamagedMetadataNumber": ("damaged_number", _number),
     "FirstAttachment": ("first_attachment", _number),
-    "GlobalProperty": ("global_property", _number),
-    "UnpublishedProperty": ("unpublished_property", _number),
+    "GlobalProperty": ("global_property", read.whole(_FIRST_USER_NUMBER, _LAST_USER_NUMBER - 3 - SHARDS)),
     "Rules": ("rules", read.rules),
-    "RulesProperty": ("rules_property", _number),
-    "DrainProperty": ("drain_property", _number),
-    "CopiesProperty": ("copies_property", read.whole(_FIRST_USER_NUMBER, _LAST_USER_NUMBER - SHARDS + 1)),
     "LeaseSeconds": ("lease_s", read.seconds(1, 3600)),
     "HeartbeatSeconds": ("heartbeat_s", read.seconds(0.2, 1200)),
     "ConfirmSeconds": ("confirm_s", read.seconds(0.5, 600)),
@@ -134,7 +138,7 @@ _KEYS: Mapping[str, tuple[str, read.Reader]] = {
 @dataclass(frozen=True)
 class _Rule:
     holds: Callable[[Settings], bool]
-    sentence: str = field(default="")
+    sentence: str
 
 
 _RULES = (
@@ -162,23 +166,6 @@ _RULES = (
         lambda settings: settings.archive_number != settings.damaged_number,
         "Pathology.ArchiveAttachment and Pathology.DamagedMetadataNumber must differ: a damaged archive is "
         "kept as an attachment of that number.",
-    ),
-    _Rule(
-        lambda settings: (
-            len(
-                {
-                    settings.global_property,
-                    settings.rules_property,
-                    settings.unpublished_property,
-                    settings.drain_property,
-                    *range(settings.copies_property, settings.copies_property + SHARDS),
-                }
-            )
-            == 4 + SHARDS
-        ),
-        "Pathology.GlobalProperty, Pathology.RulesProperty, Pathology.UnpublishedProperty, "
-        "Pathology.DrainProperty and Pathology.CopiesProperty must differ; the latter is the first of "
-        f"{SHARDS} numbers.",
     ),
     _Rule(
         _runs_permitted_models,

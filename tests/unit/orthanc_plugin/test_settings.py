@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orthanc_plugin.copies import SHARDS
 from orthanc_plugin.errors import SettingsError
 from orthanc_plugin.setting_values import PermittedModel
 from orthanc_plugin.settings import Settings, doubts, read_settings
@@ -91,12 +92,7 @@ def test_a_section_is_read() -> None:
             {"Models": [{"Name": "b"}], "Rules": [{"Match": {"Modality": "SM"}, "Model": "a"}]},
             "Pathology.Rules",
         ),
-        ({"RulesProperty": 5000}, "Pathology.RulesProperty"),
-        ({"UnpublishedProperty": 5001}, "Pathology.UnpublishedProperty"),
-        ({"DrainProperty": 5001}, "Pathology.DrainProperty"),
-        ({"CopiesProperty": 5000}, "Pathology.CopiesProperty"),
-        ({"RulesProperty": 5067}, "Pathology.CopiesProperty"),
-        ({"CopiesProperty": 65_473}, "CopiesProperty"),
+        ({"GlobalProperty": 65_469}, "Pathology.GlobalProperty"),
         ({"Workers": ["a"], "Monitors": ["a"]}, "Pathology.Monitors"),
         ({"Workers": ["a:b"]}, "Pathology.Workers"),
         ({"Monitors": ["a:b"]}, "Pathology.Monitors"),
@@ -118,6 +114,13 @@ def test_a_mistake_is_named(section: Any, named: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read(section)
     assert named in str(caught.value)
+
+
+def test_the_properties_of_the_database_follow_one_another_up_to_the_last_number() -> None:
+    settings = read({"GlobalProperty": 65_468})
+    own = (settings.rules_property, settings.unpublished_property, settings.drain_property)
+    assert (settings.global_property, *own, settings.copies_property) == tuple(range(65_468, 65_473))
+    assert settings.copies_property + SHARDS - 1 == 65_535
 
 
 def test_origins_are_taken_as_browsers_send_them() -> None:
