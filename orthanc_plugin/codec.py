@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from .values import (
     FAILED,
+    KINDS,
     PROCESSING,
     PUBLISHING,
     STATUSES,
@@ -99,7 +100,6 @@ def _texts(requests: tuple[AnalysisRequest, ...]) -> str:
     return "[" + ",".join(request.json_text for request in requests) + "]"
 
 
-_KINDS = (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
 _PLAIN: Mapping[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -114,12 +114,12 @@ def _types_of(annotation: str) -> tuple[type, ...]:
     if name.startswith("tuple["):
         types: tuple[type, ...] = (tuple,)
     else:
-        types = _PLAIN.get(name) or tuple(kind for kind in _KINDS if kind.__name__ == name)
+        types = _PLAIN.get(name) or tuple(kind for kind in KINDS if kind.__name__ == name)
     return types if name == annotation else (*types, type(None))
 
 
 _MEMBERS: Mapping[type, tuple[tuple[str, tuple[type, ...]], ...]] = {
-    kind: tuple((field.name, _types_of(str(field.type))) for field in fields(kind)) for kind in _KINDS
+    kind: tuple((field.name, _types_of(str(field.type))) for field in fields(kind)) for kind in KINDS
 }
 _TIMES: Mapping[type, tuple[str, ...]] = {
     kind: tuple(name for name, types in members if float in types) for kind, members in _MEMBERS.items()

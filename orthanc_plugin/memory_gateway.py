@@ -17,10 +17,10 @@ from itertools import islice
 from typing import Any
 
 from .dicom_identity import Identity, UnreadableDicomError, orthanc_id, read_identity
+from .eligibility import VL_WHOLE_SLIDE_MICROSCOPY
 from .errors import FileRefusedError, StorageError, UnknownTagError
 from .gateway import Filed, InstanceInfo, SeriesInfo
 
-WSI_STORAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _KEYWORDS = frozenset(
     {"PatientID", "StudyInstanceUID", "StudyDate", "SeriesInstanceUID", "Modality", "BodyPartExamined"}
 )
@@ -85,7 +85,7 @@ class MemoryGateway:
         patient_id: str = "patient",
         modality: str = "SM",
         image_types: Iterable[tuple[str, ...]] = (VOLUME,),
-        sop_class_uid: str = WSI_STORAGE,
+        sop_class_uid: str = VL_WHOLE_SLIDE_MICROSCOPY,
         is_stable: bool = True,
     ) -> str:
         """Add a series with one instance for each of `image_types`; return its Orthanc id."""
@@ -119,7 +119,7 @@ class MemoryGateway:
         sop_instance_uid: str,
         *,
         image_type: tuple[str, ...] = VOLUME,
-        sop_class_uid: str = WSI_STORAGE,
+        sop_class_uid: str = VL_WHOLE_SLIDE_MICROSCOPY,
         content: bytes | None = None,
     ) -> str:
         """Add an instance, or overwrite the one of this UID (with a new attachment); return its id."""

@@ -11,7 +11,7 @@ from .bodies import MAX_BODY, target_of, wait_of_query, wish_of
 from .http import Request, Response, json_response, parse_object
 from .router import Parts, Route
 from .service import artifacts, decide, listing
-from .service.core import Core, require_open_known
+from .service.core import Core, find, require_open_known
 from .service.estimate import estimated_wait
 from .service.export import export_patches
 from .service.submit import Submitted, skipped_member, submit
@@ -103,7 +103,7 @@ class PersonRoutes:
         waited = listing.wait_for_change(
             self._core, parts["request_id"], request.query.get("version"), wait_of_query(request)
         )
-        found = listing.get_request(self._core, parts["request_id"])
+        found = find(self._core, parts["request_id"])
         headers = {} if waited else self._answers.later()
         return json_response(200, {"success": True, "request": self._answers.full(found)}, headers)
 

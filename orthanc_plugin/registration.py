@@ -21,7 +21,7 @@ from .service.clockwork import LEFTOVERS_EVERY, TICK_S, finish_leftovers, tick
 from .service.core import Core
 from .service.rules import series_arrived, sweep
 from .service.startup import load_all, load_open, load_unread
-from .settings import doubts, read_settings
+from .settings import read_settings, warnings_on
 from .users import refuse_unsafe_users
 
 OnChange = Callable[[int, int, str], None]
@@ -76,8 +76,8 @@ def register(
     orthanc_callbacks.filter_requests(application.allows, before=filter)
     orthanc_callbacks.listen(plugin.on_change, before=on_change)
     orthanc_api.extend_explorer(explorer_script(explorer_js, settings))
-    for doubt in doubts(configuration, settings):
-        orthanc_api.log_warning(f"Pathology: {doubt}")
+    for warning in warnings_on(configuration, settings):
+        orthanc_api.log_warning(f"Pathology: {warning}")
     orthanc_api.log_warning(f"The pathology plugin {__version__} is registered.")
 
 

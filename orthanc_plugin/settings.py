@@ -259,7 +259,7 @@ def _has_foreign_index(configuration: Mapping[str, Any]) -> bool:
     return any(isinstance(section, dict) and section.get("EnableIndex") is True for section in sections)
 
 
-def doubts(configuration: Mapping[str, Any], settings: Settings) -> tuple[str, ...]:
+def warnings_on(configuration: Mapping[str, Any], settings: Settings) -> tuple[str, ...]:
     """Return sentences about settings that are allowed and hardly meant."""
     found = []
     if not settings.workers:

@@ -261,10 +261,10 @@ class AnalysisRequest(Stored):
         return Model(self.model or "", self.model_version)
 
 
+KINDS = (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
 # Name, name as a JSON key, default.
 _MEMBERS: Mapping[type, tuple[tuple[str, str, Any], ...]] = {
-    kind: tuple((field.name, f'"{field.name}":', field.default) for field in fields(kind))
-    for kind in (AnalysisRequest, Artifact, Event, Failure, Grant, Model, Output, Review)
+    kind: tuple((field.name, f'"{field.name}":', field.default) for field in fields(kind)) for kind in KINDS
 }
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .clock import Clock
@@ -11,8 +12,9 @@ from .counters import Counters
 from .drained import Drained
 from .errors import ApiError
 from .leases import TOKENLESS_LEASE_S
+from .lifecycle import accepts
 from .settings import Settings
-from .values import Grant, Model, replaced
+from .values import AnalysisRequest, Grant, Model, replaced
 
 _KEPT = 200
 _FORMER_KEPT = 4
@@ -75,6 +77,18 @@ def permits(settings: Settings, model: Model) -> bool:
         and permitted.sha256 in {None, model.sha256}
         for permitted in settings.models
     )
+
+
+def model_for(
+    request: AnalysisRequest, models: Iterable[Model], default_model: str | None, settings: Settings
+) -> Model | None:
+    """Return which of the models that a worker offers would run a request, or None."""
+    for model in models:
+        if request.model is None and model.name != default_model:
+            continue
+        if accepts(request, model) and permits(settings, model):
+            return model
+    return None
 
 
 class Workers:

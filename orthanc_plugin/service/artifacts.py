@@ -16,7 +16,7 @@ from orthanc_plugin.numbering import take_number
 from orthanc_plugin.store import with_request
 from orthanc_plugin.values import AnalysisRequest, Artifact, Output, sha256_hex
 
-from .core import Core, find, unavailable
+from .core import Core, find, unavailable, unknown_request
 from .publish import alone, delete_unpublished
 from .report import LeaseProof
 
@@ -69,7 +69,7 @@ def _reserve(
     def on_state(state: SeriesState) -> SeriesState:
         current = state.find(request.request_id)
         if current is None:
-            raise ApiError(404, "unknown_request", "There is no request with this id.")
+            raise unknown_request()
         authorised(current, proof.fence, proof.token_sha256)
         require_deliverable(current)
         present = held(current, artifact)

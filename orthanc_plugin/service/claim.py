@@ -11,11 +11,10 @@ from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo
 from orthanc_plugin.leases import granted, is_prefetched, refused_at_claim
-from orthanc_plugin.lifecycle import accepts
 from orthanc_plugin.store import source_deleted
 from orthanc_plugin.values import AnalysisRequest, Failure, Grant, Model
 from orthanc_plugin.waiting import ClaimWaiter, Taker
-from orthanc_plugin.workers import Worker, permits
+from orthanc_plugin.workers import Worker, model_for
 
 from .changes import note_arrival, series_deleted
 from .core import Core, unavailable
@@ -86,7 +85,7 @@ def claim(core: Core, ask: Claim) -> Granted | None:
         return None
     _note_worker(core, ask)
     taker = Taker(
-        runs=lambda item: offered(core, ask, item) is not None,
+        runs=lambda item: _offered(core, ask, item) is not None,
         takes=lambda item: not _is_for_another(core, ask, item),
         has_room=lambda: not _has_one_ahead(core, ask),
         prefetch=ask.prefetch,
@@ -125,14 +124,8 @@ def _note_worker(core: Core, ask: Claim) -> None:
         )
 
 
-def offered(core: Core, ask: Claim, request: AnalysisRequest) -> Model | None:
-    """Return the model of the worker's offer that would run, or None."""
-    for model in ask.models:
-        if request.model is None and model.name != ask.default_model:
-            continue
-        if accepts(request, model) and permits(core.settings, model):
-            return model
-    return None
+def _offered(core: Core, ask: Claim, request: AnalysisRequest) -> Model | None:
+    return model_for(request, ask.models, ask.default_model, core.settings)
 
 
 def _is_for_another(core: Core, ask: Claim, request: AnalysisRequest) -> bool:
@@ -144,7 +137,8 @@ def _is_for_another(core: Core, ask: Claim, request: AnalysisRequest) -> bool:
     if not since <= core.clock.now() <= since + _OTHER_WORKER_FIRST_S:  # the clock may have been set back
         return False
     return any(
-        worker.worker_id != ask.worker_id and any(accepts(request, model) for model in worker.models)
+        worker.worker_id != ask.worker_id
+        and model_for(request, worker.models, worker.default_model, core.settings) is not None
         for worker in core.workers.alive()
     )
 
@@ -239,7 +233,7 @@ def _grant(
             worker_id=ask.worker_id,
             user=ask.user,
             token_sha256=ask.token_sha256,
-            model=offered(core, ask, current) or _asked_for(current),
+            model=_offered(core, ask, current) or _asked_for(current),
             fingerprint=content,
             granted=now,
             prefetch=ask.prefetch,

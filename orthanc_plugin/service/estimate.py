@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from orthanc_plugin import values
 from orthanc_plugin.leases import is_prefetched
-from orthanc_plugin.lifecycle import accepts
 from orthanc_plugin.values import AnalysisRequest
-from orthanc_plugin.workers import Worker, permits
+from orthanc_plugin.workers import Worker, model_for
 
 from .core import Core
 
@@ -49,12 +48,7 @@ def estimated_wait(core: Core, request: AnalysisRequest) -> float | None:
 
 
 def _can_do(core: Core, worker: Worker, request: AnalysisRequest) -> bool:
-    return any(
-        accepts(request, model)
-        and permits(core.settings, model)
-        and (request.model is not None or model.name == worker.default_model)
-        for model in worker.models
-    )
+    return model_for(request, worker.models, worker.default_model, core.settings) is not None
 
 
 def _ahead(core: Core, able: list[Worker], request: AnalysisRequest) -> int:

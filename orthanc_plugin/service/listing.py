@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What is read of the queue: one request, lists, workers, models; and waiting for a change."""
+"""What is read of the queue: lists, workers, models; and waiting for a change."""
 
 from __future__ import annotations
 
@@ -176,11 +176,6 @@ def _matches(request: AnalysisRequest, wanted: Filter) -> bool:
         and wanted.series in {None, request.series}
         and wanted.study in {None, request.study}
     )
-
-
-def get_request(core: Core, request_id: str) -> AnalysisRequest:
-    """Return one request; see `core.find` for the errors."""
-    return find(core, request_id)
 
 
 def wait_for_change(core: Core, request_id: str, version: str | None, wait_s: float) -> bool:

@@ -49,9 +49,14 @@ def _change(core: Core, request_id: str, change: StateChange) -> AnalysisRequest
 
 
 def follow_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
-    """Do what follows a write: tell those who wait, write the audit line, drop the copy of what has ended."""
+    """Do what follows a write: tell those who wait and the webhook, count, write the audit, drop copies."""
     core.claims.assign()
-    audit_change(core, before, after)
+    events = new_events(before, after)
+    core.tallies.transition(before, after, events)
+    if core.webhook is not None:
+        core.webhook.tell(before, after)
+    if events:
+        audit_call(core, *events, request_id=after.request_id, series=after.series)
     if not after.is_open:
         drop_copies(core, after.series)
 
@@ -86,13 +91,3 @@ def _brought_back(core: Core, state: SeriesState, request_id: str) -> tuple[Seri
     if archived is None:
         raise source_deleted() if core.index.is_gone(request_id) else unknown_request()
     return brought_back(state, archived), archived
-
-
-def audit_change(core: Core, before: AnalysisRequest | None, after: AnalysisRequest) -> None:
-    """Count what became of a request with one write, write its audit lines and tell the webhook."""
-    events = new_events(before, after)
-    core.tallies.transition(before, after, events)
-    if core.webhook is not None:
-        core.webhook.tell(before, after)
-    if events:
-        audit_call(core, *events, request_id=after.request_id, series=after.series)

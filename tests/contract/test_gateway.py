@@ -15,9 +15,10 @@ import requests
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from orthanc_plugin.eligibility import VL_WHOLE_SLIDE_MICROSCOPY
 from orthanc_plugin.errors import FileRefusedError, StorageError
 from orthanc_plugin.gateway import Filed, Gateway, InstanceInfo, SeriesInfo
-from orthanc_plugin.memory_gateway import VOLUME, WSI_STORAGE, MemoryGateway
+from orthanc_plugin.memory_gateway import VOLUME, MemoryGateway
 from tests.support.orthanc_server import OrthancServer
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "gateway_script.py"
@@ -35,7 +36,7 @@ def dicom_file(
     patient: str,
     instance_uid: str,
     image_type: tuple[str, ...] = VOLUME,
-    sop_class: str = WSI_STORAGE,
+    sop_class: str = VL_WHOLE_SLIDE_MICROSCOPY,
     comment: str = "",
 ) -> bytes:
     meta = FileMetaDataset()
@@ -186,7 +187,7 @@ def test_instances_come_sorted_with_image_type_class_uuid_size_and_md5(archive: 
     instances = archive.gateway.instances(slide)
     assert [instance.sop_instance_uid for instance in instances] == ["1.2.3.4.1", "1.2.3.4.2"]
     assert [instance.image_type for instance in instances] == [VOLUME, LABEL]
-    assert {instance.sop_class_uid for instance in instances} == {WSI_STORAGE}
+    assert {instance.sop_class_uid for instance in instances} == {VL_WHOLE_SLIDE_MICROSCOPY}
     for instance in instances:
         assert (len(instance.uuid), len(instance.md5)) == (36, 32)
         assert instance.size == len(archive.gateway.dicom_file(instance.instance_id))

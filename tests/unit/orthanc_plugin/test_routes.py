@@ -140,6 +140,16 @@ def test_a_worker_that_is_alone_gets_its_failed_attempt_again() -> None:
     assert queue.try_claim("first").status == 200
 
 
+def test_a_failed_attempt_does_not_wait_for_a_worker_that_would_not_take_it() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    assert queue.try_claim("other").status == 204  # without a default model
+    queue.submitted(model=None)
+    queue.claim("first", default_model=queue.model).fail()
+    site.pass_time(1)
+    assert queue.try_claim("first", default_model=queue.model).status == 200
+
+
 def test_of_two_slides_with_one_uid_neither_is_guessed() -> None:
     site = MemorySite()
     one = site.gateway.add_slide("1.2.9", "1.2", patient_id="a")

@@ -10,7 +10,7 @@ import pytest
 from orthanc_plugin.copies import SHARDS
 from orthanc_plugin.errors import SettingsError
 from orthanc_plugin.setting_values import PermittedModel
-from orthanc_plugin.settings import Settings, doubts, read_settings
+from orthanc_plugin.settings import Settings, read_settings, warnings_on
 
 WEBHOOK = {"Url": "https://lis.example.org/hook", "Secret": "whsec_" + "QUJD" * 11}
 
@@ -142,7 +142,7 @@ def test_more_threads_have_room_for_more_waiters() -> None:
 @pytest.mark.parametrize(("threads", "doubted"), [(20, True), (21, False)])
 def test_waiters_that_may_hold_every_thread_are_doubted(threads: int, doubted: bool) -> None:
     settings = read(HttpThreadsCount=threads)
-    said = doubts({"HttpThreadsCount": threads}, settings)
+    said = warnings_on({"HttpThreadsCount": threads}, settings)
     assert any("HttpThreadsCount" in doubt for doubt in said) is doubted
 
 
@@ -184,11 +184,11 @@ def test_a_disabled_plugin_asks_for_nothing() -> None:
 
 def test_what_is_hardly_meant_is_said() -> None:
     configuration = {"AuthenticationEnabled": True, "RegisteredUsers": {"alice": "x"}}
-    assert "names nobody" in doubts(configuration, read_settings(configuration))[0]
+    assert "names nobody" in warnings_on(configuration, read_settings(configuration))[0]
     configuration["Pathology"] = {"Workers": ["lab"]}
-    assert "'lab'" in doubts(configuration, read_settings(configuration))[0]
+    assert "'lab'" in warnings_on(configuration, read_settings(configuration))[0]
     configuration["Pathology"] = {"Workers": ["alice"]}
-    assert doubts(configuration, read_settings(configuration)) == ()
+    assert warnings_on(configuration, read_settings(configuration)) == ()
 
 
 def test_a_webhook_is_read_and_its_secret_is_in_no_text() -> None:
@@ -212,4 +212,4 @@ def test_a_bad_webhook_is_named_without_its_values() -> None:
 )
 def test_messages_in_the_clear_over_the_network_are_doubted_aloud(url: str, doubted: bool) -> None:
     settings = read({"Workers": ["lab"], "Webhook": {**WEBHOOK, "Url": url}})
-    assert any("Webhook.Url" in doubt for doubt in doubts({}, settings)) is doubted
+    assert any("Webhook.Url" in said for said in warnings_on({}, settings)) is doubted
