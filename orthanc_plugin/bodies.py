@@ -34,7 +34,7 @@ def wait_of_query(request: Request) -> float:
     Raises
     ------
     ApiError
-        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+        400 naming the parameter.
     """
     text = request.query.get("wait", "0")
     try:
@@ -52,7 +52,7 @@ def target_of(body: Mapping[str, Any]) -> Target:
     Raises
     ------
     ApiError
-        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+        400 naming the member.
     """
     names = ("series", "study", "instance", "series_instance_uid", "cohort")
     if sum(body.get(name) is not None for name in names) != 1:
@@ -97,7 +97,7 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
     Raises
     ------
     ApiError
-        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+        400 naming the member; 413 where the parameters are too long.
     """
     return Wish(
         model=fields.optional_text(body, "model", longest=100),
@@ -114,7 +114,7 @@ def claim_of(body: Mapping[str, Any], user: str) -> Claim:
     Raises
     ------
     ApiError
-        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+        400 naming the member; 409 ``upgrade_worker`` where it speaks another version of the interface.
     """
     api = fields.whole(body, "api", low=0, high=1_000_000, default=API_VERSION)
     if api != API_VERSION:
@@ -154,7 +154,7 @@ def proof_of(body: Mapping[str, Any]) -> LeaseProof:
     Raises
     ------
     ApiError
-        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+        400 naming the member.
     """
     return LeaseProof(
         worker_id=fields.name_of(body, "worker_id"),
@@ -169,7 +169,7 @@ def proof_of_headers(headers: Mapping[str, str]) -> LeaseProof:
     Raises
     ------
     ApiError
-        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+        400 naming the header.
     """
     fence = headers.get("x-pathology-fence", "")
     if not fence.isascii() or not fence.isdigit() or len(fence) > 10:
@@ -184,7 +184,7 @@ def heartbeat_of(body: Mapping[str, Any]) -> Heartbeat:
     Raises
     ------
     ApiError
-        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+        400 naming the member.
     """
     progress = None
     if body.get("progress") is not None:
@@ -235,7 +235,7 @@ def outcome_of(body: Mapping[str, Any]) -> Result | Failure:
     Raises
     ------
     ApiError
-        400 naming the member (409 `upgrade_worker` of a claim, 413 where it is too long).
+        400 naming the member.
     """
     if ("result" in body) == ("error" in body):
         raise ApiError(400, "bad_request", "Give either result (with fingerprint and artifacts) or error.")

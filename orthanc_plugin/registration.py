@@ -7,7 +7,8 @@ import gc
 import queue
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from . import __version__, orthanc_api, orthanc_callbacks
 from .application import OWN_ROUTES, Application
@@ -121,11 +122,14 @@ class _Plugin:
 
     def _load(self) -> None:
         steps = [load_open, load_all]
-        while steps and not self._core.ready.stopping.is_set():
-            if self._guarded(lambda: steps[0](self._core)):
-                steps.pop(0)
-            else:
-                self._core.ready.stopping.wait(_RETRY_START_S)
+        stopping = self._core.ready.stopping
+        while steps and not stopping.is_set():
+            pause_s = _RETRY_START_S
+            with _failures_logged():
+                steps[0](self._core)
+                del steps[0]
+                pause_s = 0.0
+            stopping.wait(pause_s)
         if not steps:
             # What was read stays, and holds no cycles: at 100,000 requests a look at all of it takes 0.6 s,
             # in which Python does nothing else.
@@ -136,41 +140,48 @@ class _Plugin:
         while (change := self._changes.get()) is not None:
             name, series_id = change
             for follow in _SERIES_CHANGES[name]:
-                self._guarded(lambda: follow(self._core, series_id))  # noqa: B023 - called at once
+                with _failures_logged():
+                    follow(self._core, series_id)
 
     def _watch_arrivals(self) -> None:
+        stopping = self._core.ready.stopping
         while not self._core.ready.all_known.wait(TICK_S):
-            if self._core.ready.stopping.is_set():
+            if stopping.is_set():
                 return
-        pause = [0.0]
-        while not self._core.ready.stopping.wait(pause[-1]):
-            pause = [_RETRY_START_S]
-            self._guarded(lambda: pause.append(sweep(self._core)))  # noqa: B023 - called at once
+        pause_s = 0.0
+        while not stopping.wait(pause_s):
+            pause_s = _RETRY_START_S
+            with _failures_logged():
+                pause_s = sweep(self._core)
 
     def _watch_time(self) -> None:
         ticks = 0
         while not self._core.ready.stopping.wait(TICK_S):
             ticks += 1
-            self._guarded(lambda: tick(self._core))
+            with _failures_logged():
+                tick(self._core)
             if ticks % LEFTOVERS_EVERY == 0:
-                self._guarded(lambda: load_unread(self._core))
-                self._guarded(lambda: finish_leftovers(self._core))
+                with _failures_logged():
+                    load_unread(self._core)
+                with _failures_logged():
+                    finish_leftovers(self._core)
 
     def _tell_webhook(self) -> None:
         webhook, stopping = self._core.webhook, self._core.ready.stopping
         while webhook is not None and not stopping.is_set():
-            if not self._guarded(lambda: webhook.run(stopping)):
-                stopping.wait(_RETRY_START_S)
+            pause_s = _RETRY_START_S
+            with _failures_logged():
+                webhook.run(stopping)
+                pause_s = 0.0
+            stopping.wait(pause_s)
 
-    @staticmethod
-    def _guarded(action: Callable[[], None]) -> bool:
-        """Run a step of a thread; a failure is logged and the thread goes on."""
-        try:
-            action()
-        except PluginError as error:
-            orthanc_api.log_error(f"Pathology: {error}")
-            return False
-        except Exception:  # noqa: BLE001 - the thread's boundary: it must not end by one failure
-            orthanc_api.log_error(f"Pathology: an error of the plugin's own:\n{traceback.format_exc()}")
-            return False
-        return True
+
+@contextmanager
+def _failures_logged() -> Iterator[None]:
+    """Log what goes wrong in a step of a thread, which then goes on."""
+    try:
+        yield
+    except PluginError as error:
+        orthanc_api.log_error(f"Pathology: {error}")
+    except Exception:  # noqa: BLE001 - the thread's boundary: it must not end by one failure
+        orthanc_api.log_error(f"Pathology: an error of the plugin's own:\n{traceback.format_exc()}")

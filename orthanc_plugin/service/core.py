@@ -44,10 +44,38 @@ class Readiness:
 
 @dataclass(frozen=True)
 class Core:
-    """One queue on one Orthanc.
+    """One queue on one Orthanc: what it works with, and what it remembers until Orthanc stops.
 
-    `replacing` is held while it is seen to what became of a series that was deleted or stored again, one at a
-    time: it is taken before the lock of any series, and never while that or the index' is held.
+    Attributes
+    ----------
+    settings, gateway, clock, audit, warn, webhook
+        What it works with; `warn` writes a line of Orthanc's log.
+    index, store, tallies
+        All requests in memory; the way to change one; what has been counted since the start.
+    listed, copies, unpublished
+        What the database keeps beside the series: those with open requests; copies of open requests whose
+        slide may take them along; DICOM results that belong to no completed request.
+    overwrites
+        Whether Orthanc lets files be stored in place of others (`OverwriteInstances`).
+    claims, pages, workers
+        Who waits for a request or a change, and which workers there are.
+    ready
+        How far the start has come.
+    ruled
+        Orthanc's LastUpdate of the series that the rules on arrival have been applied to.
+    busy
+        Requests of which a call stores or deletes the results (see `publish.alone`).
+    failing_since
+        When Orthanc first failed to store the DICOM results of a request, on the monotonic clock.
+    replacing
+        Held while it is seen to what became of a series that was deleted or stored again, one at a time: it
+        is taken before the lock of any series, and never while that or the index' is held.
+    replaced
+        What went with a series that was deleted a moment ago, and when: it may come back.
+    replaced_unwritten
+        What is to be written again to a series that was stored again.
+    exporting
+        Held while the patches of a result are written for another program, one at a time.
     """
 
     settings: Settings
