@@ -1,51 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of this worker, loaded once and kept, and how they are run on a request's slide."""
+"""How the models of this worker are run on a request's slide."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from clam_core.device import describe_device, select_device
-from clam_core.encoders import Encoder, Precision
-from clam_core.errors import ClamCoreError, EncoderWeightsError
+from clam_core.encoders import Precision
+from clam_core.errors import ClamCoreError
 from clam_core.features import FeatureFolder, FeatureStore, FolderLimits, NoFeatures
-from clam_core.heatmap.fonts import HOW_TO_GET, can_be_written
 from clam_core.model import LoadedModel
 from clam_core.options import AnalysisOptions
-from clam_core.package import (
-    BareCheckpoint,
-    BrokenPackage,
-    ModelPackage,
-    discover_packages,
-    load_package,
-    package_path,
-)
 from clam_core.pipeline import Content, analyze_slide
 from clam_core.run import EncoderTurn
 from clam_core.slides import Slide
-from clam_core.tensors import read_tensors
 from worker.contract import ModelOffer
 from worker.dicom_results import Attention
 from worker.errors import ModelError
 from worker.job import Analysis, StageReport
+from worker.models import default_name, load_models
 from worker.pace import Pace, in_words
-from worker.settings import CheckpointSettings, Settings
+from worker.settings import Settings
 from worker.sources import Verified
 from worker.stages import is_begun
 from worker.telemetry import Telemetry
-
-_log = logging.getLogger(__name__)
-
-_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -84,13 +67,12 @@ class ClamAnalyzer:
         """
         try:
             device, precision = select_device(settings.device), Precision(settings.precision)
-            models = _load_all(_packages(settings), device, settings.encoder_weights, precision)
-            _warn_of_letters(models)
+            models = load_models(settings, device, precision)
             if telemetry is not None:
                 models = {name: _metered(model, telemetry) for name, model in models.items()}
         except ClamCoreError as error:
             raise ModelError(str(error), error.code) from error
-        default = _default_name(settings.default_model, models)
+        default = default_name(settings.default_model, models)
         return cls(models, default, describe_device(device), feature_store(settings))
 
     @property
@@ -167,39 +149,8 @@ class ClamAnalyzer:
         return self.models[chosen]
 
 
-def _warn_of_letters(models: Mapping[str, LoadedModel]) -> None:
-    for name, model in models.items():
-        unwritten = [each for each in model.package.classes if not can_be_written(each)]
-        if unwritten:
-            _log.warning(
-                "No font here has all letters of %s, classes of %s, and heatmap.png shows them as numbers: "
-                "install one (%s).",
-                ", ".join(unwritten),
-                name,
-                HOW_TO_GET,
-            )
-
-
 def _metered(model: LoadedModel, telemetry: Telemetry) -> LoadedModel:
     return dataclasses.replace(model, encoder=telemetry.metered(model.encoder))
-
-
-def gpu_memory() -> Mapping[str, float]:
-    """Return the memory that this process holds on its GPU, and how much that has; nothing without one."""
-    held = {number: torch.cuda.memory_reserved(number) for number in range(torch.cuda.device_count())}
-    used = [number for number, size in held.items() if size > 0]
-    if not used:
-        return {}
-    return {
-        "gpu_memory_bytes": sum(held.values()),
-        "gpu_memory_total_bytes": sum(torch.cuda.get_device_properties(n).total_memory for n in used),
-    }
-
-
-def free_gpu_memory(device: str) -> tuple[int, int] | None:
-    """Return free and total bytes of the GPU that a text such as ``cuda:0 NVIDIA H200`` begins with."""
-    name = device.split(" ", 1)[0]
-    return torch.cuda.mem_get_info(name) if name.startswith("cuda") else None
 
 
 class Progress:
@@ -254,91 +205,3 @@ def feature_store(settings: Settings) -> FeatureStore:
     # At the start too: a worker may be idle for longer than features are to be kept.
     kept.tidy()
     return kept
-
-
-def _packages(settings: Settings) -> list[ModelPackage]:
-    """Return the packages that the settings name; a broken one among several in a folder is left out."""
-    if settings.model_path is None and settings.models_dir is None:
-        raise ModelError(
-            "No model is set: name a checkpoint or a model package in MODEL_PATH (or the word demo), or a "
-            "folder of packages in MODELS_DIR."
-        )
-    packages = []
-    if settings.model_path is not None:
-        path = package_path(settings.model_path)
-        packages.append(load_package(path, _bare(path, settings.checkpoint)))
-    if settings.models_dir is not None:
-        packages.extend(_discovered(settings.models_dir))
-    if not packages:
-        raise ModelError(f"MODELS_DIR={settings.models_dir} holds no model package that can be used.")
-    return packages
-
-
-def _bare(path: Path, said: CheckpointSettings | None) -> BareCheckpoint | None:
-    if said is not None:
-        return BareCheckpoint(said.encoder, said.patch_px, said.mpp, said.classes, said.tissue_preset)
-    if path.is_file():
-        read_tensors(path)  # What is no checkpoint at all is called so first.
-        raise ModelError(
-            f"{path} is a checkpoint without a model package: say in MODEL_ENCODER which encoder made the "
-            "features it was trained on (and MODEL_MPP, MODEL_PATCH_PX, MODEL_CLASSES where they differ)."
-        )
-    return None
-
-
-def _discovered(folder: Path) -> list[ModelPackage]:
-    usable = []
-    for found in discover_packages(folder):
-        if isinstance(found, BrokenPackage):
-            _log.error("The model in %s is not offered: %s", found.path, found.error)
-        else:
-            usable.append(found)
-    return usable
-
-
-def _load_all(
-    packages: Sequence[ModelPackage], device: torch.device, weights: Path | None, precision: Precision
-) -> dict[str, LoadedModel]:
-    """Load every package; models of one encoder share it."""
-    encoders: dict[tuple[str, str], Encoder] = {}
-    models: dict[str, LoadedModel] = {}
-    for package in packages:
-        if package.name in models:
-            raise ModelError(f"Two models are named {package.name}: give each its own name in model.json.")
-        key = (package.encoder.name, package.encoder.sha256)
-        try:
-            if key not in encoders:
-                found = encoder_weights(weights, package.encoder.name)
-                encoders[key] = package.load_encoder(device, found, precision)
-            aggregator = package.load_aggregator(device)
-        except ClamCoreError as error:
-            if len(packages) == 1:
-                raise
-            _log.error("The model %s is not offered: %s", package.name, error)
-            continue
-        models[package.name] = LoadedModel(package, encoders[key], aggregator, device)
-    if not models:
-        raise ModelError("None of the models can be used; the lines above say why.")
-    return models
-
-
-def encoder_weights(setting: Path | None, encoder: str) -> Path | None:
-    """Return the weights file that ENCODER_WEIGHTS names for an encoder, or None where it names none.
-
-    Raises
-    ------
-    EncoderWeightsError
-        If ENCODER_WEIGHTS names nothing that is there.
-    """
-    if setting is None or setting.is_file():
-        return setting
-    if not setting.is_dir():
-        raise EncoderWeightsError(f"ENCODER_WEIGHTS={setting} is neither a file nor a folder: correct it.")
-    candidates = (setting / f"{encoder}{suffix}" for suffix in _WEIGHTS_SUFFIXES)
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _default_name(chosen: str | None, models: Mapping[str, LoadedModel]) -> str | None:
-    if chosen is not None and chosen not in models:
-        raise ModelError(f"DEFAULT_MODEL={chosen} is none of the models here: {', '.join(models)}.")
-    return chosen or next(iter(models), None)

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from clam_core.slides import Slide
-from worker.analysis import ClamAnalyzer, gpu_memory
+from worker.analysis import ClamAnalyzer
 from worker.apart import Apart
 from worker.client import PluginClient
 from worker.contract import Claim
 from worker.daemon import Daemon
 from worker.dicom_results import build_results
 from worker.dicom_step import DicomStep
+from worker.gpu import gpu_memory
 from worker.job import Analyzer, Job
 from worker.outbox import Outbox
 from worker.progress import ProgressView, make_view

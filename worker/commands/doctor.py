@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _examine(arguments: argparse.Namespace, settings: Settings) -> Iterator[Finding]:
     # Late: they take seconds that `submit` need not wait.
-    from worker.analysis import free_gpu_memory  # noqa: PLC0415 - see above
-    from worker.assembly import load_analyzer  # noqa: PLC0415 - as above
+    from worker.assembly import load_analyzer  # noqa: PLC0415 - see above
+    from worker.gpu import free_gpu_memory  # noqa: PLC0415 - as above
 
     yield from Doctor(settings, load_analyzer, env_file_of(arguments.env_file), free_gpu_memory).examine()
     if arguments.round_trip:

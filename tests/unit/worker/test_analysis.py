@@ -26,8 +26,9 @@ from clam_core.slides import Slide, WsiDicomSlide, open_slide
 from clam_core.tensors import sha256_of
 from tests.support.core_fakes import ArraySlide, glass_with_tissue
 from tests.support.shared_data import shared_path
-from worker.analysis import ClamAnalyzer, Progress, encoder_weights, feature_store
+from worker.analysis import ClamAnalyzer, Progress, feature_store
 from worker.errors import ModelError
+from worker.models import encoder_weights
 from worker.pace import Pace
 from worker.settings import Settings
 from worker.settings_reading import load_settings
