@@ -119,7 +119,6 @@ def retried(request: AnalysisRequest, by: str, now: float) -> AnalysisRequest:
         status=values.PENDING,
         attempts=0,
         series_changes=0,
-        not_before=None,
         cancel_requested=False,
         grants=_ended_by_person(request),
     )

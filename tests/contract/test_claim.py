@@ -180,6 +180,17 @@ def test_a_worker_that_was_silent_goes_on_where_nobody_claimed_since(queue: Queu
     assert (request["status"], request["attempts"]) == ("processing", 1)
 
 
+def test_what_was_taken_up_again_stays_taken_over_a_restart(queue: Queue, site: Site) -> None:
+    """Else it would be given to another worker, too."""
+    request_id = queue.submitted()
+    lease = queue.claim()
+    lease.heartbeat()
+    site.pass_time(2.1)
+    lease.heartbeat()
+    site.restart(kill=True)
+    assert queue.status(request_id) == "processing"
+
+
 def test_a_superseded_worker_is_told_to_drop_the_work(queue: Queue, site: Site) -> None:
     queue.submitted()
     first = queue.claim()
