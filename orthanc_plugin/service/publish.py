@@ -10,7 +10,7 @@ from dataclasses import replace
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE
 from orthanc_plugin.delivery import completed
-from orthanc_plugin.dicom_identity import UnreadableDicomError, check_nesting
+from orthanc_plugin.dicom_identity import UnreadableDicomError, check_structure
 from orthanc_plugin.errors import ApiError, BusyError, FileRefusedError, StorageError
 from orthanc_plugin.gateway import Filed
 from orthanc_plugin.lifecycle import is_to_be_deleted, result_deleted
@@ -134,7 +134,7 @@ def _store_outputs(core: Core, request: AnalysisRequest) -> tuple[tuple[Output, 
 def _store(core: Core, request: AnalysisRequest, number: int) -> Output:
     content = _bytes_of(core, request, number)
     try:
-        check_nesting(content)
+        check_structure(content)
     except UnreadableDicomError as error:
         raise FileRefusedError(str(error)) from error
     output = _announced(request, core.gateway.filed_as(content))

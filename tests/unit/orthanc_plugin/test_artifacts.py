@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 
 import pydicom
@@ -10,7 +11,7 @@ import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 
 from orthanc_plugin.artifacts import KINDS, check_content, kind_of
-from orthanc_plugin.dicom_identity import UnreadableDicomError, check_nesting, read_identity
+from orthanc_plugin.dicom_identity import UnreadableDicomError, check_structure, read_identity
 from orthanc_plugin.errors import ApiError
 from tests.support.dicom_files import volume_file
 from tests.support.tiny_dicom import nested_result, nested_sequences, tiny_result
@@ -156,13 +157,55 @@ def test_a_file_that_is_cut_off_is_refused(length: int) -> None:
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_file_that_is_nested_too_deep_for_orthanc_is_told(ends: bool) -> None:
-    check_nesting(nested_result("1.2.3", 17, ends=ends))
+    check_structure(nested_result("1.2.3", 17, ends=ends))
     with pytest.raises(UnreadableDicomError, match="too deep"):
-        check_nesting(nested_result("1.2.3", 18, ends=ends))
+        check_structure(nested_result("1.2.3", 18, ends=ends))
 
 
 def test_many_items_beside_each_other_are_not_deep() -> None:
-    check_nesting(nested_result("1.2.3", 2, ends=True) + nested_sequences(3, ends=False) * 20)
+    check_structure(nested_result("1.2.3", 2, ends=True) + nested_sequences(3, ends=False) * 20)
+
+
+ITEM, ITEM_END, SEQUENCE_END = (bytes.fromhex(f"feff{mark}00000000") for mark in ("00e0", "0de0", "dde0"))
+
+
+def element(tag: str, kind: bytes, value: bytes, length: int | None = None) -> bytes:
+    """Return an element of a type with a long length, which may be another one than the value's."""
+    return bytes.fromhex(tag) + kind + b"\0\0" + (length or len(value)).to_bytes(4, "little") + value
+
+
+def empty_elements(count: int) -> bytes:
+    """Return private elements without a value, 8 bytes each."""
+    return b"".join(
+        bytes.fromhex("2900") + number.to_bytes(2, "little") + b"LO\0\0" for number in range(count)
+    )
+
+
+def items(count: int, value: bytes = b"") -> bytes:
+    """Return a sequence of items with the same value."""
+    item = ITEM[:4] + len(value).to_bytes(4, "little") + value
+    return element("400030a7", b"SQ", item * count)
+
+
+@pytest.mark.parametrize("many", [empty_elements, items])
+def test_more_beside_each_other_than_orthanc_reads_in_time_are_told(many: Callable[[int], bytes]) -> None:
+    check_structure(tiny_result("1.2.3") + many(19_900))
+    with pytest.raises(UnreadableDicomError, match="20,000 elements or items"):
+        check_structure(tiny_result("1.2.3") + many(20_001))
+
+
+def test_more_elements_in_all_than_can_be_looked_through_in_time_are_told() -> None:
+    """As many frames as the largest map of the project's worker may have, 13 elements each, are no more."""
+    check_structure(tiny_result("1.2.3") + items(16_384, empty_elements(12)))
+    with pytest.raises(UnreadableDicomError, match="250,000 elements"):
+        check_structure(tiny_result("1.2.3") + items(16_384, empty_elements(16)))
+
+
+def test_elements_before_the_uids_are_counted_as_well() -> None:
+    head, uids = tiny_result("1.2.3").split(b"\x08\x00\x16\x00", 1)
+    before = empty_elements(20_001).replace(bytes.fromhex("2900"), bytes.fromhex("0900"))
+    with pytest.raises(UnreadableDicomError, match="20,000"):
+        read_identity(head + before + b"\x08\x00\x16\x00" + uids)
 
 
 def test_implicit_sequences_are_counted_as_well() -> None:
@@ -171,24 +214,19 @@ def test_implicit_sequences_are_counted_as_well() -> None:
     buffer = BytesIO()
     dataset.save_as(buffer, implicit_vr=True, little_endian=True)
     with pytest.raises(UnreadableDicomError, match="too deep"):
-        check_nesting(buffer.getvalue())
+        check_structure(buffer.getvalue())
 
 
 def test_fragments_of_pixels_are_no_sequences() -> None:
     fragment = b"\xfe\xff\x00\xe0\x04\x00\x00\x00\xff\xff\xff\xff"
     pixels = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff" + fragment * 40
-    check_nesting(tiny_result("1.2.3") + pixels + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
+    check_structure(tiny_result("1.2.3") + pixels + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
 
 
 def test_what_hides_how_deep_it_is_is_refused() -> None:
     hidden = nested_result("1.2.3", 40, ends=False).replace(b"SQ", b"ZZ")
     with pytest.raises(UnreadableDicomError, match="unknown kind"):
-        check_nesting(hidden)
-
-
-def element(tag: str, kind: bytes, value: bytes, length: int | None = None) -> bytes:
-    """Return an element of a type with a long length, which may be another one than the value's."""
-    return bytes.fromhex(tag) + kind + b"\0\0" + (length or len(value)).to_bytes(4, "little") + value
+        check_structure(hidden)
 
 
 @pytest.mark.parametrize("number", ["3412", "0000"])
@@ -199,10 +237,7 @@ def test_what_is_only_numbered_like_an_item_hides_no_depth(number: str) -> None:
     hidden = element("feff" + number, b"OB", b"") + deep[head:]
     filled = hidden + element("e17f1000", b"OB", b"\0" * 20_000)
     with pytest.raises(UnreadableDicomError, match="too deep"):
-        check_nesting(deep[:head] + filled)
-
-
-ITEM, ITEM_END, SEQUENCE_END = (bytes.fromhex(f"feff{mark}00000000") for mark in ("00e0", "0de0", "dde0"))
+        check_structure(deep[:head] + filled)
 
 
 @pytest.mark.parametrize(
@@ -217,12 +252,12 @@ ITEM, ITEM_END, SEQUENCE_END = (bytes.fromhex(f"feff{mark}00000000") for mark in
 def test_a_sequence_with_a_length_ends_there_and_nowhere_else(value: bytes, reason: str) -> None:
     sequence = element("400030a7", b"SQ", value)
     with pytest.raises(UnreadableDicomError, match=reason):
-        check_nesting(tiny_result("1.2.3") + sequence + (ITEM + ITEM_END) * 40)
+        check_structure(tiny_result("1.2.3") + sequence + (ITEM + ITEM_END) * 40)
 
 
 def test_a_mark_outside_of_any_sequence_is_refused() -> None:
     with pytest.raises(UnreadableDicomError, match="where there is none"):
-        check_nesting(tiny_result("1.2.3") + ITEM_END + ITEM * 40)
+        check_structure(tiny_result("1.2.3") + ITEM_END + ITEM * 40)
 
 
 def test_endless_nesting_is_refused() -> None:
