@@ -109,14 +109,15 @@ class Workers:
             self._put(now)
             return self.is_shared(now) and not (known is not None and self.is_shared(known))
 
-    def left(self, worker_id: str, process: str | None) -> None:
+    def left(self, worker_id: str, user: str, process: str | None) -> None:
         """Note that a worker says goodbye; it is back with its next sign of life.
 
-        A process that another one of its name has followed says it for itself alone.
+        A process that another one of its name has followed says it for itself alone, and another user says
+        it for nobody: of a worker that is known by its lease the process is not.
         """
         with self._lock:
             known = self._workers.get(worker_id)
-            if known is not None and known.process in {None, process}:
+            if known is not None and known.user == user and known.process in {None, process}:
                 self._put(replaced(self._seen(known, known.counters), has_left=True))
 
     def heard(self, grant: Grant, counters: Counters) -> None:

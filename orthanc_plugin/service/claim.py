@@ -81,7 +81,7 @@ def claim(core: Core, ask: Claim) -> Granted | None:
         503 where Orthanc fails.
     """
     if ask.leaving:
-        core.workers.left(ask.worker_id, ask.process)
+        core.workers.left(ask.worker_id, ask.user, ask.process)
         return None
     _note_worker(core, ask)
     taker = Taker(

@@ -363,6 +363,21 @@ def test_a_worker_that_was_started_anew_lives_on_when_the_one_before_says_goodby
     assert notes_of(queue, request_id) == [("no_worker", [])]
 
 
+def test_a_goodbye_in_the_name_of_another_users_worker_is_not_believed() -> None:
+    """After a restart a worker at a slide is known by its lease, which does not tell its process."""
+    site = MemorySite({"Workers": [WORKER, "other"]})
+    queue = Queue(site)
+    queue.submitted()
+    lease = queue.claim("lab-1", process="a")
+    site.restart()
+    lease.heartbeat()
+    goodbye = {"worker_id": "lab-1", "token": "0" * 32, "models": [], "leaving": True}
+    assert site.call("POST", "/pathology/claim", user="other", body=goodbye).status == 204
+    assert only_worker(site)["alive"] is True
+    queue.try_claim("lab-1", process="a", leaving=True)
+    assert only_worker(site)["alive"] is False
+
+
 def test_a_model_that_the_site_does_not_permit_is_no_offer() -> None:
     site = MemorySite({"Models": [{"Name": "approved", "Sha256": "1" * 64}]})
     queue = Queue(site, model="approved")
