@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Protocol
 
 
@@ -20,6 +21,11 @@ class SeriesInfo:
     instance_ids: tuple[str, ...]
     is_stable: bool
     last_update: str
+
+
+def stamp(at: float) -> str:
+    """Return seconds since the epoch as `SeriesInfo.last_update` has them, ``20261122T165403`` in UTC."""
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y%m%dT%H%M%S")
 
 
 @dataclass(frozen=True)

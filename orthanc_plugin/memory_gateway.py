@@ -11,7 +11,6 @@ import threading
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from .dicom_identity import Identity, UnreadableDicomError, orthanc_id, read_identity
 from .eligibility import VL_WHOLE_SLIDE_MICROSCOPY
 from .errors import FileRefusedError, StorageError, UnknownTagError
-from .gateway import Filed, InstanceInfo, SeriesInfo
+from .gateway import Filed, InstanceInfo, SeriesInfo, stamp
 
 _KEYWORDS = frozenset(
     {"PatientID", "StudyInstanceUID", "StudyDate", "SeriesInstanceUID", "Modality", "BodyPartExamined"}
@@ -161,10 +160,9 @@ class MemoryGateway:
 
     def date(self, series_id: str, at: float) -> None:
         """Set when a series was last stored to (seconds since the epoch)."""
-        stamp = datetime.fromtimestamp(at, timezone.utc).strftime("%Y%m%dT%H%M%S")
         with self._lock:
             held = self._held(series_id)
-            held.info = replace(held.info, last_update=stamp)
+            held.info = replace(held.info, last_update=stamp(at))
 
     def set_stable(self, series_id: str, *, is_stable: bool) -> None:
         """Make a series one that is still arriving, or one that is complete."""

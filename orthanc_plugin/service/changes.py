@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from orthanc_plugin import values
 from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import fingerprint
-from orthanc_plugin.gateway import SeriesInfo
+from orthanc_plugin.gateway import SeriesInfo, stamp
 from orthanc_plugin.lifecycle import slide_settled, source_replaced
 from orthanc_plugin.values import AnalysisRequest, Event, replaced
 
@@ -193,7 +193,35 @@ def series_stable(core: Core, series_id: str) -> None:
     if state is None:
         return
     core.claims.release([request.request_id for request in state.requests if request.is_open])
-    results = [request for request in state.requests if request.status == values.COMPLETED]
+    _flag_results(core, series_id, _results_of(state))
+
+
+def series_changed_unseen(core: Core, series_id: str) -> None:
+    """Flag the results of a series that Orthanc was ended on before it said that what came is complete.
+
+    Files that came are told by Orthanc's date of them. To look at every slide's files instead, which would
+    tell of deleted ones as well, takes 16 s of a processor for 10,000 slides, at every start.
+
+    Raises
+    ------
+    StorageError, ApiError
+        Where Orthanc fails.
+    """
+    state = core.index.state(series_id)
+    results = [] if state is None else _results_of(state)
+    if not results:
+        return
+    series = core.gateway.series(series_id)
+    since = stamp(min(result.created for result in results))
+    if series is not None and series.is_stable and series.last_update >= since:
+        _flag_results(core, series_id, results)
+
+
+def _results_of(state: SeriesState) -> list[AnalysisRequest]:
+    return [request for request in state.requests if request.status == values.COMPLETED]
+
+
+def _flag_results(core: Core, series_id: str, results: list[AnalysisRequest]) -> None:
     instances = core.gateway.instances(series_id) if results else ()
     if not instances:
         return

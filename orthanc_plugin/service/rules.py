@@ -8,13 +8,12 @@ that changed since a stored mark are looked at again, at the start and from time
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from itertools import chain
 
 from orthanc_plugin.arrival import Arrival, matches
 from orthanc_plugin.eligibility import check_eligible, is_slide_image
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
+from orthanc_plugin.gateway import InstanceInfo, SeriesInfo, stamp
 
 from .core import Core
 from .submit import Wish, submit
@@ -131,7 +130,7 @@ def _look(core: Core, mark: _Mark) -> tuple[_Mark, bool]:
     """
     now, is_all_settled = _now(core), True
     seen, left, failed = [mark.at], [now], list[str]()
-    settled = _stamp(core.clock.now() - _stable_age(core))
+    settled = stamp(core.clock.now() - _stable_age(core))
     others = (series_id for series_id in core.gateway.list_series() if series_id not in mark.failed)
     for series_id in chain(mark.failed, others):
         if core.ready.stopping.is_set():
@@ -172,8 +171,4 @@ def _stable_age(core: Core) -> float:
 
 
 def _now(core: Core) -> str:
-    return _stamp(core.clock.now())
-
-
-def _stamp(at: float) -> str:
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y%m%dT%H%M%S")
+    return stamp(core.clock.now())

@@ -7,7 +7,7 @@ from orthanc_plugin import values
 from orthanc_plugin.errors import ApiError, StorageError
 
 from .announce import announced, at_risk
-from .changes import find_lost
+from .changes import find_lost, series_changed_unseen
 from .clockwork import carry_over_all, finish_leftovers
 from .core import Core
 from .orphans import delete_orphans
@@ -51,6 +51,7 @@ def load_all(core: Core) -> None:
         if core.ready.stopping.is_set():
             return
         _delete_orphans(core, series_id)
+        _look_for_changes(core, series_id)
 
 
 def load_unread(core: Core) -> None:
@@ -94,3 +95,10 @@ def _delete_orphans(core: Core, series_id: str) -> None:
         delete_orphans(core, series_id)
     except (StorageError, ApiError) as error:
         core.warn(f"What was left over of results at series {series_id} could not be deleted: {error}")
+
+
+def _look_for_changes(core: Core, series_id: str) -> None:
+    try:
+        series_changed_unseen(core, series_id)
+    except (StorageError, ApiError) as error:
+        core.warn(f"Whether the slide {series_id} is still what was analysed could not be seen: {error}")

@@ -12,8 +12,8 @@ from pydicom.uid import generate_uid
 
 from orthanc_plugin.archive import MAX_FINISHED
 from tests.support.queue_client import PNG, Queue, named
-from tests.support.sites import MONITOR, WORKER, Site, Slide
-from tests.support.tiny_dicom import tiny_result
+from tests.support.sites import MONITOR, WORKER, ServerSite, Site, Slide
+from tests.support.tiny_dicom import tiny_result, tiny_slide
 
 
 def test_cancel_of_a_pending_request_is_immediate(queue: Queue) -> None:
@@ -245,6 +245,21 @@ def test_a_result_says_that_its_slide_is_not_what_was_analysed(queue: Queue, sit
     assert (request["flags"][-1], request["history"][-1]["event"]) == ("slide_changed", "slide_changed")
     assert [artifact["name"] for artifact in request["artifacts"]] == ["heatmap.png"]
     assert queue.submit(slide).status == 201
+
+
+@pytest.mark.server
+def test_a_result_says_so_as_well_where_orthanc_died_before_the_slide_was_complete(
+    server_site: ServerSite,
+) -> None:
+    slide, queue = server_site.new_slide(), Queue(server_site)
+    request_id = queue.completed(slide).request_id
+    further = tiny_slide(slide.series_uid, slide.study_uid)
+    server_site.server.post("/instances", data=further).raise_for_status()
+    server_site.restart(kill=True)
+    until = time.monotonic() + 10
+    while queue.get(request_id)["flags"][-1] != "slide_changed":
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_a_result_for_a_slide_stored_again_is_not_taken(queue: Queue, site: Site) -> None:

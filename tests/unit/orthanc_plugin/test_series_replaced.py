@@ -359,3 +359,41 @@ def test_a_slide_deleted_twice_before_its_return_is_heard_of_keeps_all_its_reque
     site.restart(kill=True)
     assert queue.status(older) == "pending"
     assert queue.status(newer) == "pending"
+
+
+@pytest.mark.parametrize(
+    ("after_s", "flags"), [(5, ["unapproved_model", "slide_changed"]), (-5, ["unapproved_model"])]
+)
+def test_a_start_flags_the_result_of_a_slide_whose_news_died_with_orthanc(
+    site: MemorySite, queue: Queue, after_s: float, flags: list[str]
+) -> None:
+    """STABLE_SERIES never comes where Orthanc is killed inside StableAge; its date of the series stays."""
+    slide = site.new_slide()
+    request_id = queue.completed(slide).request_id
+    site.gateway.add_instance(slide.series, "1.2.3.4", content=b"\0" * 128 + b"DICM")
+    site.gateway.date(slide.series, site.clock.now() + after_s)
+    site.restart(kill=True)
+    assert queue.get(request_id)["flags"] == flags
+
+
+def test_a_slide_that_is_as_it_was_analysed_is_not_flagged_at_a_start(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    request_id = queue.completed(slide).request_id
+    site.gateway.date(slide.series, site.clock.now() + 5)
+    site.restart(kill=True)
+    assert queue.get(request_id)["flags"] == ["unapproved_model"]
+
+
+def test_a_slide_that_cannot_be_looked_at_keeps_no_other_from_it(site: MemorySite, queue: Queue) -> None:
+    slides = sorted((site.new_slide() for _ in range(2)), key=lambda slide: slide.series)
+    requests = [queue.completed(slide).request_id for slide in slides]
+    for slide in slides:
+        site.gateway.add_instance(slide.series, f"{slide.sop_uid}.4", content=b"\0" * 128 + b"DICM")
+        site.gateway.date(slide.series, site.clock.now() + 5)
+    site.gateway.fail_next("instances")
+    site.restart(kill=True)
+    assert [queue.get(request_id)["flags"][-1] for request_id in requests] == [
+        "unapproved_model",
+        "slide_changed",
+    ]
+    assert any(slides[0].series in warning for warning in site.warnings)
