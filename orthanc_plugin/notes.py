@@ -54,7 +54,7 @@ def offers_of(workers: Workers, settings: Settings) -> Offers:
     ]
     is_polled = settings.allow_tokenless and workers.is_polled()
     return Offers(
-        is_anybody_alive=workers.is_anybody_alive(),
+        is_anybody_alive=workers.alive_count() > 0,
         takes_anybody_work=bool(taking),
         is_all_known=not is_polled and all(worker.is_offer_known for worker in taking),
         models=tuple(model for model, _ in offered),

@@ -67,7 +67,7 @@ class Routes:
                 "orthanc": core.gateway.orthanc_version(),
                 "requests": core.index.counts(),
                 "waiting": {"claims": core.claims.waiting, "pages": core.pages.waiting},
-                "workers_alive": len(core.workers.alive()),
+                "workers_alive": core.workers.alive_count(),
             },
         )
 

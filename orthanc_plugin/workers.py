@@ -201,14 +201,17 @@ class Workers:
         silent_s = self._clock.monotonic() - worker.seen_monotonic
         return not worker.has_left and silent_s <= worker.silence_s
 
-    def is_anybody_alive(self) -> bool:
-        """Tell whether any worker was heard of lately, even if a person wants it to take nothing more."""
-        return any(self.is_alive(worker) for worker in self.all())
+    def alive_count(self) -> int:
+        """Return how many workers were heard of lately, also of those that are to take nothing more."""
+        return sum(self.is_alive(worker) for worker in self.all())
 
     def is_polled(self) -> bool:
-        """Tell whether an older worker looked for work lately."""
+        """Tell whether an older worker looked for work lately: idle, it asks every half a minute.
+
+        One that is at a slide, and asks for nothing, is known by its lease.
+        """
         polled_at = self._polled_at
-        return polled_at is not None and self._clock.monotonic() - polled_at <= OLDER_ALIVE_S
+        return polled_at is not None and self._clock.monotonic() - polled_at <= ALIVE_S
 
     def is_shared(self, worker: Worker) -> bool:
         """Tell whether two workers went by this name lately."""

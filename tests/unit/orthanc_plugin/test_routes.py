@@ -308,6 +308,17 @@ def test_an_older_worker_that_only_looks_for_work_may_take_it_where_the_site_let
     request_id = queue.submitted()
     site.call("GET", "/pathology/pending-requests/", user=WORKER)
     assert [code for code, _ in notes_of(queue, request_id)] == codes
+    site.pass_time(91)
+    assert [code for code, _ in notes_of(queue, request_id)] == ["no_worker"]
+
+
+def test_a_drained_worker_counts_as_alive_to_a_monitor() -> None:
+    site = MemorySite()
+    Queue(site).try_claim("lab-1")
+    site.call("POST", "/pathology/workers/lab-1/drain", body={})
+    assert site.call("GET", "/pathology/health").json["workers_alive"] == 1
+    Queue(site).try_claim("lab-1", leaving=True)
+    assert site.call("GET", "/pathology/health").json["workers_alive"] == 0
 
 
 def test_nothing_is_said_of_what_waits_while_a_worker_is_known_by_its_lease_alone() -> None:
