@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import values, views
-from .notes import Note, Offers, notes_on, offers_of
+from .notes import Note, Offers, note_on_setback, notes_on, offers_of
 from .service.core import Core
 from .service.record import read_result
 from .values import AnalysisRequest
@@ -45,7 +45,9 @@ class Answers:
         """Return why a request waits."""
         if request.status != values.PENDING:
             return ()
-        return notes_on(request, self._offers() if offers is None else offers)
+        setback = self._core.setbacks.of(request.request_id)
+        notes = notes_on(request, self._offers() if offers is None else offers)
+        return notes if setback is None else (note_on_setback(setback), *notes)
 
     def _offers(self) -> Offers:
         return offers_of(self._core.workers, self._core.settings)

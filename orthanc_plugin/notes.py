@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Why a request waits: whether any worker is there to do it."""
+"""Why a request waits: whether any worker is there to do it, and whether Orthanc lets it be given to one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ NO_WORKER = "no_worker"
 ALL_DRAINED = "all_drained"
 MODEL_NOT_OFFERED = "model_not_offered"
 NO_DEFAULT_MODEL = "no_default_model"
-CODES = (NO_WORKER, ALL_DRAINED, MODEL_NOT_OFFERED, NO_DEFAULT_MODEL)
+STORAGE_UNAVAILABLE = "storage_unavailable"
+CODES = (NO_WORKER, ALL_DRAINED, MODEL_NOT_OFFERED, NO_DEFAULT_MODEL, STORAGE_UNAVAILABLE)
 _MOST_NAMED = 10
 
 
@@ -74,6 +75,12 @@ def notes_on(request: AnalysisRequest, offers: Offers) -> tuple[Note, ...]:
     if any(accepts(request, model) for model in candidates):
         return ()
     return (_not_offered(request, offers),)
+
+
+def note_on_setback(sentence: str) -> Note:
+    """Return what a person should know about a request that Orthanc's failure kept from a worker."""
+    message = f"It could not be given to a worker, and is tried again by itself: {sentence}"
+    return Note(STORAGE_UNAVAILABLE, message)
 
 
 def _not_offered(request: AnalysisRequest, offers: Offers) -> Note:

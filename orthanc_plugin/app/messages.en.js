@@ -182,6 +182,7 @@ export const messages = {
     "note.model_not_offered": "No worker that is alive offers this model: the analysis waits until one does.",
     "note.all_drained": "Every worker that is alive is drained, that is, takes nothing more: the analysis waits for another.",
     "note.no_default_model": "No model was chosen, and no worker that is alive has a default model: the analysis waits until one has.",
+    "note.storage_unavailable": "No worker can be given this slide: Orthanc cannot read or write what belongs to it. It is tried again by itself; tell whoever runs Orthanc, whose log says what is wrong.",
     "note.offered": "Offered are: {names}",
 
     "ending.failed": "The analysis failed",

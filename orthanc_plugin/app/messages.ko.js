@@ -182,6 +182,7 @@ export const messages = {
     "note.model_not_offered": "연결된 분석 서버에 이 모델이 없습니다. 이 모델을 가진 분석 서버가 연결될 때까지 대기합니다.",
     "note.all_drained": "연결된 분석 서버가 모두 새 작업을 받지 않도록 설정되어 있습니다. 작업을 받는 분석 서버가 있을 때까지 대기합니다.",
     "note.no_default_model": "모델이 지정되지 않았고, 연결된 분석 서버에 기본 모델이 없습니다. 기본 모델을 가진 분석 서버가 연결될 때까지 대기합니다.",
+    "note.storage_unavailable": "Orthanc가 이 슬라이드의 데이터를 읽거나 쓸 수 없어 분석 서버에 전달하지 못했습니다. 자동으로 다시 시도합니다. Orthanc 관리자에게 알려 주세요. 원인은 Orthanc 로그에 있습니다.",
     "note.offered": "사용할 수 있는 모델: {names}",
 
     "ending.failed": "분석에 실패했습니다",

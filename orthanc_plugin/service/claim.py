@@ -25,6 +25,8 @@ from .transact import change_request, change_request_numbered
 _UNSTABLE_HOLD_S = 1.0
 _REFUSED_HOLD_S = 2.0
 _OTHER_WORKER_FIRST_S = 30.0
+_MOST_SETBACKS = 3
+"""Of one claim; beyond that it is Orthanc that fails, and no slide of its."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,28 @@ def claim(core: Core, ask: Claim) -> Granted | None:
     try:
         if core.workers.drains(ask.worker_id):
             return _repeated(core, ask)
-        while True:
-            found = _repeated(core, ask) or _turn(core, ask, waiter)
-            if found is not None or waiter.is_over:
-                return found
+        return _first_to_be_granted(core, ask, waiter)
     except StorageError as error:
         raise unavailable(error) from error
     finally:
         core.claims.leave(waiter)
+
+
+def _first_to_be_granted(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:
+    """Wait for a request that can be granted, past those of which Orthanc cannot read or write something."""
+    failures: list[StorageError | ApiError] = []
+    while True:
+        found = _repeated(core, ask)
+        try:
+            found = found or _turn(core, ask, waiter)
+        except (StorageError, ApiError) as error:
+            failures.append(error)
+        if found is not None:
+            return found
+        if failures and (waiter.is_over or len(failures) >= _MOST_SETBACKS):
+            raise failures[-1]
+        if waiter.is_over:
+            return None
 
 
 def _note_worker(core: Core, ask: Claim) -> None:
@@ -171,6 +187,7 @@ def _repeated(core: Core, ask: Claim) -> Granted | None:
     request = core.index.request_of_token(ask.token_sha256)
     if request is None:
         return None
+    core.setbacks.clear(request.request_id)  # it was in doubt, and has been given after all
     return Granted(request, core.gateway.instances(request.series))
 
 
@@ -184,13 +201,23 @@ def _turn(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:
         return None
     try:
         result = try_grant(core, ask, request_id)
-    except (StorageError, ApiError):
-        core.claims.refuse(waiter, _REFUSED_HOLD_S)
+    except (StorageError, ApiError) as error:
+        core.claims.refuse(waiter, _set_back(core, request_id, error))
         raise
+    core.setbacks.clear(request_id)
     if isinstance(result, Granted):
         return result
     core.claims.refuse(waiter, result.hold_s)
     return None
+
+
+def _set_back(core: Core, request_id: str, error: StorageError | ApiError) -> float:
+    """Keep, for the people who wait, why a request could not be granted; return for how long it rests."""
+    sentence = str(error).removesuffix(" Try again.")
+    rest_s, is_first = core.setbacks.note(request_id, sentence)
+    if is_first:
+        core.warn(f"Request {request_id} could not be given to a worker: {sentence}")
+    return rest_s
 
 
 def try_grant(core: Core, ask: Claim, request_id: str) -> Granted | Refused:

@@ -16,6 +16,7 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import Gateway
 from orthanc_plugin.index import Index
 from orthanc_plugin.open_series import OpenSeries
+from orthanc_plugin.setbacks import Setbacks
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import Store, source_deleted, storage_unavailable
 from orthanc_plugin.tallies import Tallies
@@ -97,6 +98,7 @@ class Core:
     ruled: dict[str, str] = field(default_factory=dict)
     busy: set[str] = field(default_factory=set)
     failing_since: dict[str, float] = field(default_factory=dict)
+    setbacks: Setbacks = field(default_factory=Setbacks)
     replacing: threading.RLock = field(default_factory=threading.RLock)
     replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)
     replaced_unwritten: dict[str, SeriesState] = field(default_factory=dict)

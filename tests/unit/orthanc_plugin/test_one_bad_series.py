@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 
 from orthanc_plugin.codec import decode_state, encode_state
+from orthanc_plugin.errors import StorageError
+from orthanc_plugin.gateway import InstanceInfo
 from orthanc_plugin.numbering import LAST_NUMBER
 from tests.support.queue_client import Queue
 from tests.support.sites import MemorySite, Slide
@@ -32,17 +34,69 @@ def test_a_request_of_a_newer_plugin_does_not_hold_up_the_others(site: MemorySit
     site.restart(kill=True)
     waiting = queue.submitted()
 
-    assert queue.try_claim().status == 503
     assert queue.claim().request_id == waiting
+    assert queue.try_claim().status == 204
 
 
-def test_a_series_that_cannot_be_read_does_not_hold_up_the_others(site: MemorySite, queue: Queue) -> None:
-    queue.submitted(priority=100)
-    waiting = queue.submitted()
-    site.gateway.fail_next("instances")
+def test_a_series_that_cannot_be_read_does_not_hold_up_the_others(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unreadable = lose_file(site, queue, monkeypatch)
+    for _ in range(3):
+        site.pass_time(60)  # it has rested, and is first again
+        waiting = queue.submitted()
+        lease = queue.claim()
+        lease.complete()
+        assert lease.request_id == waiting
+    assert queue.status(unreadable) == "pending"
 
+
+def lose_file(site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Submit a slide before all others, and let Orthanc lose its file; return the request's id."""
+    slide, read = site.new_slide(), site.gateway.instances
+    request_id = queue.submitted(slide, priority=100)
+
+    def instances(series_id: str) -> tuple[InstanceInfo, ...]:
+        if series_id == slide.series:
+            raise StorageError("Orthanc could not read the slide.")
+        return read(series_id)
+
+    monkeypatch.setattr(site.gateway, "instances", instances)
+    return request_id
+
+
+def test_what_cannot_be_given_is_tried_ever_more_rarely_and_says_why(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as lost:
+        request_id = lose_file(site, queue, lost)
+        tried_after = []
+        for second in range(130):
+            if queue.try_claim().status == 503:
+                tried_after.append(second)
+            site.pass_time(1)
+        assert tried_after == [0, 2, 6, 14, 30, 62, 122]
+        (note,) = queue.get(request_id)["notes"]
+        assert note["code"] == "storage_unavailable"
+        assert note["message"].endswith("is tried again by itself: Orthanc could not read the slide.")
+        assert len(site.warnings) == 1
+        assert request_id in site.warnings[0]
+    site.pass_time(60)
+    lease = queue.claim()
+    assert lease.request_id == request_id
+    lease.hand_back()
+    assert queue.get(request_id)["notes"] == []
+
+
+def test_a_claim_ends_at_the_third_request_of_which_orthanc_reads_nothing(
+    site: MemorySite, queue: Queue
+) -> None:
+    requests = [queue.submitted() for _ in range(4)]
+    for _ in range(3):
+        site.gateway.fail_next("instances")
     assert queue.try_claim().status == 503
-    assert queue.claim().request_id == waiting
+    assert [queue.get(item)["notes"] == [] for item in requests] == [False, False, False, True]
+    assert queue.claim().request_id == requests[3]
 
 
 def use_up_numbers(site: MemorySite, slide: Slide) -> None:
