@@ -83,7 +83,7 @@ class ClaimPool:
             self.end(worker_id)
             now = self._clock.monotonic()
             waiting = sum(other.deadline > now and not other.is_over for other in self._waiters)
-            seconds = 0.0 if self._is_stopped or waiting >= self._capacity else wait_s
+            seconds = 0.0 if waiting >= self._capacity else wait_s
             waiter = ClaimWaiter(worker_id, token_sha256, taker, now + seconds)
             self._waiters.append(waiter)
             self._assign()
