@@ -309,6 +309,7 @@ export const messages = {
     "ohif.map": "Attention map (DICOM)",
     "ohif.no_map": "The attention map is not stored in Orthanc any more.",
     "ohif.not_in_orthanc": "This slide is not in the Orthanc that serves this panel.",
+    "ohif.several_patients": "Orthanc has this slide under several patients with the same UIDs, and a viewer cannot tell which one it shows. Delete what is not right, or open the slide in Orthanc Explorer.",
 
     "worklist.title": "AI analyses",
     "worklist.filter": "Filter by state",

@@ -309,6 +309,7 @@ export const messages = {
     "ohif.map": "어텐션 맵 (DICOM)",
     "ohif.no_map": "어텐션 맵이 Orthanc에 더 이상 저장되어 있지 않습니다.",
     "ohif.not_in_orthanc": "이 패널을 제공하는 Orthanc에 이 슬라이드가 없습니다.",
+    "ohif.several_patients": "Orthanc에 이 슬라이드가 같은 UID로 여러 환자에 저장되어 있어, 뷰어가 어느 환자의 슬라이드를 표시하는지 알 수 없습니다. 잘못된 것을 삭제하거나 Orthanc Explorer에서 슬라이드를 여십시오.",
 
     "worklist.title": "AI 분석 목록",
     "worklist.filter": "상태별 보기",

@@ -115,6 +115,30 @@ def test_no_picture_of_a_result_stays_under_another_whose_pictures_are_still_com
     expect(page.locator(".patch")).to_have_count(0)
 
 
+def test_no_result_is_shown_while_a_slide_lies_under_two_patients_with_the_same_uids(
+    server: OrthancServer, visit: Visit, slide: str
+) -> None:
+    analysed(server, slide)
+    patient = server.get(f"/series/{slide}/patient").json()["ID"]
+    copied = {
+        "Replace": {"PatientID": "RIGHT", "PatientName": "RIGHT"},
+        "Keep": ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"],
+        "KeepSource": True,
+        "Force": True,
+    }
+    server.post(f"/patients/{patient}/modify", json=copied).raise_for_status()
+    page = open_panel(visit, slide)
+    expect(page.locator(".notice")).to_contain_text("several patients")
+    expect(page.locator(".verdict")).to_have_count(0)
+    expect(page.locator("#analyse")).to_have_count(0)
+
+    server.request("DELETE", f"/patients/{patient}").raise_for_status()
+    (series,) = (one["ID"] for one in server.get("/series?expand").json())
+    page = open_panel(visit, series)
+    expect(page.locator("#analyse")).to_be_visible()
+    expect(page.locator(".verdict")).to_have_count(0)
+
+
 def test_a_failed_analysis_gives_way_to_the_result_that_stands_and_is_named_beside_it(
     server: OrthancServer, visit: Visit, slide: str
 ) -> None:

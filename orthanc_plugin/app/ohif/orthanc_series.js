@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// From the UIDs, which are all that OHIF knows, to Orthanc's own id.
+// From the UIDs, which are all that OHIF knows, to Orthanc's own ids.
 
 import { lookUp, orthanc } from "../api.js";
 
-/** Return Orthanc's id of a series, or null where Orthanc does not have it. */
+/** Return Orthanc's ids of a series: several where it was copied to another patient with its UIDs. */
 export async function orthancSeries({ study, series }) {
-    const found = (await lookUp(series)).filter(({ Type }) => Type === "Series");
-    if (found.length < 2) return found[0]?.ID ?? null;
-    // The same series under two patients: each is in a study of its own.
-    const studies = await Promise.all(found.map(({ ID }) => orthanc(`series/${ID}/study`)));
-    const at = studies.findIndex(({ MainDicomTags }) => MainDicomTags.StudyInstanceUID === study);
-    return found[at]?.ID ?? null;
+    const found = (await lookUp(series)).filter(({ Type }) => Type === "Series").map(({ ID }) => ID);
+    if (found.length < 2) return found;
+    const studies = await Promise.all(found.map((id) => orthanc(`series/${id}/study`)));
+    return found.filter((_, at) => studies[at].MainDicomTags.StudyInstanceUID === study);
 }

@@ -105,9 +105,11 @@ class SlidePanel {
     }
 
     async #identify(signal) {
-        this.orthancId = await orthancSeries(this.slide);
+        const found = await orthancSeries(this.slide);
+        // Whose of several the viewer shows nobody knows, and one patient's result is not the other's.
+        this.orthancId = found.length === 1 ? found[0] : null;
         if (this.orthancId === null) {
-            this.#tell(t("ohif.not_in_orthanc"));
+            this.#tell(t(found.length ? "ohif.several_patients" : "ohif.not_in_orthanc"));
             return;
         }
         // Without Orthanc's own word the panel still names the slide by what the request says.
