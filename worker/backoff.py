@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long to wait before the next attempt."""
+"""How long to wait before the next attempt, and how."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+Wait = Callable[[float], bool]
+"""Waits the given seconds; True where the wait was cut short and no further attempt is wanted."""
+
+
+def uninterrupted(seconds: float) -> bool:
+    """Wait, as a `Wait` that nothing cuts short."""
+    time.sleep(seconds)
+    return False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from worker.client import ONCE, PluginClient
+from worker.calls import ONCE
+from worker.client import PluginClient
 from worker.contract import Claim, ClaimAnswer, new_token
 from worker.errors import RefusedError, ServerError, UnreachableError
 from worker.job import Analyzer

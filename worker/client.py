@@ -1,24 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP client of the plugin's contract (``docs/rest.md``).
-
-Every call that a worker makes may be repeated safely: a claim repeats its token, a heartbeat says the same
-again, an artifact and a completion carry the same bytes. So a call whose answer was lost is sent again.
-"""
+"""HTTP client of the plugin's contract (``docs/rest.md``): its routes as methods."""
 
 from __future__ import annotations
 
-import io
-import json
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import requests
-
 from worker import API_VERSION, __version__
-from worker.backoff import Backoff
+from worker.backoff import Wait, uninterrupted
+from worker.calls import ONCE, Calls, Retry
 from worker.contract import (
     ArtifactRef,
     ClaimAnswer,
@@ -29,9 +21,9 @@ from worker.contract import (
     parse_claim,
     parse_heartbeat,
 )
-from worker.errors import BusyError, ForeignAnswerError, RefusedError, ServerError, UnreachableError
+from worker.errors import ForeignAnswerError, RefusedError
 from worker.settings import Credentials, Settings
-from worker.transport import contract_document, make_session, refusal, retry_after, unreachable
+from worker.transport import contract_document, retry_after
 
 CONTENT_TYPES = {
     ".png": "image/png",
@@ -47,31 +39,6 @@ _TEXT_LIMIT = 200
 
 _LEAST_HEARTBEAT_TIMEOUT_S = 5.0
 
-_SENT_AT_ONCE = 1 << 16
-"""Bytes of a body that go out in one piece, for which there is as much time as for connecting. A larger one
-is sent as a file is: in blocks, each of which has so much time."""
-
-
-@dataclass(frozen=True)
-class Retry:
-    """How often a call is repeated.
-
-    Attributes
-    ----------
-    attempts
-        Tries in all.
-    backoff
-        Waits between them; the first repeat of a dropped connection does not wait at all.
-    within_s
-        No try begins later than so many seconds after the first one.
-    """
-
-    attempts: int = 4
-    backoff: Backoff = field(default_factory=Backoff)
-    within_s: float = float("inf")
-
-
-ONCE = Retry(attempts=1)
 _PROCESS = new_token()
 """Tells this process from another one that has the same WORKER_ID."""
 
@@ -87,13 +54,10 @@ class PluginClient:
         Addresses and time-outs.
     credentials
         The user to act as.
-    session
-        The HTTP session; by default a new one for `credentials`.
     retry
         How often a call is repeated.
     wait
-        Waits the given seconds and returns True where waiting was cut short and no repeat is wanted; by
-        default an event that nobody sets.
+        Waits between repeats.
     counters
         What claims and heartbeats tell of the worker in passing.
     told_time
@@ -107,25 +71,21 @@ class PluginClient:
         settings: Settings,
         credentials: Credentials | None,
         *,
-        session: requests.Session | None = None,
         retry: Retry | None = None,
-        wait: Callable[[float], bool] | None = None,
+        wait: Wait = uninterrupted,
         counters: Callable[[], Mapping[str, float]] = dict,
         told_time: Callable[[str | None], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._credentials = credentials
-        self._session = session if session is not None else make_session(credentials)
         self._retry = retry if retry is not None else Retry()
+        self._calls = Calls(settings, credentials, self._retry, wait=wait, clock=clock)
         self._counters = counters
         self._told_time = told_time
-        self._clock = clock
-        self._wait = wait if wait is not None else threading.Event().wait
 
     def close(self) -> None:
         """Close the connections."""
-        self._session.close()
+        self._calls.close()
 
     def claim(
         self,
@@ -153,7 +113,7 @@ class PluginClient:
             device=device,
             **({"prefetch": True} if prefetch else {}),
         )
-        answer = self._send(
+        answer = self._calls.send(
             "POST", "/claim", json_body=body, read_s=self._settings.read_timeout_s + wait_s, retry=ONCE
         )
         self._told_time(answer.headers.get("Date"))
@@ -176,7 +136,7 @@ class PluginClient:
             If the server did not hear it; then the silence tells it.
         """
         body = self._claim_body(new_token(), models=[], leaving=True)
-        self._send("POST", "/claim", json_body=body, read_s=_LEAST_HEARTBEAT_TIMEOUT_S, retry=ONCE)
+        self._calls.send("POST", "/claim", json_body=body, read_s=_LEAST_HEARTBEAT_TIMEOUT_S, retry=ONCE)
 
     def longest_claim_s(self, wait_s: float) -> float:
         """Return the seconds in which a claim that may be held for `wait_s` has an answer, or has failed."""
@@ -216,7 +176,7 @@ class PluginClient:
         # A connection that died in silence (NAT forgets idle ones), or a server that wants to be left alone,
         # must cost one heartbeat, not the lease: the next one is the repeat.
         patience_s = max(_LEAST_HEARTBEAT_TIMEOUT_S, lease.heartbeat_s)
-        document = self._ask(
+        document = self._calls.ask(
             "POST",
             f"/update-status/{request_id}/",
             json_body=body,
@@ -228,12 +188,12 @@ class PluginClient:
     def hand_back(self, request_id: str, lease: Lease, *, retry: Retry | None = None) -> None:
         """Return the lease, so that another worker takes the request now."""
         body = self._lease_body(lease, status="pending")
-        self._ask("POST", f"/update-status/{request_id}/", json_body=body, retry=retry)
+        self._calls.ask("POST", f"/update-status/{request_id}/", json_body=body, retry=retry)
 
     def confirm_cancel(self, request_id: str, lease: Lease) -> None:
         """Say that the work was dropped because a person asked for it."""
         body = self._lease_body(lease, status="cancelled")
-        self._ask("POST", f"/update-status/{request_id}/", json_body=body)
+        self._calls.ask("POST", f"/update-status/{request_id}/", json_body=body)
 
     def put_artifact(self, request_id: str, lease: Lease, name: str, data: bytes) -> None:
         """Send one artifact.
@@ -248,7 +208,9 @@ class PluginClient:
             "X-Pathology-Token": lease.token,
             "X-Pathology-Fence": str(lease.fence),
         }
-        document = self._ask("PUT", f"/requests/{request_id}/artifacts/{name}", data=data, headers=headers)
+        document = self._calls.ask(
+            "PUT", f"/requests/{request_id}/artifacts/{name}", data=data, headers=headers
+        )
         stored = self._member(document, "artifact")
         expected = ArtifactRef.of(name, data)
         if stored.get("sha256", expected.sha256) != expected.sha256:
@@ -260,7 +222,7 @@ class PluginClient:
 
     def complete(self, request_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Send the end of a request, a result or an error; the same body may be sent again at any time."""
-        document = self._ask("POST", f"/complete-request/{request_id}/", json_body=body)
+        document = self._calls.ask("POST", f"/complete-request/{request_id}/", json_body=body)
         return self._member(document, "request")
 
     def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,7 +230,7 @@ class PluginClient:
 
         A forced submission is not repeated when its answer is lost: that could start two analyses.
         """
-        return self._ask("POST", "/analyze", json_body=body, retry=ONCE if body.get("force") else None)
+        return self._calls.ask("POST", "/analyze", json_body=body, retry=ONCE if body.get("force") else None)
 
     def get_request(
         self, request_id: str, *, wait_s: float = 0.0, version: str | None = None
@@ -276,25 +238,25 @@ class PluginClient:
         """Return one request; with `wait_s` the answer is held until its version differs from `version`."""
         params = {"wait": f"{wait_s:g}", "version": version} if version is not None and wait_s > 0 else {}
         read_s = self._settings.read_timeout_s + wait_s
-        document = self._ask("GET", f"/requests/{request_id}", params=params, read_s=read_s)
+        document = self._calls.ask("GET", f"/requests/{request_id}", params=params, read_s=read_s)
         return self._member(document, "request")
 
     def decide(self, request_id: str, decision: str) -> dict[str, Any]:
         """Carry out a person's decision about a request, ``cancel`` or ``retry``, and return the request."""
-        document = self._ask("POST", f"/requests/{request_id}/{decision}", json_body={})
+        document = self._calls.ask("POST", f"/requests/{request_id}/{decision}", json_body={})
         return self._member(document, "request")
 
     def list_requests(self, filters: Mapping[str, str]) -> dict[str, Any]:
         """Return a page of the list of requests."""
-        return self._ask("GET", "/requests/", params=filters)
+        return self._calls.ask("GET", "/requests/", params=filters)
 
     def list_workers(self) -> list[dict[str, Any]]:
         """Return every worker that the server has heard of since its start."""
-        return list(self._ask("GET", "/workers").get("workers") or [])
+        return list(self._calls.ask("GET", "/workers").get("workers") or [])
 
     def health(self) -> dict[str, Any]:
         """Return what the plugin says about itself."""
-        return self._ask("GET", "/health")
+        return self._calls.ask("GET", "/health")
 
     def _counted(self) -> dict[str, Any]:
         counters = self._counters()
@@ -321,80 +283,3 @@ class PluginClient:
                 "that plugin and worker are of one version."
             )
         return member
-
-    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        """Send a call, and return the document that it is answered with."""
-        return contract_document(self._send(method, path, **options), self._settings.api_url)
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        json_body: Mapping[str, Any] | None = None,
-        data: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
-        read_s: float | None = None,
-        retry: Retry | None = None,
-    ) -> requests.Response:
-        """Send a call, again and again within bounds, and raise for everything that is not 2xx."""
-        sent_headers = dict(headers or {})
-        if json_body is not None:
-            data = json.dumps(json_body, allow_nan=False).encode()
-            sent_headers["Content-Type"] = "application/json"
-        read_s = self._settings.read_timeout_s if read_s is None else read_s
-        call = _Call(method, self._settings.api_url + path, data, sent_headers, dict(params or {}), read_s)
-        return self._repeat(call, retry or self._retry)
-
-    def _repeat(self, call: _Call, retry: Retry) -> requests.Response:
-        failures, last_begin = 0, self._clock() + retry.within_s
-        while True:
-            try:
-                return self._once(call)
-            except (UnreachableError, BusyError) as error:
-                failures += 1
-                pause_s = _pause(error, failures, retry.backoff)
-                is_last = failures >= retry.attempts or self._clock() + pause_s > last_begin
-                if is_last or self._wait(pause_s):
-                    raise
-
-    def _once(self, call: _Call) -> requests.Response:
-        try:
-            answer = self._session.request(
-                call.method,
-                call.url,
-                data=call.body,
-                headers=call.headers,
-                params=call.params,
-                timeout=(self._settings.connect_timeout_s, call.read_s),
-                allow_redirects=False,
-            )
-        except requests.RequestException as error:
-            raise unreachable(self._settings.api_url, error) from error
-        if 200 <= answer.status_code < 300:
-            return answer
-        raise refusal(answer, self._settings.api_url, self._credentials)
-
-
-@dataclass(frozen=True)
-class _Call:
-    method: str
-    url: str
-    data: bytes | None
-    headers: dict[str, str]
-    params: dict[str, str]
-    read_s: float
-
-    @property
-    def body(self) -> bytes | io.BytesIO | None:
-        if self.data is None or len(self.data) <= _SENT_AT_ONCE:
-            return self.data
-        return io.BytesIO(self.data)
-
-
-def _pause(error: ServerError, failures: int, backoff: Backoff) -> float:
-    if isinstance(error, UnreachableError) and error.dropped and failures == 1:
-        return 0.0
-    after = error.retry_after_s if isinstance(error, RefusedError) else None
-    return backoff.delay(failures - 1, after or 0.0)

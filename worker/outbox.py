@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from enum import Enum
 from itertools import count
 
-from worker.backoff import Backoff
+from worker.backoff import Backoff, Wait, uninterrupted
 from worker.client import PluginClient
 from worker.delivery import Delivery, names_patient, without_patient_data
 from worker.errors import (
@@ -69,8 +69,7 @@ class Outbox:
     backoff
         Waits between replays that left something waiting, and between tries of what the disk does not keep.
     wait
-        Waits the given seconds and returns True where no further try is wanted; by default an event that
-        nobody sets.
+        Waits between tries.
     """
 
     def __init__(
@@ -79,13 +78,13 @@ class Outbox:
         spool: Spool,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff | None = None,
-        wait: Callable[[float], bool] | None = None,
+        wait: Wait = uninterrupted,
     ) -> None:
         self._client = client
         self._spool = spool
         self._clock = clock
         self._backoff = backoff if backoff is not None else Backoff(base_s=2.0, cap_s=60.0)
-        self._wait = wait if wait is not None else threading.Event().wait
+        self._wait = wait
         self._failures = 0
         self._rests_until = clock()
         self._told: dict[str, str] = {}

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from worker.client import ONCE, PluginClient
+from worker.calls import ONCE
+from worker.client import PluginClient
 from worker.contract import Claim
 from worker.control import JobControl
 from worker.errors import ServerError, StopReason

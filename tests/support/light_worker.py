@@ -17,7 +17,8 @@ from typing import Any
 
 from tests.support.tiny_dicom import tiny_result
 from worker.backoff import Backoff
-from worker.client import PluginClient, Retry
+from worker.calls import Retry
+from worker.client import PluginClient
 from worker.contract import ArtifactRef, Claim, ModelOffer, new_token
 from worker.errors import ServerError
 from worker.settings_reading import load_settings

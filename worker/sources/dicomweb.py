@@ -10,6 +10,7 @@ from pydicom import Dataset
 from wsidicom import WsiDicom
 
 from clam_core.slides import OPENING, UNREADABLE_HEADER, Slide
+from worker.backoff import Wait, uninterrupted
 from worker.contract import Claim
 from worker.preflight import check_slide
 from worker.settings import Settings
@@ -21,7 +22,6 @@ from worker.sources.errors import (
     WayMissingError,
 )
 from worker.sources.prefetching import FrameNumbers, PrefetchingSlide, Tile
-from worker.sources.repeating import Wait
 from worker.sources.source import SourceReport
 from worker.sources.volumes import volumes_of
 
@@ -65,7 +65,7 @@ class DicomwebSource:
     session
         An authenticated session.
     wait
-        Waits between repeats; by default an event that nobody sets.
+        Waits between repeats.
     """
 
     name = "DICOMweb"
@@ -74,7 +74,7 @@ class DicomwebSource:
         "again; that the slide is replaced meanwhile is only noticed when the result is sent"
     )
 
-    def __init__(self, settings: Settings, session: requests.Session, wait: Wait | None = None) -> None:
+    def __init__(self, settings: Settings, session: requests.Session, wait: Wait = uninterrupted) -> None:
         self._settings = settings
         self._session = session
         self._wait = wait

@@ -27,12 +27,13 @@ from pydicom.uid import (
 )
 from wsidicom import WsiDicomWebClient
 
+from worker.backoff import Wait, uninterrupted
 from worker.contract import InstanceRef
 from worker.dicom_results.quiet import unquoted
 from worker.settings import Settings
 from worker.sources.errors import SourceError, WayMissingError
 from worker.sources.piece_cache import PieceCache
-from worker.sources.repeating import TryAgainError, Wait, orthanc_failure, repeat
+from worker.sources.repeating import TryAgainError, orthanc_failure, repeat
 from worker.sources.shared_fetch import SharedFetch
 from worker.sources.source import Traffic
 from worker.transport import unreachable
@@ -69,7 +70,7 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
     instances
         Its VOLUME images: no others are asked for.
     wait
-        Waits between repeats; by default an event that nobody sets.
+        Waits between repeats.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
         session: requests.Session,
         series: tuple[str, str],
         instances: Sequence[InstanceRef],
-        wait: Wait | None = None,
+        wait: Wait = uninterrupted,
     ) -> None:
         self._timeout = (settings.connect_timeout_s, settings.read_timeout_s)
         client = DICOMwebClient(settings.dicomweb_url, session, timeout=self._timeout, permissive_uid=True)
@@ -89,7 +90,7 @@ class DicomwebFrames(WsiDicomWebClient):  # type: ignore[misc]
         self._series = series
         self._instances = instances
         self._frames = PieceCache[tuple[str, int], bytes](_FRAMES_BOUND, len)
-        self._wait = wait if wait is not None else threading.Event().wait
+        self._wait = wait
         self._places = threading.BoundedSemaphore(_MAX_AT_ONCE)
         self._shared = SharedFetch(self._is_kept)
         self._headers: dict[str, Dataset] = {}

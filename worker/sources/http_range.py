@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import requests
 
 from clam_core.slides import Slide
+from worker.backoff import Wait, uninterrupted
 from worker.contract import Claim, InstanceRef
 from worker.settings import Settings
 from worker.sources.errors import (
@@ -21,7 +22,7 @@ from worker.sources.errors import (
 )
 from worker.sources.range_files import Range
 from worker.sources.ranges_slide import open_ranges_slide
-from worker.sources.repeating import TryAgainError, Wait, changed, orthanc_failure, repeat
+from worker.sources.repeating import TryAgainError, changed, orthanc_failure, repeat
 from worker.sources.source import SourceReport, Traffic
 from worker.sources.stored_uuid import stored_uuid
 from worker.sources.volumes import volumes_of
@@ -87,13 +88,13 @@ class HttpRangeClient:
     session
         An authenticated session.
     wait
-        Waits between repeats; by default an event that nobody sets.
+        Waits between repeats.
     """
 
-    def __init__(self, settings: Settings, session: requests.Session, wait: Wait | None = None) -> None:
+    def __init__(self, settings: Settings, session: requests.Session, wait: Wait = uninterrupted) -> None:
         self._settings = settings
         self._session = session
-        self._wait = wait if wait is not None else threading.Event().wait
+        self._wait = wait
         self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
         self.traffic = Traffic()
 

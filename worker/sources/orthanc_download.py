@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import threading
 from pathlib import Path
 
 import requests
@@ -15,13 +14,14 @@ from pydicom.misc import is_dicom
 from wsidicom import WsiDicom
 
 from clam_core.slides import OPENING, UNREADABLE_HEADER, Slide, WsiDicomSlide
+from worker.backoff import Wait, uninterrupted
 from worker.contract import Claim, InstanceRef
 from worker.preflight import check_slide
 from worker.scratch import scratch_folder
 from worker.settings import Settings
 from worker.sources.errors import SourceBlockedError
 from worker.sources.headers import read_header
-from worker.sources.repeating import TryAgainError, Wait, changed, no_slide, orthanc_failure, repeat
+from worker.sources.repeating import TryAgainError, changed, no_slide, orthanc_failure, repeat
 from worker.sources.source import SourceReport, Verified
 from worker.sources.stored_uuid import stored_uuid
 from worker.sources.volumes import check_complete, incomplete, volumes_of
@@ -72,7 +72,7 @@ class OrthancDownloadSource:
     scratch
         Folder for the files; by default the worker's own, which is swept when the worker starts.
     wait
-        Waits between repeats; by default an event that nobody sets.
+        Waits between repeats.
     """
 
     name = "download of whole images"
@@ -83,12 +83,12 @@ class OrthancDownloadSource:
         settings: Settings,
         session: requests.Session,
         scratch: Path | None = None,
-        wait: Wait | None = None,
+        wait: Wait = uninterrupted,
     ) -> None:
         self._settings = settings
         self._session = session
         self._scratch = scratch if scratch is not None else scratch_folder(settings)
-        self._wait = wait if wait is not None else threading.Event().wait
+        self._wait = wait
 
     def open(self, claim: Claim) -> Slide:
         """Download and open the slide."""

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import requests
 
+from worker.backoff import Wait, uninterrupted
 from worker.contract import InstanceRef
 from worker.settings import Settings
 from worker.sources.errors import SourceError, WayMissingError
 from worker.sources.range_files import Range
-from worker.sources.repeating import TryAgainError, Wait, no_slide, ranges_failure, repeat
+from worker.sources.repeating import TryAgainError, no_slide, ranges_failure, repeat
 from worker.sources.source import Traffic
 from worker.transport import body_of, unreachable
 
@@ -35,13 +36,13 @@ class RangesClient:
     session
         An authenticated session.
     wait
-        Waits between repeats; by default an event that nobody sets.
+        Waits between repeats.
     """
 
-    def __init__(self, settings: Settings, session: requests.Session, wait: Wait | None = None) -> None:
+    def __init__(self, settings: Settings, session: requests.Session, wait: Wait = uninterrupted) -> None:
         self._settings = settings
         self._session = session
-        self._wait = wait if wait is not None else threading.Event().wait
+        self._wait = wait
         self._timeout = (settings.connect_timeout_s, settings.read_timeout_s)
         self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
         self.traffic = Traffic()

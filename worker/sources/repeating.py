@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import requests
 
+from worker.backoff import Wait
 from worker.errors import BusyError, ForeignAnswerError, RefusedError, UnauthorizedError
 from worker.sources.errors import (
     ChangedInMidReadError,
@@ -22,9 +23,6 @@ from worker.sources.errors import (
 from worker.transport import is_of_orthanc, refusal
 
 Answer = TypeVar("Answer")
-
-Wait = Callable[[float], bool]
-"""Waits the given seconds; True where no repeat is wanted any more."""
 
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Waits before repeats. The first is none: Orthanc closes a connection that was idle for one second, and the

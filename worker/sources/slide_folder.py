@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,12 @@ import requests
 from clam_core.errors import SlideError
 from clam_core.slides import OpenSlideSlide, Pixels, Slide
 from clam_core.slides.slide import SlideIdentity, container_name
+from worker.backoff import Wait, uninterrupted
 from worker.contract import Claim
 from worker.preflight import check_mpp
 from worker.settings import Settings
 from worker.sources.errors import AmbiguousSlideFileError, NoSlideFileError, SourceError
-from worker.sources.repeating import TryAgainError, Wait, orthanc_failure, repeat
+from worker.sources.repeating import TryAgainError, orthanc_failure, repeat
 from worker.sources.source import SourceReport
 from worker.transport import unreachable
 
@@ -223,19 +223,19 @@ class SlideFolderSource:
     session
         An authenticated session, for the series' tags.
     wait
-        Waits between repeats; by default an event that nobody sets.
+        Waits between repeats.
     """
 
     name = "file in SVS_STORAGE_DIR"
     cost = "nothing of the network; DICOM results cannot be written for want of a header"
 
     def __init__(
-        self, folder: Path, settings: Settings, session: requests.Session, wait: Wait | None = None
+        self, folder: Path, settings: Settings, session: requests.Session, wait: Wait = uninterrupted
     ) -> None:
         self._folder = folder
         self._settings = settings
         self._session = session
-        self._wait = wait if wait is not None else threading.Event().wait
+        self._wait = wait
 
     def open(self, claim: Claim) -> Slide:
         """Find the slide's file and open it with OpenSlide."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import requests
 
+from worker.backoff import Wait
 from worker.contract import InstanceRef
 from worker.settings import Settings
-from worker.sources.repeating import TryAgainError, Wait, no_slide, orthanc_failure, repeat
+from worker.sources.repeating import TryAgainError, no_slide, orthanc_failure, repeat
 from worker.transport import unreachable
 
 

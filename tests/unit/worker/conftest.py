@@ -16,7 +16,8 @@ import requests
 from clam_core.run import EncoderTurn
 from tests.support.scripted_server import ScriptedServer
 from worker.backoff import Backoff
-from worker.client import PluginClient, Retry
+from worker.calls import Retry
+from worker.client import PluginClient
 from worker.contract import Claim, ModelOffer
 from worker.daemon import Daemon
 from worker.dicom_step import DicomStep

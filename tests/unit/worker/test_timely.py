@@ -13,8 +13,9 @@ import pytest
 import requests
 
 from tests.unit.worker.conftest import QUICK, Rig
+from worker.calls import Retry
 from worker.claims import Claimer
-from worker.client import PluginClient, Retry
+from worker.client import PluginClient
 from worker.contract import Lease
 from worker.errors import UnreachableError
 from worker.settings import Settings

@@ -15,7 +15,8 @@ import pytest
 
 from tests.support.scripted_server import ScriptedServer
 from tests.unit.worker.conftest import QUICK
-from worker.client import PluginClient, Retry
+from worker.calls import Retry
+from worker.client import PluginClient
 from worker.errors import ServerError, UnreachableError
 from worker.settings_reading import load_settings
 
