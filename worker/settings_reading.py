@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,45 +29,6 @@ _PASSED_ON = (
     "CONVERTER_PYTHON",
 )
 """Read from the environment by requests and by ``ingest``; a ``.env`` file may hold them too."""
-
-_NAMES = (
-    "PATHOLOGY_API_URL",
-    "DICOMWEB_URL",
-    "ORTHANC_URL",
-    "ORTHANC_USER",
-    "ORTHANC_PASSWORD",
-    "ORTHANC_PASSWORD_FILE",
-    "SUBMIT_USER",
-    "SUBMIT_PASSWORD",
-    "SUBMIT_PASSWORD_FILE",
-    "WORKER_ID",
-    "MODEL_PATH",
-    "MODELS_DIR",
-    "DEFAULT_MODEL",
-    "MODEL_ENCODER",
-    "MODEL_PATCH_PX",
-    "MODEL_MPP",
-    "MODEL_CLASSES",
-    "MODEL_TISSUE_PRESET",
-    "ENCODER_WEIGHTS",
-    "DEVICE",
-    "PRECISION",
-    "DICOM_RESULTS",
-    "SVS_STORAGE_DIR",
-    "POLL_INTERVAL",
-    "LONG_POLL",
-    "CONNECT_TIMEOUT",
-    "READ_TIMEOUT",
-    "SHUTDOWN",
-    "SPOOL_DIR",
-    "SPOOL_MAX_MB",
-    "SPOOL_MAX_HOURS",
-    "FEATURE_CACHE_DIR",
-    "FEATURE_CACHE_MAX_MB",
-    "FEATURE_CACHE_MAX_DAYS",
-    "LOG_FORMAT",
-    "LOG_LEVEL",
-)
 
 _CACHE = Path.home() / ".cache" / "orthanc-pathology"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -93,12 +54,34 @@ def load_settings(environ: Mapping[str, str], env_file: Path | None = None) -> S
         Naming every setting that is unknown or has a bad value.
     """
     from_file = parse_env_file(env_file) if env_file is not None else {}
-    reader = _Reader({**from_file, **_relevant(environ)})
-    reader.check_names(from_file, environ)
+    reader = _Reader({**from_file, **environ})
     settings = _read(reader, {name: from_file[name] for name in _PASSED_ON if name in from_file})
-    if reader.problems:
-        raise SettingsError(" ".join(reader.problems))
+    problems = [*_unknown_names(reader.names, from_file, environ), *reader.problems]
+    if problems:
+        raise SettingsError(" ".join(problems))
     return settings
+
+
+def setting_names() -> frozenset[str]:
+    """Return the names of all settings."""
+    reader = _Reader({})
+    _read(reader, {})
+    return frozenset(reader.names)
+
+
+def _unknown_names(
+    known: Collection[str], from_file: Mapping[str, str], environ: Mapping[str, str]
+) -> Iterator[str]:
+    """Complain about names nobody reads: all in the file, only misspelt addresses in the environment.
+
+    The environment may be shared with Orthanc, whose own variables begin alike.
+    """
+    known = {*known, *_RENAMED, *_RETIRED, *_PASSED_ON}
+    ours = [name for name in environ if name.startswith("PATHOLOGY_API")]
+    for name in sorted({*from_file, *ours} - known):
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]}?" if close else " worker/env.example lists all names."
+        yield f"{name} is no setting of the worker.{hint}"
 
 
 def env_file_of(chosen: Path | None) -> Path | None:
@@ -141,38 +124,27 @@ def _unquoted(value: str) -> str:
     return value
 
 
-def _relevant(environ: Mapping[str, str]) -> dict[str, str]:
-    known = (*_NAMES, *_RENAMED, *_RETIRED)
-    return {name: environ[name] for name in known if name in environ}
-
-
 class _Reader:
-    """Takes values out of a mapping and gathers every complaint, so that one run names them all."""
+    """Takes values out of a mapping and gathers every complaint, so that one run names them all.
+
+    `names` are those that were asked for.
+    """
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = dict(values)
+        self.names: set[str] = set()
         self.problems: list[str] = []
-        self.warnings: list[str] = []
+        self.warnings = [
+            f"{name} is not used any more: {_RETIRED[name]}."
+            for name in sorted(_RETIRED.keys() & values.keys())
+        ]
         for old, new in _RENAMED.items():
             if old in self._values:
                 self._values.setdefault(new, self._values[old])
 
-    def check_names(self, from_file: Mapping[str, str], environ: Mapping[str, str]) -> None:
-        """Complain about names nobody reads: all in the file, only misspelt addresses in the environment.
-
-        The environment may be shared with Orthanc, whose own variables begin alike.
-        """
-        known = {*_NAMES, *_RENAMED, *_RETIRED, *_PASSED_ON}
-        ours = [name for name in environ if name.startswith("PATHOLOGY_API")]
-        for name in sorted({*from_file, *ours} - known):
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else " worker/env.example lists all names."
-            self.problems.append(f"{name} is no setting of the worker.{hint}")
-        for name in sorted(_RETIRED.keys() & self._values.keys()):
-            self.warnings.append(f"{name} is not used any more: {_RETIRED[name]}.")
-
     def text(self, name: str) -> str | None:
         """Return a value, or None where it is absent or empty."""
+        self.names.add(name)
         return self._values.get(name) or None
 
     def path(self, name: str) -> Path | None:
