@@ -30,6 +30,7 @@ import matplotlib.pyplot as plt
 
 from orthanc_plugin.application import Application
 from orthanc_plugin.held_leases import Live
+from orthanc_plugin.list_filter import parse_filter
 from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.metrics import queue_metrics, render
 from orthanc_plugin.service import listing
@@ -207,7 +208,7 @@ def main_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], Tally]:
     with tally.timed("metrics"):
         text = render(queue_metrics(simulation.core))
     with tally.timed("list"):
-        listing.list_requests(simulation.core, listing.parse_filter({"status": "failed"}))
+        listing.list_requests(simulation.core, parse_filter({"status": "failed"}))
     simulated_s = simulation.clock.monotonic() - 1000.0
     figures = {
         "workers": arguments.workers,

@@ -9,6 +9,7 @@ from . import fields
 from .answers import Answers
 from .bodies import MAX_BODY, target_of, wait_of_query, wish_of
 from .http import Request, Response, json_response, parse_object
+from .list_filter import parse_filter
 from .router import Parts, Route
 from .service import artifacts, decide, listing
 from .service.core import Core, find, require_open_known
@@ -85,7 +86,7 @@ class PersonRoutes:
     def list_requests(self, request: Request, _parts: Parts) -> Response:
         """List requests, filtered and page by page."""
         require_open_known(self._core)
-        wanted = listing.parse_filter(request.query)
+        wanted = parse_filter(request.query)
         page = listing.list_requests(self._core, wanted)
         return json_response(
             200,

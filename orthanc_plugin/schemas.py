@@ -79,21 +79,11 @@ _STATE: dict[str, Schema] = {
     "prefetch": _FLAG,
     "counters": _COUNTERS,
 }
-_FAILURE = record(
-    {"code": _NAME, "message": text(2000, shortest=0), "retryable": _FLAG}, "code", "message", "retryable"
-)
+_FAILURE = whole(code=_NAME, message=text(2000, shortest=0), retryable=_FLAG)
 _VERDICT: Schema = {"enum": ["agree", "disagree", "unusable"]}
-_REVIEW = {"verdict": _VERDICT, "comment": _ANY_TEXT, "by": _ANY_TEXT, "at": _TIME}
-_ATTEMPT = {
-    "fence": {"type": "integer", "minimum": 1},
-    "worker_id": _ANY_TEXT,
-    "at": _TIME,
-    "confirmed": _FLAG,
-    "outcome": {"enum": [*OUTCOMES, None], "description": "null while it holds."},
-    "error": nullable(_FAILURE),
-}
-_EVENT = {"at": _TIME, "event": _ANY_TEXT, "by": _ANY_TEXT, "detail": _ANY_TEXT}
-_NOTE = {"code": {"enum": list(NOTE_CODES)}, "message": _ANY_TEXT, "offered": many(_ANY_TEXT)}
+_REVIEW = whole(verdict=_VERDICT, comment=_ANY_TEXT, by=_ANY_TEXT, at=_TIME)
+_EVENT = whole(at=_TIME, event=_ANY_TEXT, by=_ANY_TEXT, detail=_ANY_TEXT)
+_NOTE = whole(code={"enum": list(NOTE_CODES)}, message=_ANY_TEXT, offered=many(_ANY_TEXT))
 _ARTIFACT = whole(name=_ANY_TEXT, size={"type": "integer"}, sha256=_SHA256, content_type=_ANY_TEXT)
 _OUTPUT = whole(modality=_ANY_TEXT, series_instance_uid=_ANY_TEXT, series=nullable(_ANY_TEXT))
 _INSTANCE = whole(
@@ -116,9 +106,7 @@ _RANGE: Schema = {
     "minItems": 2,
     "maxItems": 2,
 }
-_NAMED = record(
-    {"name": text(), "size": number(0, 2**31, kind="integer"), "sha256": _SHA256}, "name", "size", "sha256"
-)
+_NAMED = whole(name=text(), size=number(0, 2**31, kind="integer"), sha256=_SHA256)
 _COHORT = record(
     {
         "series": {**many(_ID, MAX_SERIES_OF_COHORT), "minItems": 1},
@@ -158,7 +146,7 @@ SCHEMAS: dict[str, Schema] = {
             "request_id": _ANY_TEXT,
             "status": {"enum": list(STATUSES)},
             "waits_for": {"enum": ["slide", "retry", "worker", None]},
-            "notes": many(record(_NOTE, *_NOTE)),
+            "notes": many(_NOTE),
             "series": _ANY_TEXT,
             "study": _ANY_TEXT,
             "series_instance_uid": _ANY_TEXT,
@@ -186,11 +174,11 @@ SCHEMAS: dict[str, Schema] = {
             "result": nullable({"type": "object"}),
             "artifacts": many(_ARTIFACT),
             "dicom": many(_OUTPUT),
-            "review": nullable(record(_REVIEW, *_REVIEW)),
+            "review": nullable(_REVIEW),
             "predecessor": nullable(_ANY_TEXT),
             "flags": many({"enum": list(FLAGS)}),
             "grants": many(ref("Attempt")),
-            "history": many(record(_EVENT, *_EVENT)),
+            "history": many(_EVENT),
             "version": _ANY_TEXT,
         },
         "request_id",
@@ -198,7 +186,14 @@ SCHEMAS: dict[str, Schema] = {
         "series",
         "version",
     ),
-    "Attempt": record(_ATTEMPT, *_ATTEMPT),
+    "Attempt": whole(
+        fence={"type": "integer", "minimum": 1},
+        worker_id=_ANY_TEXT,
+        at=_TIME,
+        confirmed=_FLAG,
+        outcome={"enum": [*OUTCOMES, None], "description": "null while it holds."},
+        error=nullable(_FAILURE),
+    ),
     "Analyze": record(
         {
             "series": _ID,
@@ -253,22 +248,14 @@ SCHEMAS: dict[str, Schema] = {
         record({**_OLDER, "result": {"type": "object"}, "error": text(2000, shortest=0)}),
     ),
     "Empty": record({}),
-    "Withdraw": record({"reason": text(500)}, "reason"),
+    "Withdraw": whole(reason=text(500)),
     "Review": record(
         {"verdict": _VERDICT, "comment": nullable(text(2000, shortest=0))},
         "verdict",
     ),
     "Drain": record({"drain": _FLAG}),
-    "Ranges": record(
-        {
-            "ranges": {
-                **many(_RANGE, MAX_RANGES),
-                "minItems": 1,
-            }
-        },
-        "ranges",
-    ),
-    "One": record({"success": {"const": True}, "request": ref("Request")}, "success", "request"),
+    "Ranges": whole(ranges={**many(_RANGE, MAX_RANGES), "minItems": 1}),
+    "One": done(request=ref("Request")),
     "Submitted": record(
         {
             "success": {"const": True},
@@ -309,14 +296,7 @@ SCHEMAS: dict[str, Schema] = {
         "lease",
         "instances",
     ),
-    "Models": record(
-        {
-            "success": {"const": True},
-            "models": many(record({**_MODEL, "workers": many(_NAME)}, *_MODEL, "workers")),
-        },
-        "success",
-        "models",
-    ),
+    "Models": done(models=many(whole(**_MODEL, workers=many(_NAME)))),
     "Workers": record(
         {
             "success": {"const": True},
@@ -329,7 +309,7 @@ SCHEMAS: dict[str, Schema] = {
                         "last_seen": nullable(_TIME),
                         "software": _ANY_TEXT,
                         "device": _ANY_TEXT,
-                        "models": many(record(_MODEL, *_MODEL)),
+                        "models": many(whole(**_MODEL)),
                         "default_model": nullable(_ANY_TEXT),
                         "request_id": nullable(_ANY_TEXT),
                         "drain": _FLAG,

@@ -3,49 +3,20 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from itertools import islice
 from typing import Any
 
 from orthanc_plugin import values
 from orthanc_plugin.catalogue import Kind, kind_of
-from orthanc_plugin.fields import bad_field
-from orthanc_plugin.http import parse_json
 from orthanc_plugin.leases import is_due, is_prefetched
-from orthanc_plugin.places import END, START, Place
+from orthanc_plugin.list_filter import MAX_LIMIT, Filter, cursor_after
+from orthanc_plugin.places import END, START
 from orthanc_plugin.values import AnalysisRequest
 from orthanc_plugin.views import silent_member, worker_member
 from orthanc_plugin.workers import permits
 
 from .core import Core, find, starting
-
-_DEFAULT_LIMIT = 100
-_MAX_LIMIT = 1000
-_FILTERS = {"status", "series", "study", "model", "since", "limit", "cursor", "order", "full"}
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Which requests a list shows; None leaves a member out of account.
-
-    `since` is the earliest creation (seconds since the epoch), `passed` the last request of the page before.
-    """
-
-    statuses: frozenset[str] | None
-    series: str | None
-    study: str | None
-    model: str | None
-    since: float | None
-    limit: int
-    passed: Place | None
-    newest_first: bool
-    full: bool
 
 
 @dataclass(frozen=True)
@@ -54,89 +25,6 @@ class Page:
 
     requests: list[AnalysisRequest]
     cursor: str | None
-
-
-def parse_filter(query: Mapping[str, str]) -> Filter:
-    """Return the filter that a query asks for.
-
-    Raises
-    ------
-    ApiError
-        400 naming the parameter that is unknown or has a bad value.
-    """
-    for name in query:
-        if name not in _FILTERS:
-            raise bad_field(name[:100], f"one of the parameters {', '.join(sorted(_FILTERS))}")
-    return Filter(
-        statuses=_statuses(query.get("status")),
-        series=query.get("series"),
-        study=query.get("study"),
-        model=query.get("model"),
-        since=_since(query.get("since")),
-        limit=_limit(query.get("limit")),
-        passed=_passed(query.get("cursor")),
-        newest_first=_newest_first(query.get("order", "oldest")),
-        full=_full(query.get("full", "0")),
-    )
-
-
-def _statuses(text: str | None) -> frozenset[str] | None:
-    if text is None:
-        return None
-    wanted = frozenset(text.split(","))
-    if not wanted <= set(values.STATUSES):
-        raise bad_field("status", f"one or several (a,b) of {', '.join(values.STATUSES)}")
-    return wanted
-
-
-def _since(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError as error:
-        raise bad_field("since", "a time such as 2026-11-22T16:54:03.123Z") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return moment.timestamp()
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return _DEFAULT_LIMIT
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= _MAX_LIMIT:
-        raise bad_field("limit", f"a whole number from 1 to {_MAX_LIMIT}")
-    return int(text[:9])
-
-
-def _full(text: str) -> bool:
-    if text not in {"0", "1"}:
-        raise bad_field("full", "0 or 1")
-    return text == "1"
-
-
-def _newest_first(text: str) -> bool:
-    if text not in {"oldest", "newest"}:
-        raise bad_field("order", "oldest or newest, whichever is to come first")
-    return text == "newest"
-
-
-def _passed(text: str | None) -> Place | None:
-    if text is None:
-        return None
-    try:
-        created, request_id = parse_json(base64.urlsafe_b64decode(text.encode("ascii")).decode("ascii"))
-        place = float(created), str(request_id)
-    except (ValueError, TypeError, OverflowError, binascii.Error):
-        place = math.nan, ""
-    if not math.isfinite(place[0]):
-        raise bad_field("cursor", "the `next` of an earlier answer")
-    return place
-
-
-def _cursor(request: AnalysisRequest) -> str:
-    text = json.dumps([request.created, request.request_id])
-    return base64.urlsafe_b64encode(text.encode("ascii")).decode("ascii")
 
 
 def list_requests(core: Core, wanted: Filter) -> Page:
@@ -162,7 +50,7 @@ def list_requests(core: Core, wanted: Filter) -> Page:
         matching = (request for request in in_order if _matches(request, wanted))
         found = list(islice(matching, wanted.limit + 1))
     page = found[: wanted.limit]
-    return Page(page, _cursor(page[-1]) if len(found) > wanted.limit else None)
+    return Page(page, cursor_after(page[-1]) if len(found) > wanted.limit else None)
 
 
 def _holds(kind: Kind, wanted: Filter) -> bool:
@@ -198,7 +86,7 @@ def pending(core: Core) -> list[AnalysisRequest]:
     now = core.clock.now()
     with core.index.lock:
         due = (request for request in core.index.pending() if is_due(request, now))
-        return list(islice(due, _MAX_LIMIT))
+        return list(islice(due, MAX_LIMIT))
 
 
 def wait_for_pending(core: Core, wait_s: float) -> bool:
