@@ -5,7 +5,7 @@ import { analyse } from "./api.js";
 import { element } from "./dom.js";
 import { moment } from "./format.js";
 import { t } from "./i18n.js";
-import { isLost, isOpen } from "./queue.js";
+import { isLost, isOpen } from "./requests.js";
 import { headline } from "./sections.js";
 
 /**

@@ -3,12 +3,13 @@
 
 import { artifactUrl, exportUrl, getRequest, listRequests, orthancUrl } from "./api.js";
 import { byId, element, fill } from "./dom.js";
+import { laterWords, refusalWords } from "./failures.js";
 import { follow } from "./follow.js";
 import { languageSwitch, t, translatePage, word } from "./i18n.js";
 import { showReview, stateButtons } from "./opinions.js";
 import { showPatches } from "./patches.js";
 import { hasFalseColours, loadLevels } from "./pyramid.js";
-import { beside, isOpen, standing, tells } from "./queue.js";
+import { beside, isOpen, standing, tells } from "./requests.js";
 import * as sections from "./sections.js";
 import { slideFacts } from "./slide_facts.js";
 import { showHeat, showSlide } from "./slide_panel.js";
@@ -30,12 +31,8 @@ function notice(text, kind = "notice") {
     target.hidden = !text;
 }
 
-function inWords(error) {
-    return word("error", error.code) + (error.message ? ` ${error.message}` : "");
-}
-
 function told(error) {
-    notice(inWords(error), "alarm");
+    notice(refusalWords(error), "alarm");
 }
 
 /** Say why a person's action was refused, and show what somebody else has made of the request meanwhile. */
@@ -162,7 +159,7 @@ async function once(part, show) {
             page[part] = null;
             throw error;
         }
-        lack(inWords(error), "alarm");
+        lack(refusalWords(error), "alarm");
     }
 }
 
@@ -257,8 +254,7 @@ async function ask(signal) {
 /** Say in words why nothing comes; return whether it is worth asking again. */
 function failed(error, pause) {
     if (error.passes) {
-        const key = error.status === 0 ? "notice.unreachable" : "notice.busy";
-        notice(t(key, { seconds: Math.ceil(pause) }));
+        notice(laterWords(error, pause));
         return true;
     }
     if (page.request === null || error.status === 410 || error.status === 404) {

@@ -3,10 +3,12 @@
 
 import { listWorkers, orthancUrl } from "./api.js";
 import { byId, element, fill } from "./dom.js";
+import { laterWords, refusalWords } from "./failures.js";
 import { follow } from "./follow.js";
 import { moment } from "./format.js";
 import { languageSwitch, t, translatePage, word } from "./i18n.js";
-import { isOpen, Queue } from "./queue.js";
+import { Queue } from "./queue.js";
+import { isOpen } from "./requests.js";
 import { slideFacts } from "./slide_facts.js";
 import { Row } from "./worklist_row.js";
 
@@ -158,7 +160,7 @@ function changed(request) {
 }
 
 function told(error) {
-    notice(word("error", error.code) + (error.message ? ` ${error.message}` : ""), "alarm");
+    notice(refusalWords(error), "alarm");
 }
 
 async function ask(signal) {
@@ -182,7 +184,7 @@ function failed(error, pause) {
         notice(word("error", error.code), "alarm");
         return false;
     }
-    notice(t(error.status === 0 ? "notice.unreachable" : "notice.busy", { seconds: Math.ceil(pause) }));
+    notice(laterWords(error, pause));
     return true;
 }
 

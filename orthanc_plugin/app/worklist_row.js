@@ -5,7 +5,7 @@ import { bar, element, fill } from "./dom.js";
 import { age, dicomDate, moment, percent, personName, shareDone, stateWords } from "./format.js";
 import { t, word } from "./i18n.js";
 import { stateButtons } from "./opinions.js";
-import { tells } from "./queue.js";
+import { tells } from "./requests.js";
 import { notes } from "./sections.js";
 
 function chip(text, kind = "") {

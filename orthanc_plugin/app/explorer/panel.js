@@ -3,9 +3,10 @@
 
 import { getRequest, listModels, listRequests } from "../api.js";
 import { element, fill } from "../dom.js";
+import { laterWords, refusalWords } from "../failures.js";
 import { follow } from "../follow.js";
-import { t, word } from "../i18n.js";
-import { isOpen } from "../queue.js";
+import { t } from "../i18n.js";
+import { isOpen } from "../requests.js";
 import { SlideRow } from "./slide_row.js";
 
 const MOST_LISTED = 1000;
@@ -119,9 +120,6 @@ export class Panel {
     }
 
     #failed(error, pause) {
-        const seconds = Math.ceil(pause);
-        if (error.status === 0) this.#tell(t("notice.unreachable", { seconds }));
-        else if (error.passes) this.#tell(t("notice.busy", { seconds }));
-        else this.#tell([word("error", error.code ?? error.name), error.message].filter(Boolean).join(" "));
+        this.#tell(error.passes ? laterWords(error, pause) : refusalWords(error));
     }
 }

@@ -3,10 +3,11 @@
 
 import { artifactUrl, exportUrl, getRequest } from "../api.js";
 import { element, fill } from "../dom.js";
+import { refusalWords } from "../failures.js";
 import { moment } from "../format.js";
-import { t, word } from "../i18n.js";
+import { t } from "../i18n.js";
 import { legend } from "../legend.js";
-import { beside } from "../queue.js";
+import { beside } from "../requests.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
 
@@ -38,8 +39,7 @@ export class ResultDialog {
             ]);
             this.#show(request, facts);
         } catch (error) {
-            const sentence = [word("error", error.code ?? error.name), error.message].filter(Boolean).join(" ");
-            this.#frame(t("result.kicker"), element("p.body.alarm", { role: "alert" }, sentence));
+            this.#frame(t("result.kicker"), element("p.body.alarm", { role: "alert" }, refusalWords(error)));
         }
     }
 

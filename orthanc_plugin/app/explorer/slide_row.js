@@ -6,7 +6,7 @@ import { element, fill } from "../dom.js";
 import { moment } from "../format.js";
 import { t, word } from "../i18n.js";
 import { actionButton, canBeRetried, stateButtons } from "../opinions.js";
-import { beside, isOpen, tells } from "../queue.js";
+import { beside, isOpen, tells } from "../requests.js";
 import * as sections from "../sections.js";
 import { slideFacts } from "../slide_facts.js";
 import { ResultDialog } from "./result_dialog.js";
