@@ -271,6 +271,12 @@ def warnings_on(configuration: Mapping[str, Any], settings: Settings) -> tuple[s
             "Pathology.ClaimWaiters and Pathology.PageWaiters may hold all of Orthanc's HTTP threads, and "
             "others wait for 30 s then: lower them, or set a larger HttpThreadsCount."
         )
+    if _has_foreign_index(configuration) and not configuration.get("DatabaseServerIdentifier"):
+        found.append(
+            "DatabaseServerIdentifier is not set, so that with another host name or port Orthanc loses what "
+            "the plugin keeps in its database: who is drained, and up to where rules have looked. Set it to "
+            "what SELECT DISTINCT server FROM ServerProperties shows."
+        )
     registered = configuration.get("RegisteredUsers")
     if settings.trusted_user_header is None and isinstance(registered, dict):
         unknown = sorted({*settings.workers, *settings.monitors} - registered.keys())

@@ -139,6 +139,7 @@ def test_a_backup_brings_slides_and_results_back(debian: Debian) -> None:
     debian.paste(save)
     debian.paste("systemctl stop orthanc; rm -r /var/lib/orthanc/db-v6/*; systemctl start orthanc")
     debian.paste(restore)
+    debian.paste("rm -r /var/lib/orthanc/db-v6.before")
     debian.paste(f"until {WORKER} status; do sleep 1; done", seconds=60)
     assert requests_of(debian) == before
 

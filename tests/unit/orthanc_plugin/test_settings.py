@@ -146,6 +146,21 @@ def test_waiters_that_may_hold_every_thread_are_doubted(threads: int, doubted: b
     assert any("HttpThreadsCount" in doubt for doubt in said) is doubted
 
 
+@pytest.mark.parametrize(
+    ("orthanc", "warned"),
+    [
+        ({"PostgreSQL": {"EnableIndex": True}}, True),
+        ({"PostgreSQL": {"EnableIndex": True}, "DatabaseServerIdentifier": "pathology"}, False),
+        ({}, False),
+    ],
+)
+def test_a_database_that_knows_orthanc_by_its_port_is_warned_of(
+    orthanc: dict[str, Any], warned: bool
+) -> None:
+    said = warnings_on(orthanc, read(**orthanc))
+    assert any("DatabaseServerIdentifier" in sentence for sentence in said) is warned
+
+
 def test_rules_are_read() -> None:
     match = {"BodyPartExamined": ["MOUTH", "TONGUE"], "RemoteAET": "SCANNER1"}
     (rule,) = read({"Rules": [{"Match": match, "Model": "oral", "Priority": -5}]}).rules
