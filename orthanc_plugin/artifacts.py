@@ -68,4 +68,6 @@ def check_content(kind: Kind, content_type: str, content: bytes) -> None:
             413, "artifact_too_large", f"This artifact may have at most {kind.most_bytes // _MB} MB."
         )
     if not content.startswith(kind.magic, kind.magic_at):
-        raise ApiError(415, "wrong_content_type", f"The bytes are no {kind.content_type}.")
+        raise ApiError(
+            415, "wrong_content_type", f"The bytes are not those of a file of type {kind.content_type}."
+        )

@@ -26,8 +26,8 @@ class Audit(Protocol):
     def write(self, *events: Event, request_id: str = "", series: str = "", user: str = "") -> None:
         """Append a line for each event.
 
-        `user` is who was signed in, which `Event.by` is not where a worker gives itself a name; ``""`` where
-        nobody was: the plugin acted by itself.
+        `user` is who was signed in, ``""`` where nobody was: the plugin acted by itself. `Event.by` may be
+        the name that a worker gives itself.
         """
 
 

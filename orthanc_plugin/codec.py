@@ -141,7 +141,7 @@ def _build(kind: type[Value], value: Any, parts: Mapping[str, Callable[[Any], An
                 raise DamagedError(f"{name} of {kind.__name__} is of another type")
             members[name] = member
     if not all(0 <= members[name] < _YEAR_10000 for name in _TIMES[kind] if members.get(name) is not None):
-        raise DamagedError(f"a time of {kind.__name__} is none")
+        raise DamagedError(f"a time of {kind.__name__} is out of range")
     try:
         return kind(**members)
     except TypeError as error:

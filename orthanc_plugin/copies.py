@@ -81,7 +81,7 @@ class Copies:
             self._announced.difference_update(request_ids)
 
     def prune(self, has_ended: Callable[[str], bool], series_ids: Iterable[str] | None = None) -> None:
-        """Drop the copies of what has ended, on some series or on all, but for what is yet to be written.
+        """Drop the copies of what has ended, on some series or on all; what is yet to be written stays.
 
         Raises
         ------

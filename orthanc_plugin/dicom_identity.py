@@ -88,7 +88,7 @@ def read_identity(content: bytes) -> Identity:
     Raises
     ------
     UnreadableDicomError
-        Where one of them is missing or none, or the bytes make no sense.
+        Where one of them is missing or not valid, or the bytes make no sense.
     """
     if content[128:132] != b"DICM":
         raise UnreadableDicomError("The file has no DICOM preamble.")
@@ -100,10 +100,14 @@ def read_identity(content: bytes) -> Identity:
         )
     # Orthanc is looser, and takes " 1.2" and "1.2\\0x" for 1.2.
     if not all(_UID.fullmatch(found[tag]) for tag in (_SOP_INSTANCE, _STUDY, _SERIES)):
-        raise UnreadableDicomError("A UID of the DICOM file is none: digits and points, at most 64 of them.")
+        raise UnreadableDicomError(
+            "A UID of the DICOM file is not valid: it has at most 64 characters, digits and points."
+        )
     modality = found.get(_MODALITY, "")
     if _CODE.fullmatch(modality) is None:
-        raise UnreadableDicomError("The Modality of the DICOM file is none, such as SR.")
+        raise UnreadableDicomError(
+            "The Modality of the DICOM file is not valid: it is a short code such as SR."
+        )
     return Identity(found[_SOP_INSTANCE], modality, found[_STUDY], found[_SERIES])
 
 
@@ -130,7 +134,7 @@ def _read(content: bytes, how: Callable[[_Reader], _Read]) -> _Read:
 class _Reader:
     """Goes through the bytes as Orthanc does, and refuses what that might read otherwise.
 
-    Of a tag that comes twice Orthanc takes the first.
+    Where a tag comes twice, Orthanc takes the first.
     """
 
     def __init__(self, content: bytes) -> None:

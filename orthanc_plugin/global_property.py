@@ -26,7 +26,7 @@ class Form(Generic[Value]):
     encode
         Returns the value's JSON.
     decode
-        Returns the value that parsed JSON stands for; raises ValueError, or stumbles, where there is none.
+        Returns the value that parsed JSON stands for; raises one of `_DAMAGED` where it stands for none.
     empty
         The value where nothing, or nothing readable, is stored.
     loss
@@ -92,7 +92,7 @@ def texts_of(value: Any) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        Where the value is none.
+        Where the value is no such list.
     """
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError("no list of texts")

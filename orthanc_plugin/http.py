@@ -88,16 +88,16 @@ def parse_json(text: str) -> Any:
     Raises
     ------
     ValueError
-        Where it is none (NaN and Infinity are none), or nested too deep.
+        Where the text is not JSON (NaN and Infinity are not), or is nested too deep.
     """
-    # Fewer cannot be nested any deeper.
+    # Counted first: with fewer brackets it cannot be nested that deep.
     if text.count("{") + text.count("[") > _DEEPEST and _depth(text) > _DEEPEST:
         raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
     return _decode(text)
 
 
 def _depth(text: str) -> int:
-    """Return how deep JSON is nested; of what is none, at least how deep a decoder follows it."""
+    """Return how deep JSON is nested; of other text, at least as deep as a decoder would follow it."""
     outside_of_strings = "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
     return max(accumulate(_STEP[bracket] for bracket in _BRACKET.findall(outside_of_strings)), default=0)
 

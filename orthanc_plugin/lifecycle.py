@@ -30,7 +30,8 @@ def submitted(request: AnalysisRequest) -> AnalysisRequest:
 def as_submitted(request: AnalysisRequest) -> AnalysisRequest:
     """Return an open request without what became of it, as a copy of it is kept.
 
-    A lease of before brings nothing to a request that is found by its copy: others may have been given since.
+    A request that is restored from its copy takes nothing from an earlier lease: others may have been given
+    since.
     """
     if not request.grants:
         return request

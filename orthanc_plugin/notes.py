@@ -33,8 +33,8 @@ class Note:
 class Offers:
     """What the living workers offer and the site permits; `defaults` run where a request names no model.
 
-    `is_all_known` is not while a living worker may offer more than is known of it: an older one says nothing
-    of its models, and one that was at a slide when Orthanc started is known by its lease alone.
+    `is_all_known` is False while a living worker may offer more than is known of it: an older one says
+    nothing of its models, and one that was at a slide when Orthanc started is known by its lease alone.
     """
 
     is_anybody_alive: bool

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Who may do what, on every route of Orthanc: pure decisions on a request's head.
 
-Orthanc has checked the password before. People may do what Orthanc lets them, but for the plugin's own
+Orthanc has checked the password before. People may do what Orthanc lets them, except write the plugin's own
 numbers; workers have a short list; monitors have a shorter one; pages of other sites change nothing.
 """
 

@@ -68,5 +68,6 @@ class StateReader:
         )
         self._warn(
             f"Metadata {self._settings.metadata_number} of series {series_id} is damaged ({error}). "
-            f"It is kept as metadata {number}; the requests of this series start afresh, but for its archive."
+            f"It is kept as metadata {number}; the requests of this series start afresh, except those in its "
+            "archive."
         )

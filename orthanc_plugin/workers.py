@@ -30,8 +30,8 @@ class Worker:
 
     After `silence_s` seconds without a sign of life it counts as gone, and at once where it `has_left`.
     `process` is the one that claimed last, `former` are those before it, the latest first, and `shared_at` is
-    when some of them were last seen to take turns. `is_offer_known` is not where it has made
-    no claim, but works under a lease.
+    when some of them were last seen to take turns. `is_offer_known` is False where it has made no claim since
+    the start, but works under a lease.
     """
 
     worker_id: str

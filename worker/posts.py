@@ -47,7 +47,7 @@ def posts(devices: str, worker_id: str, count_gpus: Callable[[], int], cores: in
     Raises
     ------
     SettingsError
-        If a device is none, or a worker's name gets too long.
+        If a name is no device's, or a worker's name gets too long.
     """
     names = _device_names(devices, count_gpus)
     total, seen = Counter(names), Counter[str]()

@@ -2,7 +2,7 @@
 """What this worker counts of itself: sent with each claim and heartbeat, and shown by the plugin's metrics.
 
 A worker opens no port, and a hospital's monitor could not reach one behind NAT: so the numbers take the way
-that is open anyway. They only grow (but for memory) and begin anew with the process, as Prometheus expects.
+that is open anyway. All but the memory only grow, and begin anew with the process, as Prometheus expects.
 """
 
 from __future__ import annotations

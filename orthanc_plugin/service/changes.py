@@ -45,7 +45,7 @@ def series_deleted(core: Core, series_id: str) -> None:
 
 
 def _let_go(core: Core, series_id: str) -> None:
-    """Forget the requests of a series that is gone, but for a moment in which it may come back."""
+    """Forget the requests of a series that is gone, except for a moment in which it may come back."""
     state = core.store.forget(series_id) or SeriesState(series_id, core.settings.first_attachment)
     state = _with_earlier(state, core.replaced_unwritten.pop(series_id, None))
     if not state.requests:

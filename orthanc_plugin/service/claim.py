@@ -65,8 +65,8 @@ class Granted:
 class Refused:
     """A request that cannot be granted now.
 
-    It rests for `hold_s` seconds, more than none: what were on offer again at once would keep its worker
-    busy for ever and the others from their turn.
+    It rests for `hold_s` seconds. Offered again at once, it would keep its worker busy for ever, and others
+    from their turn.
     """
 
     hold_s: float = _REFUSED_HOLD_S

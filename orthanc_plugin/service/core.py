@@ -154,7 +154,7 @@ def unknown_request() -> ApiError:
 
 
 def is_known_gone(core: Core, request_id: str) -> bool:
-    """Tell of a request that is not known whether there is none (any more), and not one yet to be read."""
+    """Tell whether a request that is not known is gone, or never was, rather than yet to be read."""
     everything_is_read = core.ready.all_known.is_set() and not core.ready.unread
     return core.index.is_gone(request_id) or (everything_is_read and not _is_unwritten(core, request_id))
 

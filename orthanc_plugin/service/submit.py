@@ -172,8 +172,8 @@ def _announced(core: Core, found: list[_New]) -> AbstractContextManager[None]:
 def _record(core: Core, request: AnalysisRequest, wish: Wish) -> Submitted:
     """Write a new request that was announced, unless an earlier one stands for it by now.
 
-    It is created now, and not when it was checked: of a large cohort that may be a minute ago, and whoever
-    follows the list by time has passed it.
+    It counts as created now, not when it was checked: in a large cohort that may be a minute ago, and whoever
+    follows the list by time would miss it.
     """
     now = core.clock.now()
     request = submitted(replace(request, created=now, updated=now))

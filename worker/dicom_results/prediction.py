@@ -84,7 +84,7 @@ class Prediction:
         Raises
         ------
         DicomResultsError
-            If the result lacks the model's name, or a number is none.
+            If the result lacks the model's name, or a value should be a number and is none.
         """
         try:
             return cls(
