@@ -10,10 +10,10 @@ import requests
 
 from worker.client import PluginClient
 from worker.errors import ServerError, SubmitError, WorkerError
+from worker.following import follow
 from worker.probe_slide import make_probe_slide
 from worker.settings import Settings
 from worker.stages import Position
-from worker.submission import follow
 from worker.transport import make_session, refusal, unreachable
 
 _TIMEOUT_S = (5.0, 60.0)

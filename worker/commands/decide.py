@@ -8,8 +8,8 @@ import json
 import sys
 
 from worker.client import PluginClient
+from worker.following import whole_id
 from worker.settings import Settings
-from worker.submission import whole_id
 
 _DECISIONS = {
     "cancel": "take a request back, or have its worker stop",

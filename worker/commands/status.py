@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from worker.client import PluginClient
+from worker.following import waiting_words, whole_id
 from worker.report import Addresses, describe
 from worker.settings import Settings
 from worker.slide_names import slide_names
 from worker.stages import words
-from worker.submission import waiting_words, whole_id
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

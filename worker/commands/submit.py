@@ -13,6 +13,7 @@ from typing import Any
 from clam_core.errors import ParameterError
 from worker.client import PluginClient
 from worker.errors import SubmitError
+from worker.following import follow, waiting_words
 from worker.progress import make_view
 from worker.report import Addresses, describe
 from worker.settings import LogFormat, Settings
@@ -21,13 +22,11 @@ from worker.submission import (
     Submission,
     Target,
     find_of,
-    follow,
     parse_parameters,
     series_of,
     skipped_lines,
     submit,
     submitted_requests,
-    waiting_words,
 )
 
 

@@ -17,6 +17,7 @@ from worker import cli
 from worker.client import PluginClient
 from worker.commands.status import row
 from worker.errors import SubmitError
+from worker.following import follow, position_of, whole_id
 from worker.report import Addresses, describe
 from worker.settings_reading import load_settings
 from worker.stages import Position
@@ -24,12 +25,9 @@ from worker.submission import (
     Submission,
     Target,
     find_of,
-    follow,
     parse_parameters,
-    position_of,
     series_of,
     submitted_requests,
-    whole_id,
 )
 
 URL = "http://127.0.0.1:8042"
