@@ -61,9 +61,9 @@ def test_the_name_stands_before_the_first_colon() -> None:
         {},
         {"authorization": ""},
         {"authorization": "Basic"},
-        {"authorization": "Basic %%%"},
+        {"authorization": basic("alice:x")["authorization"].replace(" ", " %")},
         {"authorization": "Basic /w=="},
-        {"authorization": "Bearer abc"},
+        {"authorization": basic("alice:x")["authorization"].replace("Basic", "Bearer")},
         basic("no colon"),
     ],
 )
@@ -147,7 +147,9 @@ def test_users_with_names_and_passwords_are_taken() -> None:
     refuse_unsafe_users({"RegisteredUsers": {"admin": "x"}})
 
 
-@pytest.mark.parametrize("configuration", [{}, {"RegisteredUsers": {}}, {"RegisteredUsers": None}])
+@pytest.mark.parametrize(
+    "configuration", [{}, *({"RegisteredUsers": users} for users in ({}, None, ["admin"]))]
+)
 def test_a_list_that_names_nobody_is_refused_for_orthanc_then_has_a_user_of_its_own(
     configuration: dict[str, Any],
 ) -> None:
