@@ -26,6 +26,7 @@ STAINED: dict[str, Any] = {
                                 {"CodeMeaning": "hematoxylin stain", "CodeValue": "12710003"}
                             ],
                         },
+                        {"ConceptNameCodeSequence": [{"CodeValue": "G-C350"}], "TextValue": "H & E"},
                     ]
                 }
             ]
@@ -66,7 +67,11 @@ def test_all_names_of_a_rule_must_fit() -> None:
     assert not met(match, {"BodyPartExamined": "MOUTH"})
 
 
-@pytest.mark.parametrize("pattern", ["hematoxylin*", "12710003"])
+def test_a_slide_that_nobody_sent_has_no_sender() -> None:
+    assert not met({"RemoteAET": ("*",)}, {})
+
+
+@pytest.mark.parametrize("pattern", ["hematoxylin*", "12710003", "h & e"])
 def test_a_stain_is_a_substance_of_the_preparation(pattern: str) -> None:
     assert met({"Stain": (pattern,)}, STAINED)
 

@@ -14,7 +14,13 @@ from orthanc_plugin.values import AnalysisRequest
 from tests.support.queue_client import Queue
 from tests.support.sites import MemorySite, Slide, settings_of
 
-RULE = {"Name": "mouths", "Match": {"BodyPartExamined": "MOUTH"}, "Model": "oral", "Priority": -10}
+RULE = {
+    "Name": "mouths",
+    "Match": {"BodyPartExamined": "MOUTH"},
+    "Model": "oral",
+    "Version": "1",
+    "Priority": -10,
+}
 
 
 class Arrivals:
@@ -50,7 +56,8 @@ def test_a_slide_that_meets_a_rule_is_submitted() -> None:
     slide = arrivals.slide()
     arrivals.arrive(slide)
     (request,) = arrivals.requests()
-    assert (request.series, request.model, request.priority) == (slide.series, "oral", -10)
+    assert (request.series, request.model, request.model_version) == (slide.series, "oral", "1")
+    assert request.priority == -10
     assert request.created_by == "rule mouths"
 
 
@@ -160,6 +167,17 @@ def test_the_sweep_comes_back_for_a_slide_that_may_not_be_complete() -> None:
     assert arrivals.requests() == []
 
 
+def test_the_sweep_comes_back_for_a_slide_of_which_files_come_slowly() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.site.gateway.set_stable(slide.series, is_stable=False)
+    arrivals.site.clock.advance(3 * 86400)
+    assert arrivals.sweep() < SWEEP_EVERY_S
+    arrivals.site.gateway.set_stable(slide.series, is_stable=True)
+    arrivals.sweep()
+    assert len(arrivals.requests()) == 1
+
+
 def test_what_was_there_before_the_first_rule_is_left_alone() -> None:
     site = MemorySite({"Rules": [RULE]})
     old = site.new_slide()
@@ -171,20 +189,48 @@ def test_what_was_there_before_the_first_rule_is_left_alone() -> None:
     assert site.application.core.index.snapshot() == []
 
 
-def test_nothing_is_submitted_while_our_own_results_are_not_all_known() -> None:
+@pytest.mark.parametrize("waits_for", ["the rest", "one that could not be read"])
+def test_nothing_is_submitted_while_our_own_results_are_not_all_known(waits_for: str) -> None:
     arrivals = Arrivals()
     slide = arrivals.slide()
-    arrivals.site.application.core.ready.unread.add("some series")
+    arrivals.site.clock.advance(100)
+    ready = arrivals.site.application.core.ready
+    if waits_for == "the rest":
+        ready.all_known.clear()
+    else:
+        ready.unread.add("some series")
     arrivals.arrive(slide)
+    assert arrivals.sweep() < SWEEP_EVERY_S
     assert arrivals.requests() == []
+    ready.all_known.set()
+    ready.unread.clear()
+    arrivals.sweep()
+    assert len(arrivals.requests()) == 1
 
 
-def test_a_slide_that_could_not_be_read_is_looked_at_again() -> None:
+def test_what_is_no_slide_is_passed_over_without_a_word() -> None:
+    arrivals = Arrivals()
+    gateway = arrivals.site.gateway
+    label = arrivals.slide()
+    arrivals.site.leave_label(label)
+    scan = gateway.add_slide("1.2.3.99", "1.2.3", modality="CT", sop_class_uid="1.2.840.10008.5.1.4.1.1.2")
+    for series_id in (label.series, scan):
+        gateway.describe(series_id, {"BodyPartExamined": "MOUTH"})
+        gateway.date(series_id, arrivals.site.clock.now())
+        series_arrived(arrivals.site.application.core, series_id)
+    arrivals.site.clock.advance(100)
+    assert arrivals.sweep() == SWEEP_EVERY_S
+    assert (arrivals.requests(), arrivals.site.warnings) == ([], [])
+
+
+@pytest.mark.parametrize("operation", ["tags", "put_metadata"], ids=["read", "submitted"])
+def test_a_slide_that_could_not_be_is_looked_at_again(operation: str) -> None:
     arrivals = Arrivals()
     arrivals.slide()
     arrivals.site.clock.advance(100)
-    arrivals.site.gateway.fail_next("tags")
+    arrivals.site.gateway.fail_next(operation)
     arrivals.sweep()
+    assert arrivals.requests() == []
     arrivals.sweep()
     assert len(arrivals.requests()) == 1
 
