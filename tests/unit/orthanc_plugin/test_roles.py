@@ -148,7 +148,8 @@ def test_users_with_names_and_passwords_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "configuration", [{}, *({"RegisteredUsers": users} for users in ({}, None, ["admin"]))]
+    "configuration",
+    [{}, {"RegisteredUsers": {}}, {"RegisteredUsers": None}, {"RegisteredUsers": ["admin"]}],
 )
 def test_a_list_that_names_nobody_is_refused_for_orthanc_then_has_a_user_of_its_own(
     configuration: dict[str, Any],

@@ -131,6 +131,26 @@ def test_a_failed_attempt_goes_to_another_worker_first() -> None:
     assert queue.try_claim("other").status == 200
 
 
+def test_a_failed_attempt_waits_for_another_worker_half_a_minute_and_no_longer() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    assert queue.try_claim("other").status == 204
+    queue.submitted()
+    queue.claim("first").fail()
+    site.pass_time(30)
+    assert queue.try_claim("first").status == 204
+    site.pass_time(1)
+    assert queue.try_claim("first").status == 200
+
+
+def test_who_handed_a_slide_back_may_have_it_again_though_others_are_there() -> None:
+    queue = Queue(MemorySite())
+    assert queue.try_claim("other").status == 204
+    queue.submitted()
+    queue.claim("first").hand_back()
+    assert queue.try_claim("first").status == 200
+
+
 def test_a_worker_that_is_alone_gets_its_failed_attempt_again() -> None:
     site = MemorySite()
     queue = Queue(site)
