@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import requests
 
 from worker.backoff import Wait
 from worker.errors import BusyError, ForeignAnswerError, RefusedError, UnauthorizedError
+from worker.settings import Settings
 from worker.sources.errors import (
     ChangedInMidReadError,
     SourceBlockedError,
@@ -20,7 +21,7 @@ from worker.sources.errors import (
     SourceUnreachableError,
     WayMissingError,
 )
-from worker.transport import is_of_orthanc, refusal
+from worker.transport import is_of_orthanc, refusal, unreachable
 
 Answer = TypeVar("Answer")
 
@@ -110,6 +111,34 @@ def orthanc_failure(answer: requests.Response, address: str) -> Exception:
             "The slide is not in Orthanc any more: submit it again if it was stored anew."
         )
     return SourceRefusedError(f"Orthanc does not let this worker read the slide: {error}")
+
+
+def orthanc_document(settings: Settings, session: requests.Session, path: str) -> dict[str, Any]:
+    """Ask one of Orthanc's own routes once for a JSON object.
+
+    Raises
+    ------
+    TryAgainError, SourceError
+        If it does not come.
+    """
+    address = settings.orthanc_url
+    try:
+        answer = session.get(
+            address + path,
+            timeout=(settings.connect_timeout_s, settings.read_timeout_s),
+            allow_redirects=False,
+        )
+    except requests.RequestException as error:
+        raise TryAgainError(str(unreachable(address, error))) from error
+    if answer.status_code != 200:
+        raise orthanc_failure(answer, address)
+    try:
+        document = answer.json()
+    except ValueError as error:
+        raise no_slide(address) from error
+    if not isinstance(document, dict):
+        raise no_slide(address)
+    return document
 
 
 def no_slide(address: str) -> TryAgainError:

@@ -24,9 +24,8 @@ from worker.contract import Claim
 from worker.preflight import check_mpp
 from worker.settings import Settings
 from worker.sources.errors import AmbiguousSlideFileError, NoSlideFileError, SourceError
-from worker.sources.repeating import TryAgainError, orthanc_failure, repeat
+from worker.sources.repeating import orthanc_document, repeat
 from worker.sources.source import SourceReport
-from worker.transport import unreachable
 
 _log = logging.getLogger(__name__)
 
@@ -241,7 +240,8 @@ class SlideFolderSource:
         """Find the slide's file and open it with OpenSlide."""
         if not claim.instances:
             raise NoSlideFileError("The series holds no instance: store the slide again.")
-        tags = repeat(lambda: self._tags(claim.instances[0].id), self._wait)
+        path = f"/instances/{claim.instances[0].id}/simplified-tags"
+        tags = repeat(lambda: orthanc_document(self._settings, self._session, path), self._wait)
         match = find_slide_file(list(slide_files(self._folder)), identifiers_of(tags))
         _log.info("The slide is read from a file in SVS_STORAGE_DIR: %s.", match.rule)
         slide = NamelessSlide(match.path, _identity(claim, tags))
@@ -251,18 +251,3 @@ class SlideFolderSource:
             slide.close()
             raise
         return slide
-
-    def _tags(self, instance: str) -> Mapping[str, Any]:
-        address = self._settings.orthanc_url
-        try:
-            answer = self._session.get(
-                f"{address}/instances/{instance}/simplified-tags",
-                timeout=(self._settings.connect_timeout_s, self._settings.read_timeout_s),
-                allow_redirects=False,
-            )
-        except requests.RequestException as error:
-            raise TryAgainError(str(unreachable(address, error))) from error
-        if answer.status_code != 200:
-            raise orthanc_failure(answer, address)
-        tags: Mapping[str, Any] = answer.json()
-        return tags

@@ -8,8 +8,7 @@ import requests
 from worker.backoff import Wait
 from worker.contract import InstanceRef
 from worker.settings import Settings
-from worker.sources.repeating import TryAgainError, no_slide, orthanc_failure, repeat
-from worker.transport import unreachable
+from worker.sources.repeating import no_slide, orthanc_document, repeat
 
 
 def stored_uuid(settings: Settings, session: requests.Session, instance: InstanceRef, wait: Wait) -> str:
@@ -24,19 +23,8 @@ def stored_uuid(settings: Settings, session: requests.Session, instance: Instanc
 
 
 def _ask(settings: Settings, session: requests.Session, instance: InstanceRef) -> str:
-    address = settings.orthanc_url
-    try:
-        answer = session.get(
-            f"{address}/instances/{instance.id}/attachments/dicom/info",
-            timeout=(settings.connect_timeout_s, settings.read_timeout_s),
-            allow_redirects=False,
-        )
-        if answer.status_code != 200:
-            raise orthanc_failure(answer, address)
-        document = answer.json()
-    except requests.RequestException as error:
-        raise TryAgainError(str(unreachable(address, error))) from error
-    uuid = document.get("Uuid") if isinstance(document, dict) else None
+    path = f"/instances/{instance.id}/attachments/dicom/info"
+    uuid = orthanc_document(settings, session, path).get("Uuid")
     if not isinstance(uuid, str):
-        raise no_slide(address)
+        raise no_slide(settings.orthanc_url)
     return uuid

@@ -30,6 +30,7 @@ from worker.sources import (
     OrthancRangesSource,
     RangesClient,
     Reporting,
+    SlideFolderSource,
     open_request_slide,
 )
 from worker.sources.dicomweb import DicomwebSource
@@ -293,6 +294,16 @@ def test_a_page_that_came_for_a_file_is_no_replaced_slide(
     source = OrthancDownloadSource(settings_for(server.url), session, scratch=tmp_path, wait=at_once)
     with source.open(server.claim()) as slide:
         assert_same_tiles(slide, real_slide())
+
+
+def test_a_page_that_came_for_the_tags_of_a_slide_is_asked_past(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    for path in real_slide():
+        server.store(path)
+    server.behaviour.pages.append(Page(200))
+    with pytest.raises(NoSlideFileError):
+        SlideFolderSource(tmp_path, settings_for(server.url), session, wait=at_once).open(server.claim())
 
 
 def test_a_file_of_another_size_than_was_claimed_is_downloaded_once(
