@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the reference's pixels mean on the glass.
 
+The reference segments the level that is best for a downsample, so that its answer depends on the pyramid: the
+same glass had 0.64 mm2 of tissue as a single level, and 1.6 mm2 with levels added. Here a pixel has the same
+size on the glass whatever levels there are.
+
 The reference's presets count in pixels: kernels in pixels of the level it segments, areas in squares of
 512 x 512 pixels of level 0. On a usual slide of its time these are:
 
