@@ -102,13 +102,14 @@ def cancelled(request: AnalysisRequest, by: str, now: float) -> AnalysisRequest:
 def retried(request: AnalysisRequest, by: str, now: float) -> AnalysisRequest:
     """Give a failed or cancelled request a fresh set of attempts; one that waits is made due now.
 
-    The same again, whose first answer may have been lost, is no error while the request is open.
+    The same again is no error while the request is open: a first answer may have been lost, and where two
+    people retry it both have what they want, as with a cancel.
     """
     if request.status == values.PENDING:
         return (
             request if request.not_before is None else changed(request, now, "retried", by, not_before=None)
         )
-    if request.is_open and _latest_decision(request) == ("retried", by):
+    if request.is_open and _latest_decision(request) == "retried":
         return request
     if request.status not in {values.FAILED, values.CANCELLED}:
         raise wrong_state(request, "retried")
@@ -125,9 +126,9 @@ def retried(request: AnalysisRequest, by: str, now: float) -> AnalysisRequest:
     )
 
 
-def _latest_decision(request: AnalysisRequest) -> tuple[str, str] | None:
-    """Return what a person decided last of an open request, and who."""
-    decided = [(item.event, item.by) for item in request.history if item.event in _DECIDED_WHILE_OPEN]
+def _latest_decision(request: AnalysisRequest) -> str | None:
+    """Return what a person decided last of an open request."""
+    decided = [item.event for item in request.history if item.event in _DECIDED_WHILE_OPEN]
     return decided[-1] if decided else None
 
 

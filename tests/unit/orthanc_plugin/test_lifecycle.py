@@ -314,10 +314,10 @@ def test_a_retry_of_what_ended_while_it_waited_is_due() -> None:
 
 def test_a_retry_that_is_sent_again_once_a_worker_has_begun_changes_nothing() -> None:
     at_work = working(lifecycle.retried(lifecycle.cancelled(a_request(), "alice", NOW), "alice", NOW))
-    assert lifecycle.retried(at_work, "alice", NOW) is at_work
-    for refused, by in ((at_work, "bob"), (lifecycle.cancelled(at_work, "bob", NOW), "alice")):
+    for by in ("alice", "bob"):
+        assert lifecycle.retried(at_work, by, NOW) is at_work
         with pytest.raises(ApiError, match="retried"):
-            lifecycle.retried(refused, by, NOW)
+            lifecycle.retried(lifecycle.cancelled(at_work, "bob", NOW), by, NOW)
 
 
 def test_a_copy_of_an_open_request_is_what_was_submitted() -> None:
