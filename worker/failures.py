@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clam_core.errors import ClamCoreError
@@ -93,6 +93,11 @@ def _of_runtime(error: Any) -> Failure:
     return _of_memory(error) if is_out_of_memory(error) else _internal()
 
 
+def _of_recursion(_: Any) -> Failure:
+    """Tell of data nested deeper than Python goes, which no other attempt makes flatter."""
+    return replace(_internal(), retryable=False)
+
+
 def _of_memory(_: Any) -> Failure:
     return Failure("out_of_memory", "The worker has too little memory for this slide.", retryable=True)
 
@@ -116,6 +121,7 @@ _DECISIONS: tuple[tuple[type[BaseException], Callable[[Any], Failure]], ...] = (
     (RefusedError, _of_refusal),
     (ServerError, _of_server),
     (MemoryError, _of_memory),
+    (RecursionError, _of_recursion),
     (RuntimeError, _of_runtime),
     (OSError, _of_system),
 )

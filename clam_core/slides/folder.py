@@ -54,7 +54,7 @@ def _series_of(file: Path) -> str | None:
     """Return the series whose slide a DICOM file is a level of, or None."""
     try:
         header = dcmread(file, specific_tags=list(_TAGS), stop_before_pixels=True)
-    except (InvalidDicomError, OSError, EOFError, ValueError):
+    except (InvalidDicomError, OSError, EOFError, ValueError, RecursionError):
         return None  # opening the slide says what is wrong with it
     is_level = header.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage
     is_level = is_level and "VOLUME" in (header.get("ImageType") or ())

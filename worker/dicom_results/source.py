@@ -14,6 +14,7 @@ from pydicom.datadict import tag_for_keyword
 from worker.dicom_results.errors import HEADER_FAULTS, DicomResultsError
 from worker.dicom_results.quiet import unquoted
 from worker.logs import describe_foreign
+from worker.nesting import is_too_deep, too_deep
 
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _EMPTY_ALLOWED = (
@@ -133,6 +134,8 @@ def _prepared(header: Dataset) -> Dataset:
             f"The slide's header lacks {', '.join(missing)}, and results cannot refer to it: "
             "convert the slide again."
         )
+    if is_too_deep(header):
+        raise DicomResultsError(str(too_deep()))
     copy = Dataset()
     # What was read stays undecoded until somebody asks, in the character set of its own file: results are
     # written in another one, so all of it is decoded here, while that set is still at hand.

@@ -100,5 +100,5 @@ def _image_type(header: Dataset) -> list[str]:
 def _header(file: Path) -> Dataset:
     try:
         return dcmread(file, specific_tags=list(_TAGS), stop_before_pixels=True)
-    except (InvalidDicomError, OSError, EOFError, ValueError) as error:
+    except (InvalidDicomError, OSError, EOFError, ValueError, RecursionError) as error:
         raise IngestError("unreadable", f"{file.name} is damaged DICOM ({error}): copy it again.") from error

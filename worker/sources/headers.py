@@ -13,6 +13,7 @@ from pydicom.tag import BaseTag
 
 from clam_core.errors import SlideError
 from worker.dicom_results.quiet import unquoted
+from worker.nesting import is_too_deep, too_deep
 from worker.preflight import HEADER_ENDS_AT
 from worker.sources.range_files import RangeStream
 
@@ -23,14 +24,18 @@ def read_header(stream: BinaryIO | RangeStream) -> Dataset:
     Raises
     ------
     SlideError
-        If it is no DICOM file, or its header is damaged.
+        If it is no DICOM file, or its header is damaged or nested too deep.
     """
     try:
         with unquoted():
             header = read_partial(cast("BinaryIO", stream), stop_when=_is_behind_header)
+            if is_too_deep(header):
+                raise too_deep()
             # Values are made when they are first looked at: damage is to show here.
             deque(header.iterall(), maxlen=0)
             return header
+    except RecursionError as error:
+        raise too_deep() from error
     except (InvalidDicomError, EOFError, ValueError, KeyError, TypeError, NotImplementedError) as error:
         raise SlideError(
             "A stored image of the slide is no DICOM file, or its header is damaged "

@@ -72,3 +72,8 @@ def test_a_model_that_is_not_here_keeps_its_code() -> None:
 )
 def test_the_text_of_a_foreign_exception_is_not_passed_on(error: Exception) -> None:
     assert "SMITH" not in failure_of(error).message
+
+
+def test_what_is_nested_deeper_than_python_goes_is_not_tried_again() -> None:
+    failure = failure_of(RecursionError("maximum recursion depth exceeded"))
+    assert (failure.code, failure.retryable) == ("internal", False)

@@ -19,6 +19,7 @@ from pydicom.encaps import generate_frames
 from tests.support.odd_dicom import write_slide
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import real_slide
+from tests.support.tiny_dicom import nested_sequences
 from worker import cli
 from worker.commands.ingest import environment_of_pip
 from worker.ingest import convert
@@ -235,6 +236,19 @@ def test_damage_that_shows_only_while_levels_are_added_names_the_users_file(
             IngestError, match=r"S26-1\.svs cannot be read .*copy or export it again"
         ) as raised:
             ingest.run(slide, SlideOptions())
+    assert raised.value.code == "unreadable"
+
+
+def test_a_file_that_is_nested_deeper_than_python_goes_is_called_damaged(tmp_path: Path) -> None:
+    (path,) = write_slide(tmp_path, encoding="jpeg")
+    content = path.read_bytes()
+    at = content.index(b"\x48\x00\x01\x00FL")
+    path.write_bytes(content[:at] + nested_sequences(2000, ends=True) + content[at:])
+    ingest = Ingest(OrthancStore(URL, None), lambda: Path(sys.executable), silent)
+    with responses.RequestsMock() as http:
+        http.get(f"{URL}/system", json={})
+        with pytest.raises(IngestError, match="is damaged DICOM") as raised:
+            ingest.run(path, SlideOptions())
     assert raised.value.code == "unreadable"
 
 

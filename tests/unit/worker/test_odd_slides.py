@@ -17,11 +17,13 @@ from wsidicom.errors import WsiDicomError
 from wsidicom.instance.tile_index.sparse_tile_index import SparseTileIndex
 
 from clam_core.errors import SlideError
-from clam_core.slides import Slide, WsiDicomSlide
+from clam_core.slides import Slide, WsiDicomSlide, open_slide
 from tests.support.dicom_pyramid import pyramid_folder
 from tests.support.odd_dicom import HEIGHT, ODD_STORAGE, WIDTH, tissue, write_slide
 from tests.support.ranges_server import RangesServer
 from tests.support.slide_reading import assert_same_tiles, settings_for
+from tests.support.tiny_dicom import nested_sequences
+from worker.dicom_results import DicomResultsError, SourceSlide
 from worker.sources import (
     DicomwebSlide,
     HttpRangeClient,
@@ -33,6 +35,7 @@ from worker.sources import (
 )
 from worker.sources.dicomweb_client import DicomwebFrames
 from worker.sources.errors import FragmentedFramesError, TruncatedSlideError
+from worker.sources.headers import read_header
 from worker.sources.source import SourceReport
 
 MakeSource = Callable[[str, requests.Session, Path], SlideSource]
@@ -195,6 +198,52 @@ def test_a_header_that_leaves_something_empty_is_the_slides_fault(
 def test_so_it_is_of_a_local_file(empty: str, tmp_path: Path) -> None:
     with pytest.raises(SlideError, match="leaves something empty"):
         WsiDicomSlide.open(slide_with_an_empty(empty, tmp_path))
+
+
+def deep_slide(folder: Path, depth: int, *, ends: bool) -> Path:
+    """Write a slide with sequences in its header that lie in one another."""
+    (path,) = write_slide(folder)
+    content = path.read_bytes()
+    at = content.index(b"\x48\x00\x01\x00FL")
+    path.write_bytes(content[:at] + nested_sequences(depth, ends=ends) + content[at:])
+    return path
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("depth", "ends"), [(40, True), (600, False), (2000, False)])
+def test_a_header_that_is_nested_too_deep_is_the_slides_fault(
+    depth: int, ends: bool, source: str, server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    server.store(deep_slide(tmp_path / "slide", depth, ends=ends))
+    with pytest.raises(SlideError, match="more than 32 deep"):
+        SOURCES[source](server.url, session, tmp_path).open(server.claim())
+
+
+def test_a_header_that_pydicom_cannot_read_for_its_depth_is_the_slides_fault(tmp_path: Path) -> None:
+    path = deep_slide(tmp_path, 2000, ends=True)
+    with path.open("rb") as stream, pytest.raises(SlideError, match="more than 32 deep"):
+        read_header(stream)
+
+
+def test_a_header_with_some_sequences_in_one_another_is_read(
+    server: RangesServer, session: requests.Session, tmp_path: Path
+) -> None:
+    server.store(deep_slide(tmp_path / "slide", 32, ends=True))
+    with SOURCES["plugin ranges"](server.url, session, tmp_path).open(server.claim()) as slide:
+        assert slide.levels[0].width == WIDTH
+
+
+def test_results_do_not_refer_to_a_local_file_that_is_nested_too_deep(tmp_path: Path) -> None:
+    """Pydicom does not come to an end with one like this."""
+    path = deep_slide(tmp_path, 600, ends=False)
+    with WsiDicomSlide.open(path) as slide, pytest.raises(DicomResultsError, match="more than 32 deep"):
+        SourceSlide.of(slide.headers)
+
+
+def test_a_folder_with_a_file_that_is_nested_too_deep_says_so(tmp_path: Path) -> None:
+    deep_slide(tmp_path, 2000, ends=True)
+    with pytest.raises(SlideError):
+        open_slide(tmp_path)
 
 
 @pytest.mark.parametrize("source", SOURCES)
