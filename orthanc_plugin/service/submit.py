@@ -26,6 +26,8 @@ from .transact import follow_change
 
 _MAX_PARAMETERS = 4096
 _MOST_OPEN = 20
+_MOST_UNREADABLE = 3
+"""Slides of a study or cohort; beyond that it is Orthanc that fails, and no slide of its."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _submit_all(
     done: list[Submitted] = []
     skipped: list[Skipped] = []
     for series_id in series_ids:
-        with _skipping(skipped, series_id):
+        with _skipping(skipped, series_id, most_unavailable=_MOST_UNREADABLE):
             wanted.append(_earlier_or_new(core, series_id, wish, user))
     # One write for all: the list is as long as what waits, and each of them finds itself listed.
     with _announced(core, [found for found in wanted if isinstance(found, _New)]):
@@ -138,6 +140,9 @@ def _submit_all(
             with _skipping(skipped, found.request.series):
                 done.append(_record(core, found.request, wish) if isinstance(found, _New) else found)
     if not done:
+        for item in skipped:
+            if item.error.status == 503:
+                raise item.error
         raise ApiError(
             422,
             "nothing_to_analyse",
@@ -148,14 +153,18 @@ def _submit_all(
 
 
 @contextmanager
-def _skipping(skipped: list[Skipped], series_id: str) -> Iterator[None]:
-    """Note why a series cannot be submitted; the others still can, unless it is Orthanc that fails."""
+def _skipping(skipped: list[Skipped], series_id: str, *, most_unavailable: int = 0) -> Iterator[None]:
+    """Note why a series cannot be submitted; the others still can, unless it is Orthanc that fails.
+
+    Where it has lost a file of a slide it fails as well, at each try: so many of those are passed over.
+    """
     try:
         yield
-    except ApiError as error:
-        if error.status == 503:
+    except (ApiError, StorageError) as error:
+        refusal = error if isinstance(error, ApiError) else unavailable(error)
+        if refusal.status == 503 and sum(item.error.status == 503 for item in skipped) >= most_unavailable:
             raise
-        skipped.append(Skipped(series_id, error))
+        skipped.append(Skipped(series_id, refusal))
 
 
 def skipped_member(item: Skipped) -> dict[str, str]:

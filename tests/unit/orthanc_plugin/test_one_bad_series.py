@@ -41,7 +41,7 @@ def test_a_request_of_a_newer_plugin_does_not_hold_up_the_others(site: MemorySit
 def test_a_series_that_cannot_be_read_does_not_hold_up_the_others(
     site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unreadable = lose_file(site, queue, monkeypatch)
+    unreadable = submit_and_lose_its_file(site, queue, monkeypatch)
     for _ in range(3):
         site.pass_time(60)  # it has rested, and is first again
         waiting = queue.submitted()
@@ -51,25 +51,50 @@ def test_a_series_that_cannot_be_read_does_not_hold_up_the_others(
     assert queue.status(unreadable) == "pending"
 
 
-def lose_file(site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> str:
+def submit_and_lose_its_file(site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> str:
     """Submit a slide before all others, and let Orthanc lose its file; return the request's id."""
-    slide, read = site.new_slide(), site.gateway.instances
+    slide = site.new_slide()
     request_id = queue.submitted(slide, priority=100)
+    lose_files(site, [slide], monkeypatch)
+    return request_id
+
+
+def lose_files(site: MemorySite, slides: list[Slide], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Orthanc read no file of some slides any more."""
+    lost, read = {slide.series for slide in slides}, site.gateway.instances
 
     def instances(series_id: str) -> tuple[InstanceInfo, ...]:
-        if series_id == slide.series:
+        if series_id in lost:
             raise StorageError("Orthanc could not read the slide.")
         return read(series_id)
 
     monkeypatch.setattr(site.gateway, "instances", instances)
-    return request_id
+
+
+@pytest.mark.parametrize(("lost", "sound", "status"), [(1, 2, 201), (3, 1, 201), (4, 4, 503), (2, 0, 503)])
+def test_a_study_is_submitted_but_for_slides_whose_file_is_lost_unless_those_are_many(
+    site: MemorySite, monkeypatch: pytest.MonkeyPatch, lost: int, sound: int, status: int
+) -> None:
+    slides = [site.new_slide() for _ in range(lost + sound)]
+    series = site.gateway.series(slides[0].series)
+    assert series is not None
+    lose_files(site, slides[:lost], monkeypatch)
+    answer = site.call("POST", "/pathology/analyze", body={"study": series.study_id})
+    assert answer.status == status
+    if status == 201:
+        skipped = [(item["series"], item["code"]) for item in answer.json["skipped"]]
+        assert sorted(skipped) == sorted((slide.series, "storage_unavailable") for slide in slides[:lost])
+        assert len(answer.json["requests"]) == sound
+    else:
+        assert answer.json["code"] == "storage_unavailable"
+        assert site.call("GET", "/pathology/requests/").json["count"] == 0
 
 
 def test_what_cannot_be_given_is_tried_ever_more_rarely_and_says_why(
     site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as lost:
-        request_id = lose_file(site, queue, lost)
+        request_id = submit_and_lose_its_file(site, queue, lost)
         tried_after = []
         for second in range(130):
             if queue.try_claim().status == 503:
