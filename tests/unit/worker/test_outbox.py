@@ -233,14 +233,63 @@ def test_the_log_names_what_answered_once_and_not_at_every_try(
     assert "secret" not in caplog.text
 
 
-@pytest.mark.parametrize(("status", "code"), [(403, "forbidden_role"), (404, "unknown_route")])
+def test_a_delivery_that_is_being_sent_is_not_sent_again_meanwhile(rig: Rig, server: ScriptedServer) -> None:
+    outbox, replays = Outbox(rig.client(), rig.spool), list[bool]()
+
+    def replay(_: int) -> None:
+        replays.append(outbox.begin_replay().result(5))
+
+    assert outbox.deliver(claimed(rig, server), replay) is Fate.ARRIVED
+    assert replays == [False]
+    assert len(server.calls_to("/artifacts/")) == 1
+
+
+def refusing(status: int, code: str) -> Page:
+    """Return the plugin's own refusal."""
+    return Page(status, json.dumps({"success": False, "code": code, "error": "Why."}).encode())
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(409, "lease_lost"), (409, "series_changed"), (409, "wrong_state"), (410, "source_deleted")],
+)
+def test_what_the_server_has_gone_on_without_is_dropped_and_nothing_more_is_said_of_it(
+    rig: Rig, server: ScriptedServer, status: int, code: str
+) -> None:
+    server.stand_ins["/complete-request/"] = refusing(status, code)
+    assert Outbox(rig.client(), rig.spool).deliver(claimed(rig, server)) is Fate.UNWANTED
+    assert len(server.calls_to("/complete-request/")) == 1
+    assert waiting(rig) == []
+
+
+def test_where_one_cannot_arrive_for_a_reason_that_is_everybodys_no_other_is_tried(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    outbox = Outbox(rig.client(), rig.spool)
+    server.stand_ins["/artifacts/"] = refusing(403, "forbidden_role")
+    for letter in "abc":
+        outbox.deliver(claimed(rig, server, letter * 32))
+    before = len(server.calls_to("/artifacts/"))
+    assert not outbox.replay()
+    assert len(server.calls_to("/artifacts/")) == before + 1
+    assert waiting(rig) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "forbidden_role"),
+        (403, "forbidden_origin"),
+        (404, "unknown_route"),
+        (409, "upgrade_worker"),
+    ],
+)
 def test_a_user_or_a_plugin_that_was_changed_costs_no_result(
     rig: Rig, server: ScriptedServer, status: int, code: str
 ) -> None:
     outbox = Outbox(rig.client(), rig.spool)
     delivery = claimed(rig, server)
-    answer = {"success": False, "code": code, "error": "Why."}
-    server.stand_ins[ANYWHERE] = Page(status, json.dumps(answer).encode())
+    server.stand_ins[ANYWHERE] = refusing(status, code)
     assert outbox.deliver(delivery) is Fate.WAITS
     server.stand_ins.clear()
     assert outbox.replay()
@@ -251,8 +300,7 @@ def test_what_the_plugin_itself_refuses_ends_its_request_with_the_plugins_code(
     rig: Rig, server: ScriptedServer
 ) -> None:
     delivery = claimed(rig, server)
-    refused = {"success": False, "code": "artifact_too_large", "error": "Too large."}
-    server.stand_ins["/artifacts/"] = Page(413, json.dumps(refused).encode())
+    server.stand_ins["/artifacts/"] = refusing(413, "artifact_too_large")
     assert Outbox(rig.client(), rig.spool).deliver(delivery) is Fate.REFUSED
     request = server.requests[delivery.request_id]
     assert (request.status, request.document["error"]["code"]) == ("failed", "artifact_too_large")
