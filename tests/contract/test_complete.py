@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydicom.uid import generate_uid
 
 from tests.support.queue_client import PNG, RESULT, Queue, named
 from tests.support.sites import WORKER, ServerSite, Site, Slide
@@ -315,6 +316,28 @@ def test_a_failure_on_a_slide_that_has_changed_gives_it_again_at_once(queue: Que
     again.fail("changed_in_mid_read")
     request = queue.get(request_id)
     assert (request["attempts"], request["error"]["code"]) == (1, "changed_in_mid_read")
+
+
+def test_a_failure_on_a_slide_that_goes_on_changing_is_an_attempt(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    for expected in (409, 200):
+        lease = queue.claim(wait=10)  # until the slide is complete
+        lease.heartbeat()
+        site.store_file(slide, generate_uid(), "more")
+        assert lease.fail("changed_in_mid_read").status == expected
+        site.pass_time(1.1)
+    request = queue.get(request_id)
+    assert (request["attempts"], request["error"]["code"]) == (1, "changed_in_mid_read")
+
+
+def test_a_slide_that_was_changed_into_what_cannot_be_analysed_fails(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    lease = queue.claim()
+    site.overwrite(slide)
+    assert lease.fail("no_tissue", retryable=False).status == 200
+    assert queue.status(request_id) == "failed"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from orthanc_plugin.errors import FileRefusedError, StorageError
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.clockwork import finish_leftovers
 from orthanc_plugin.values import AnalysisRequest
-from tests.support.queue_client import Lease, Queue, named
+from tests.support.queue_client import PNG, Lease, Queue, named
 from tests.support.sites import MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result
 
@@ -84,6 +84,20 @@ def others(site: MemorySite, slide: Slide) -> set[str]:
     """Return the series that are neither the slide nor the one beside it."""
     kept = {slide.series, *site.gateway.lookup_series("1.2.3.999", None)}
     return site.series_ids() - kept
+
+
+@pytest.mark.parametrize(("is_named", "stored"), [(True, 1), (False, 0)])
+def test_of_the_files_that_were_sent_those_that_the_completion_names_are_the_result(
+    site: MemorySite, queue: Queue, slide: Slide, *, is_named: bool, stored: int
+) -> None:
+    queue.submitted(slide)
+    lease = queue.claim()
+    report = tiny_result(slide.study_uid)
+    assert lease.put("heatmap.png", PNG).status == 200
+    assert lease.put("report.dcm", report, "application/dicom").status == 200
+    files = {"heatmap.png": PNG, **({"report.dcm": report} if is_named else {})}
+    assert lease.complete(*(named(name, content) for name, content in files.items())).status == 200
+    assert len(others(site, slide)) == stored
 
 
 def test_results_stay_when_the_slide_of_a_completed_request_is_deleted(
