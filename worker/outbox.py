@@ -38,6 +38,9 @@ _SETTLED = frozenset({"lease_lost", "series_changed", "wrong_state"})
 _INSTALLATIONS_FAULTS = frozenset({"forbidden_role", "forbidden_origin", "unknown_route", "upgrade_worker"})
 """Refusals of whoever asks, whatever is sent: a user taken out of Pathology.Workers must not cost results."""
 
+_OF_ONE_SLIDE = "storage_unavailable"
+"""May be for days, where a file of that slide is lost or its requests are of a newer plugin."""
+
 _UNKEPT_S = 600.0
 """So long a result that finds no room on disk is sent again and again, with its lease held. Then it is lost:
 those that follow find none either."""
@@ -320,7 +323,8 @@ class Outbox:
 def _concerns_all(error: ServerError) -> bool:
     """Return whether what failed to arrive would fail for any delivery: a line that is cut, a busy server."""
     if isinstance(error, RefusedError):
-        return (isinstance(error, BusyError) and error.status != 500) or error.code in _INSTALLATIONS_FAULTS
+        is_busy = isinstance(error, BusyError) and error.status != 500 and error.code != _OF_ONE_SLIDE
+        return is_busy or error.code in _INSTALLATIONS_FAULTS
     return isinstance(error, UnreachableError | UnauthorizedError)
 
 

@@ -307,6 +307,21 @@ def test_what_the_plugin_itself_refuses_ends_its_request_with_the_plugins_code(
     assert waiting(rig) == []
 
 
+def test_a_result_whose_slide_the_server_cannot_read_waits_and_keeps_no_other_one_waiting(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    outbox = Outbox(rig.client(), rig.spool)
+    server.accepts_results = False
+    for letter in "ab":
+        outbox.deliver(claimed(rig, server, letter * 32))
+    server.accepts_results = True
+    lost = {"success": False, "code": "storage_unavailable", "error": "Orthanc could not read it."}
+    server.stand_ins[f"/complete-request/{'a' * 32}/"] = Page(503, json.dumps(lost).encode())
+    assert not outbox.replay()
+    assert waiting(rig) == ["a"]
+    assert server.requests["b" * 32].status == "completed"
+
+
 def test_a_result_too_large_for_a_proxy_keeps_no_other_one_waiting(
     rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
