@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -391,17 +392,19 @@ def test_the_files_of_results_are_no_buttons_of_orthancs_own_list(
 ) -> None:
     analysed(server, slide, CONTAINER)
     server.request("PUT", f"/series/{slide}/attachments/4000", data=b"a site's own").raise_for_status()
+    panel_on(faultless, "series", slide)
     listed = server.get(f"/series/{slide}/attachments").json()
     assert {"4000", "5101"} < set(listed)
-    panel_on(faultless, "series", slide)
+    # Newer DICOMweb plugins keep a file of their own at a series, 4301, which is theirs to show; a newer
+    # Explorer puts quotation marks around the number.
+    others = [re.compile(f'^Download (attachment ")?{name}') for name in listed if int(name) < 5100]
     buttons = faultless.page.locator("#series-access li.series-attachment")
-    expect(buttons).to_have_count(1)
-    expect(buttons).to_have_text("Download 4000")
+    expect(buttons).to_have_text(others)
     screenshot(faultless, "explorer-attachments")
     # Orthanc Explorer makes its list anew whenever the page is shown.
     faultless.page.go_back()
     panel_on(faultless, "series", slide)
-    expect(buttons).to_have_text("Download 4000")
+    expect(buttons).to_have_text(others)
 
 
 def test_the_panel_and_the_pages_own_folders_lead_to_all_analyses(
