@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clam_core.errors import ParameterError, UnsupportedCheckpointError
+from clam_core.errors import CheckpointError, ParameterError, UnsupportedCheckpointError
 from clam_core.models import abmil, layouts
 from clam_core.models.prediction import AggregatorNetwork, SlidePrediction
 from clam_core.tensors import read_tensors
@@ -118,11 +118,23 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Aggregato
     Raises
     ------
     CheckpointError
-        If the file is missing or damaged.
+        If the file is missing or damaged, or a weight is no number.
     UnsupportedCheckpointError
         If it wants to run code, is of a kind that is not known, or is one of CLAM's broken ones.
     """
-    return TorchAggregator(network_from(read_tensors(path), path), device)
+    network = network_from(read_tensors(path), path)
+    _require_numbers(network, path)
+    return TorchAggregator(network, device)
+
+
+def _require_numbers(network: AggregatorNetwork, path: Path) -> None:
+    """Refuse what a training that diverged has saved: every slide's probabilities would be NaN."""
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path} cannot be used: weights of {name} are NaN or infinite, as after a training that "
+                "diverged. Name a checkpoint that was saved before, or train again."
+            )
 
 
 def network_from(tensors: Tensors, path: Path) -> AggregatorNetwork:

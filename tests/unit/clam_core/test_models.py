@@ -132,6 +132,15 @@ def test_tensors_of_another_network_are_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "a.safetensors")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_of_a_training_that_diverged_says_so(value: float, tmp_path: Path) -> None:
+    tensors = dict(Clam(ClamShape(embed_dim=32, classes=2)).state_dict())
+    tensors["classifiers.bias"] = torch.tensor([0.0, value])
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors .*classifiers\.bias are NaN or infinite"):
+        load_checkpoint(tmp_path / "a.safetensors")
+
+
 def test_a_checkpoint_that_lacks_a_tensor_says_which(tmp_path: Path) -> None:
     tensors = dict(Clam(ClamShape(embed_dim=32, classes=2)).state_dict())
     del tensors["attention_net.3.attention_b.0.bias"]
