@@ -1,8 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of command-line arguments, for every command that takes them."""
+"""Reading of command lines, for every command that has one."""
 
 import argparse
 import math
+from typing import NoReturn
+
+USAGE_ERROR = 2
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line; argparse puts a page of options in front of it."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with a sentence."""
+        self.exit(USAGE_ERROR, f"{self.prog}: {message}; {self.prog} --help lists what there is.\n")
 
 
 def micrometres(text: str) -> float:

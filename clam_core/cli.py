@@ -12,6 +12,7 @@ from pkgutil import iter_modules
 
 import clam_core
 from clam_core import commands
+from clam_core.arguments import OneSentenceParser
 from clam_core.errors import ClamCoreError
 
 USER_ERROR = 2
@@ -20,11 +21,11 @@ USER_ERROR = 2
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser, with a subparser for every module of `clam_core.commands`."""
-    parser = argparse.ArgumentParser(
+    parser = OneSentenceParser(
         prog="clam-core", description="Slides in, predictions out: CLAM on whole-slide images."
     )
     parser.add_argument("--version", action="version", version=f"clam-core {clam_core.__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True)
+    subparsers = parser.add_subparsers(required=True)
     for module in iter_modules(commands.__path__):
         import_module(f"{commands.__name__}.{module.name}").add_parser(subparsers)
     return parser

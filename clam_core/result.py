@@ -215,10 +215,16 @@ class Analysis:
         return {name: data for (name, _), data in zip(self.artifact_names(), made, strict=True)}
 
     def save(self, folder: Path) -> list[Path]:
-        """Write ``result.json`` and all artifacts into a folder, which is made if need be."""
+        """Write ``result.json`` and all artifacts into a folder, which is made if need be.
+
+        They take the place of an earlier result's there; of that no picture stays beside those of this one.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_result(), indent=1, ensure_ascii=False, allow_nan=False)
         contents = {"result.json": text.encode(), **self.artifacts()}
+        for former in folder.glob("patch-[0-9][0-9][0-9].jpg"):
+            if former.name not in contents:
+                former.unlink()
         for name, data in contents.items():
             (folder / name).write_bytes(data)
         return [folder / name for name in contents]

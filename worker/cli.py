@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from clam_core.arguments import OneSentenceParser
 from worker import __version__, logs
 from worker.errors import WorkerError
 from worker.settings_reading import env_file_of, load_settings
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser from the command modules."""
-    parser = argparse.ArgumentParser(
+    parser = OneSentenceParser(
         prog=_NAME,
         description="AI analysis of whole-slide images for Orthanc. Settings: the environment or .env, "
         "see worker/env.example.",

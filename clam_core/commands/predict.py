@@ -42,7 +42,9 @@ def add_parser(subparsers: Any) -> None:
         required=True,
         help="model package, a bare CLAM checkpoint, or the word demo",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the result")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the result, in place of one that is there"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument(
         "--mpp", type=micrometres, help="micrometres per pixel of the slide's full resolution"
@@ -97,10 +99,11 @@ def run(arguments: argparse.Namespace) -> int:
             content = Content(fingerprint_of_files(arguments.slide), _kept_features(arguments.cache))
             before["hash"] = time.perf_counter() - started
             analysis = analyze_slide(slide, model, options=options, progress=progress, content=content)
+        replaces = (arguments.out / "result.json").exists()
         written = analysis.save(arguments.out)
         if options.patches is None:
             written += _write_patches(slide, analysis, arguments.out / f"{arguments.slide.stem}.h5")
-    _print_summary(analysis, before, written)
+    _print_summary(analysis, before, written, replaces=replaces)
     return 0
 
 
@@ -139,8 +142,10 @@ def _write_patches(slide: Slide, analysis: Analysis, path: Path) -> list[Path]:
     return [] if written is None else [written]
 
 
-def _print_summary(analysis: Analysis, before: Mapping[str, float], written: list[Path]) -> None:
-    for line in _summary_lines(analysis, before, written):
+def _print_summary(
+    analysis: Analysis, before: Mapping[str, float], written: list[Path], *, replaces: bool
+) -> None:
+    for line in _summary_lines(analysis, before, written, replaces=replaces):
         print(line)  # noqa: T201 - this is the command's answer
 
 
@@ -152,7 +157,9 @@ def _side(plan: PatchPlan) -> str:
     return f"{plan.patch_px} px{scale}{level_0}"
 
 
-def _summary_lines(analysis: Analysis, before: Mapping[str, float], written: list[Path]) -> Iterator[str]:
+def _summary_lines(
+    analysis: Analysis, before: Mapping[str, float], written: list[Path], *, replaces: bool
+) -> Iterator[str]:
     tissue = "" if analysis.tissue_mm2 is None else f", {analysis.tissue_mm2:.2f} mm2 of tissue"
     yield f"slide      {analysis.slide.identity.label}"
     yield f"model      {analysis.model.name} {analysis.model.version} ({analysis.model.use})"
@@ -171,5 +178,6 @@ def _summary_lines(analysis: Analysis, before: Mapping[str, float], written: lis
         yield f"  {patch.x:>8} {patch.y:>8}  {patch.attention:.4f}  {patch.percentile:6.2f} %"
     timings = {**before, **analysis.timings}
     yield "seconds    " + ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in timings.items())
-    yield f"written    {', '.join(path.name for path in written)} in {written[0].parent}"
+    former = ", in place of an earlier result" if replaces else ""
+    yield f"written    {', '.join(path.name for path in written)} in {written[0].parent}{former}"
     yield analysis.model.intended_use

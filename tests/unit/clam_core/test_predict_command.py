@@ -37,6 +37,29 @@ def command(out: Path, *more: str) -> int:
     return cli.main(["predict", "a-slide.svs", "--model", "m", "--out", str(out), "--device", "cpu", *more])
 
 
+def test_a_result_takes_the_place_of_an_earlier_one_and_says_so(
+    seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert command(out) == 0
+    seen["slide"] = ArraySlide(glass_with_tissue())
+    assert "in place of" not in capsys.readouterr().out
+    before = {path.name for path in out.iterdir()}
+    (out / "patch-099.jpg").write_bytes(b"of a slide with more patches")
+    assert command(out) == 0
+    assert "in place of an earlier result" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == before
+
+
+def test_a_wrong_command_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["predict", "a-slide.svs", "--model", "demo"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "clam-core predict: the following arguments are required: --out; clam-core predict --help"
+    )
+
+
 def test_writes_result_pictures_and_patches(
     seen: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
