@@ -57,7 +57,16 @@ def finish_leftovers(core: Core) -> None:
         core.listed.prune(lambda: _series_that_may_be_open(core))
         prune_copies(core)
     except StorageError as error:
-        core.warn(f"The lists of what is open could not be shortened: {error}")
+        _say(core, "lists", f"The lists of what is open could not be shortened: {error}")
+    else:
+        core.said.pop("lists", None)
+
+
+def _say(core: Core, of: str, sentence: str) -> None:
+    """Log what goes wrong at each look, as while a disk is full, but once until it ends or changes."""
+    if core.said.get(of) != sentence:
+        core.said[of] = sentence
+        core.warn(sentence)
 
 
 def _series_that_may_be_open(core: Core) -> set[str]:
@@ -76,7 +85,10 @@ def _carry_over(core: Core, series_id: str) -> None:
     try:
         carry_over_unwritten(core, series_id)
     except (StorageError, ApiError) as error:
-        core.warn(f"The requests of series {series_id}, deleted or stored again, are seen to later: {error}")
+        sentence = f"The requests of series {series_id}, deleted or stored again, are seen to later: {error}"
+        _say(core, series_id, sentence)
+    else:
+        core.said.pop(series_id, None)
 
 
 def _alone(core: Core, request_id: str, action: Callable[[Core, str], None]) -> None:
@@ -98,12 +110,16 @@ def _delete_unpublished_of(core: Core, request_id: str) -> None:
     except BusyError:
         return
     except (StorageError, ApiError) as error:
-        core.warn(f"The DICOM results of request {request_id} are looked at again later: {error}")
+        sentence = f"The DICOM results of request {request_id} are looked at again later: {error}"
+        _say(core, f"{request_id} results", sentence)
+    else:
+        core.said.pop(f"{request_id} results", None)
 
 
 def _attempt(core: Core, request_id: str, action: Callable[[AnalysisRequest], None]) -> bool:
     request = core.index.get(request_id)
     if request is None:
+        core.said.pop(request_id, None)
         return True
     try:
         action(request)
@@ -112,6 +128,7 @@ def _attempt(core: Core, request_id: str, action: Callable[[AnalysisRequest], No
     except (StorageError, ApiError) as error:
         if isinstance(error, ApiError) and error.status == 410:
             return _attempt(core, request_id, lambda item: series_deleted(core, item.series))
-        core.warn(f"Request {request_id} ({request.status}) is tried again later: {error}")
+        _say(core, request_id, f"Request {request_id} ({request.status}) is tried again later: {error}")
         return False
+    core.said.pop(request_id, None)
     return True

@@ -68,6 +68,8 @@ class Core:
         Requests of which a call stores or deletes the results (see `publish.alone`).
     failing_since
         When Orthanc first failed to store the DICOM results of a request, on the monotonic clock.
+    said
+        What was logged last of what goes wrong again at each look, by what it is of.
     replacing
         Held while it is seen to what became of a series that was deleted or stored again, one at a time: it
         is taken before the lock of any series, and never while that or the index' is held.
@@ -98,6 +100,7 @@ class Core:
     ruled: dict[str, str] = field(default_factory=dict)
     busy: set[str] = field(default_factory=set)
     failing_since: dict[str, float] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
     setbacks: Setbacks = field(default_factory=Setbacks)
     replacing: threading.RLock = field(default_factory=threading.RLock)
     replaced: dict[str, tuple[SeriesState, float]] = field(default_factory=dict)

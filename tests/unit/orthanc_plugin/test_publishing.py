@@ -177,6 +177,23 @@ def test_a_slide_stored_again_after_publishing_was_interrupted_takes_its_result_
     assert not others(site, slide)
 
 
+def test_what_fails_at_each_look_is_logged_once_until_it_is_over(
+    site: MemorySite, queue: Queue, slide: Slide
+) -> None:
+    """A full disk over a weekend would fill the log, often on the same disk, with a line each ten seconds."""
+    delivery = deliver(queue, slide)
+    site.gateway.fail_next("store_instance")
+    assert delivery.complete() == 503
+    for _ in range(3):
+        site.gateway.fail_next("store_instance")
+        site.pass_time(10)
+    assert [warning for warning in site.warnings if delivery.request_id in warning] == site.warnings
+    assert len(site.warnings) == 1
+    site.pass_time(10)
+    assert queue.status(delivery.request_id) == "completed"
+    assert not site.application.core.said
+
+
 def test_a_result_that_went_with_its_slide_is_not_said_to_have_arrived(
     site: MemorySite, queue: Queue, slide: Slide
 ) -> None:
