@@ -83,11 +83,33 @@ def test_another_method_is_a_405_that_names_the_right_ones() -> None:
     assert caught.value.headers == {"Allow": "GET, POST"}
 
 
-def test_until_the_requests_are_read_everything_waits() -> None:
+@pytest.mark.parametrize(
+    ("user", "method", "route"),
+    [
+        (PERSON, "POST", "analyze"),
+        (PERSON, "GET", "requests"),
+        (PERSON, "GET", "requests/0"),
+        (PERSON, "GET", "requests/0/artifacts/heatmap.png"),
+        (PERSON, "GET", "requests/0/export/csv"),
+        (PERSON, "POST", "requests/0/cancel"),
+        (PERSON, "POST", "requests/0/retry"),
+        (PERSON, "POST", "workers/lab/drain"),
+        (WORKER, "GET", "pending-requests"),
+        (WORKER, "POST", "claim"),
+        (WORKER, "POST", "update-status/0"),
+        (WORKER, "POST", "complete-request/0"),
+        (WORKER, "PUT", "requests/0/artifacts/heatmap.png"),
+    ],
+)
+def test_until_the_requests_are_read_everything_waits(user: str, method: str, route: str) -> None:
     application = Application(settings_of(), MemoryGateway(), FakeClock(), RecordingAudit(), print)
-    answer = application.handle(Request("GET", "/pathology/requests", user=PERSON))
-    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    assert application.handle(Request("GET", "/pathology/health", user=PERSON)).status == 200
+    headers = {"content-type": "application/json"}
+    answer = application.handle(
+        Request(method, f"/pathology/{route}", headers=headers, body=b"{}", user=user)
+    )
+    assert (answer.status, answer.headers.get("Retry-After")) == (503, "1")
+    assert b'"starting"' in answer.body
+    assert application.handle(Request("GET", "/pathology/health", user=user)).status == 200
 
 
 def test_a_failing_orthanc_is_a_503_with_a_sentence() -> None:
