@@ -19,6 +19,7 @@ from orthanc_plugin.http import Request, Response
 from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.router import Route, Router
 from orthanc_plugin.service.changes import note_arrival, series_stable
+from orthanc_plugin.service.report import holds_lease_on
 from tests.support.fake_clock import FakeClock
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import PERSON, WORKER, MemorySite, RecordingAudit, Slide, settings_of
@@ -134,6 +135,52 @@ def test_only_permitted_models_are_submitted_and_claimed() -> None:
     model = {"name": "good", "version": "1", "sha256": "a" * 64}
     lease = queue.claim(models=[model])
     assert lease.complete().json["request"]["flags"] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, "usual"),
+        ({"model": "first"}, "first"),
+        ({"model": "first", "model_version": "2"}, None),
+        ({"model": "usual", "model_version": "2"}, "usual"),
+        ({"model": "off"}, None),
+    ],
+)
+def test_a_site_has_its_default_and_permits_what_it_names(
+    asked: dict[str, Any], expected: str | None
+) -> None:
+    models = [{"Name": "first", "Version": "1"}, {"Name": "off", "Enabled": False}]
+    site = MemorySite({"Models": [*models, {"Name": "usual", "Default": True}]})
+    answer = site.call("POST", "/pathology/analyze", body={"series": site.new_slide().series, **asked})
+    if expected is None:
+        assert (answer.status, answer.json["code"]) == (422, "unknown_model")
+        assert "it permits: first, usual." in answer.json["error"]
+    else:
+        assert answer.json["request"]["model"] == expected
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_worker_may_read_a_slide_from_its_claim_on_until_it_can_bring_nothing_more(attempts: int) -> None:
+    site = MemorySite({"MaxAttempts": attempts})
+    core, queue, slide = site.application.core, Queue(site), site.new_slide()
+
+    def may_read(user: str = WORKER) -> bool:
+        (file,) = site.gateway.instances(slide.series)
+        reads = {holds_lease_on(core, user, orthanc_id) for orthanc_id in (slide.series, file.instance_id)}
+        (answer,) = reads
+        return answer
+
+    assert not may_read()
+    queue.submitted(slide)
+    assert not may_read()
+    queue.claim().hand_back()
+    assert not may_read()
+    queue.claim().heartbeat()
+    assert may_read()
+    assert not may_read("another lab's worker")
+    site.pass_time(600)
+    assert may_read() is (attempts > 1)
 
 
 def test_a_result_of_a_model_nobody_approved_says_so() -> None:
