@@ -89,7 +89,7 @@ class JobControl:
             If the work was stopped before.
         """
         with self._changed:
-            self._publishing = self._reason is None
+            self._publishing = True
         self.report(position_in("publish", 0.0))
 
     def stop(self, reason: StopReason) -> bool:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import pytest
 
 from worker.control import JobControl
@@ -30,3 +33,52 @@ def test_a_person_or_a_deleted_slide_ends_it_even_then(reason: StopReason) -> No
     control = JobControl()
     control.report_publishing()
     assert control.stop(reason)
+
+
+def test_the_first_reason_counts_and_work_that_is_over_is_not_stopped() -> None:
+    control = JobControl()
+    assert control.stop(StopReason.CANCELLED)
+    assert not control.stop(StopReason.GONE)
+    assert control.stop_reason is StopReason.CANCELLED
+    finished = JobControl()
+    finished.finish()
+    assert not finished.stop(StopReason.CANCELLED)
+
+
+def test_work_that_was_stopped_learns_it_with_its_next_report() -> None:
+    control = JobControl()
+    control.stop(StopReason.CANCELLED)
+    with pytest.raises(JobStoppedError):
+        control.report(position_in("encode", 0.5))
+    with pytest.raises(JobStoppedError):
+        control.report_publishing()
+
+
+def test_a_slide_fetched_ahead_is_begun_with_the_first_stage_that_cannot_be_done_ahead() -> None:
+    control = JobControl(prefetch=True)
+    control.report(position_in("open", 0.5))
+    assert control.prefetch
+    control.report(position_in("encode", 0.0))
+    assert not control.prefetch
+
+
+@pytest.mark.parametrize(
+    ("change", "goes_on"),
+    [
+        (lambda control: control.report(position_in("encode", 0.0)), True),
+        (lambda control: control.stop(StopReason.CANCELLED), False),
+        (lambda control: control.finish(), False),
+    ],
+    ids=["a new stage", "a stop", "the end"],
+)
+def test_a_heartbeat_that_waits_is_woken_at_once(
+    change: Callable[[JobControl], object], *, goes_on: bool
+) -> None:
+    control, answers = JobControl(), list[bool]()
+    stage = control.position.stage
+    waiting = threading.Thread(target=lambda: answers.append(control.wait_for_change(30, stage)), daemon=True)
+    waiting.start()
+    waiting.join(0.05)
+    change(control)
+    waiting.join(5)
+    assert answers == [goes_on]
