@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ PNG_LEVEL = 3
 repeats in another way: overlays of plain squares become three times as large, in three times the time."""
 HEATMAP, OVERLAY, THUMBNAIL = "heatmap.png", "overlay.png", "thumbnail.png"
 ATTENTION, SCORES = "attention.npz", "attention.h5"
+_PATCH_NAME = re.compile(r"patch-\d{3,}\.jpg")
 
 
 @dataclass(frozen=True)
@@ -218,13 +220,13 @@ class Analysis:
         """Write ``result.json`` and all artifacts into a folder, which is made if need be.
 
         They take the place of an earlier result's there; of that no picture stays beside those of this one.
+        A picture that the earlier result does not list is somebody's own, and stays.
         """
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_result(), indent=1, ensure_ascii=False, allow_nan=False)
         contents = {"result.json": text.encode(), **self.artifacts()}
-        for former in folder.glob("patch-[0-9][0-9][0-9].jpg"):
-            if former.name not in contents:
-                former.unlink()
+        for name in _patches_of_result_in(folder) - contents.keys():
+            (folder / name).unlink(missing_ok=True)
         for name, data in contents.items():
             (folder / name).write_bytes(data)
         return [folder / name for name in contents]
@@ -266,6 +268,15 @@ class Analysis:
             coords.attrs["level0_width"] = self.slide.width
             coords.attrs["level0_height"] = self.slide.height
         return buffer.getvalue()
+
+
+def _patches_of_result_in(folder: Path) -> set[str]:
+    """Return the names of the pictures of patches that a result in a folder lists; none without a result."""
+    try:
+        listed = json.loads((folder / "result.json").read_bytes())["artifacts"]
+        return {name for name in listed if _PATCH_NAME.fullmatch(name)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _top_patch(patch: TopPatch) -> dict[str, Any]:

@@ -45,10 +45,42 @@ def test_a_result_takes_the_place_of_an_earlier_one_and_says_so(
     seen["slide"] = ArraySlide(glass_with_tissue())
     assert "in place of" not in capsys.readouterr().out
     before = {path.name for path in out.iterdir()}
-    (out / "patch-099.jpg").write_bytes(b"of a slide with more patches")
+    list_another_artifact(out, "patch-099.jpg")
     assert command(out) == 0
     assert "in place of an earlier result" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == before
+
+
+def list_another_artifact(out: Path, name: str) -> None:
+    """Let the result in a folder be that of a slide with more patches."""
+    result = json.loads((out / "result.json").read_text())
+    result["artifacts"].append(name)
+    (out / "result.json").write_text(json.dumps(result))
+    (out / name).write_bytes(b"of a slide with more patches")
+
+
+@pytest.mark.parametrize("others", [None, "[]", '{"artifacts": [1]}', "no JSON"])
+def test_pictures_that_no_earlier_result_lists_are_somebodys_own_and_stay(
+    seen: Any, tmp_path: Path, others: str | None
+) -> None:
+    (tmp_path / "patch-099.jpg").write_bytes(b"my own")
+    if others is not None:
+        (tmp_path / "result.json").write_text(others)
+    assert command(tmp_path) == 0
+    seen["slide"] = ArraySlide(glass_with_tissue())
+    assert command(tmp_path) == 0
+    assert (tmp_path / "patch-099.jpg").read_bytes() == b"my own"
+
+
+def test_an_earlier_result_cannot_have_files_removed_that_are_no_pictures_of_patches(
+    seen: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert command(out) == 0
+    seen["slide"] = ArraySlide(glass_with_tissue())
+    list_another_artifact(out, "../notes.txt")
+    assert command(out) == 0
+    assert (tmp_path / "notes.txt").exists()
 
 
 def test_a_wrong_command_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
