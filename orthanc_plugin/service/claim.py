@@ -26,7 +26,8 @@ _UNSTABLE_HOLD_S = 1.0
 _REFUSED_HOLD_S = 2.0
 _OTHER_WORKER_FIRST_S = 30.0
 _MOST_SETBACKS = 3
-"""Of one claim; beyond that it is Orthanc that fails, and no slide of its."""
+"""Of one claim; beyond that it is Orthanc that fails, and no slide of its. Of those that have failed before,
+a claim tries no more than that many either: they could keep all others from their turn."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,16 @@ def claim(core: Core, ask: Claim) -> Granted | None:
         core.workers.left(ask.worker_id, ask.user, ask.process)
         return None
     _note_worker(core, ask)
+    again: list[str] = []
+
+    def takes(item: AnalysisRequest) -> bool:
+        if len(again) >= _MOST_SETBACKS and core.setbacks.of(item.request_id) is not None:
+            return False
+        return not _is_for_another(core, ask, item)
+
     taker = Taker(
         runs=lambda item: _offered(core, ask, item) is not None,
-        takes=lambda item: not _is_for_another(core, ask, item),
+        takes=takes,
         has_room=lambda: not _has_one_ahead(core, ask),
         prefetch=ask.prefetch,
     )
@@ -96,20 +104,24 @@ def claim(core: Core, ask: Claim) -> Granted | None:
     try:
         if core.workers.drains(ask.worker_id):
             return _repeated(core, ask)
-        return _first_to_be_granted(core, ask, waiter)
+        return _first_to_be_granted(core, ask, waiter, again)
     except StorageError as error:
         raise unavailable(error) from error
     finally:
         core.claims.leave(waiter)
 
 
-def _first_to_be_granted(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:
-    """Wait for a request that can be granted, past those of which Orthanc cannot read or write something."""
+def _first_to_be_granted(core: Core, ask: Claim, waiter: ClaimWaiter, again: list[str]) -> Granted | None:
+    """Wait for a request that can be granted, past those of which Orthanc cannot read or write something.
+
+    Those that have failed before are noted in `again`, and are no failure of the claim: a worker that hears
+    of one each time comes ever more rarely, also to what can be granted.
+    """
     failures: list[StorageError | ApiError] = []
     while True:
         found = _repeated(core, ask)
         try:
-            found = found or _turn(core, ask, waiter)
+            found = found or _turn(core, ask, waiter, again)
         except (StorageError, ApiError) as error:
             failures.append(error)
         if found is not None:
@@ -195,15 +207,20 @@ def _is_under(request: AnalysisRequest, token_sha256: str) -> bool:
     return request.status == values.PROCESSING and request.grants[-1].token_sha256 == token_sha256
 
 
-def _turn(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:
+def _turn(core: Core, ask: Claim, waiter: ClaimWaiter, again: list[str]) -> Granted | None:
     request_id = core.claims.wait(waiter)
     if request_id is None:
         return None
     try:
         result = try_grant(core, ask, request_id)
     except (StorageError, ApiError) as error:
-        core.claims.refuse(waiter, _set_back(core, request_id, error))
-        raise
+        rest_s, is_first = _set_back(core, request_id, error)
+        if not is_first:
+            again.append(request_id)
+        core.claims.refuse(waiter, rest_s)
+        if is_first:
+            raise
+        return None
     core.setbacks.clear(request_id)
     if isinstance(result, Granted):
         return result
@@ -211,13 +228,13 @@ def _turn(core: Core, ask: Claim, waiter: ClaimWaiter) -> Granted | None:
     return None
 
 
-def _set_back(core: Core, request_id: str, error: StorageError | ApiError) -> float:
-    """Keep, for the people who wait, why a request could not be granted; return for how long it rests."""
+def _set_back(core: Core, request_id: str, error: StorageError | ApiError) -> tuple[float, bool]:
+    """Keep, for the people who wait, why a request could not be granted; return what `Setbacks.note` does."""
     sentence = str(error).removesuffix(" Try again.")
     rest_s, is_first = core.setbacks.note(request_id, sentence)
     if is_first:
         core.warn(f"Request {request_id} could not be given to a worker: {sentence}")
-    return rest_s
+    return rest_s, is_first
 
 
 def try_grant(core: Core, ask: Claim, request_id: str) -> Granted | Refused:

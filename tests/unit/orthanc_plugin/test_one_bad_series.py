@@ -41,7 +41,7 @@ def test_a_request_of_a_newer_plugin_does_not_hold_up_the_others(site: MemorySit
 def test_a_series_that_cannot_be_read_does_not_hold_up_the_others(
     site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unreadable = submit_and_lose_its_file(site, queue, monkeypatch)
+    unreadable, _ = submit_and_lose_its_file(site, queue, monkeypatch)
     for _ in range(3):
         site.pass_time(60)  # it has rested, and is first again
         waiting = queue.submitted()
@@ -51,24 +51,28 @@ def test_a_series_that_cannot_be_read_does_not_hold_up_the_others(
     assert queue.status(unreadable) == "pending"
 
 
-def submit_and_lose_its_file(site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Submit a slide before all others, and let Orthanc lose its file; return the request's id."""
+def submit_and_lose_its_file(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, list[str]]:
+    """Submit a slide before all others and let Orthanc lose its file; return its request and the tries."""
     slide = site.new_slide()
     request_id = queue.submitted(slide, priority=100)
-    lose_files(site, [slide], monkeypatch)
-    return request_id
+    return request_id, lose_files(site, [slide], monkeypatch)
 
 
-def lose_files(site: MemorySite, slides: list[Slide], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Orthanc read no file of some slides any more."""
+def lose_files(site: MemorySite, slides: list[Slide], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let Orthanc read no file of some slides any more; return the series of each try, as they come."""
     lost, read = {slide.series for slide in slides}, site.gateway.instances
+    tried: list[str] = []
 
     def instances(series_id: str) -> tuple[InstanceInfo, ...]:
         if series_id in lost:
+            tried.append(series_id)
             raise StorageError("Orthanc could not read the slide.")
         return read(series_id)
 
     monkeypatch.setattr(site.gateway, "instances", instances)
+    return tried
 
 
 @pytest.mark.parametrize(("lost", "sound", "status"), [(1, 2, 201), (3, 1, 201), (4, 4, 503), (2, 0, 503)])
@@ -94,11 +98,12 @@ def test_what_cannot_be_given_is_tried_ever_more_rarely_and_says_why(
     site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as lost:
-        request_id = submit_and_lose_its_file(site, queue, lost)
+        request_id, tried = submit_and_lose_its_file(site, queue, lost)
         tried_after = []
         for second in range(130):
-            if queue.try_claim().status == 503:
-                tried_after.append(second)
+            before = len(tried)
+            queue.try_claim()
+            tried_after += [second] * (len(tried) - before)
             site.pass_time(1)
         assert tried_after == [0, 2, 6, 14, 30, 62, 122]
         (note,) = queue.get(request_id)["notes"]
@@ -122,6 +127,26 @@ def test_a_claim_ends_at_the_third_request_of_which_orthanc_reads_nothing(
     assert queue.try_claim().status == 503
     assert [queue.get(item)["notes"] == [] for item in requests] == [False, False, False, True]
     assert queue.claim().request_id == requests[3]
+
+
+def test_many_slides_whose_files_are_lost_keep_none_from_its_turn_and_no_worker_away(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides = [site.new_slide() for _ in range(12)]
+    requests = [queue.submitted(slide, priority=100) for slide in slides]
+    tried = lose_files(site, slides, monkeypatch)
+    assert [queue.try_claim().status for _ in range(5)] == [503, 503, 503, 503, 204]
+    for _ in range(3):
+        site.pass_time(60)  # all have rested, and are first again
+        assert queue.try_claim().status == 204
+        tried.clear()
+        waiting = queue.submitted()
+        lease = queue.claim()
+        assert (lease.request_id, len(tried)) == (waiting, 3)
+        lease.complete()
+    site.pass_time(60)
+    monkeypatch.undo()
+    assert queue.claim().request_id in requests
 
 
 def use_up_numbers(site: MemorySite, slide: Slide) -> None:
