@@ -21,6 +21,7 @@ TICK_S = 0.5
 _FAILED_EXPIRY_S = 5.0
 LEFTOVERS_EVERY = 20
 """Ticks between two looks at what was left unfinished: 10 s."""
+_MOST_SAID = 10_000
 
 
 def tick(core: Core) -> None:
@@ -67,6 +68,8 @@ def _say(core: Core, of: str, sentence: str) -> None:
     if core.said.get(of) != sentence:
         core.said[of] = sentence
         core.warn(sentence)
+    if len(core.said) > _MOST_SAID:  # another call may have done what is still noted here
+        core.said.pop(next(iter(core.said)), None)
 
 
 def _series_that_may_be_open(core: Core) -> set[str]:
@@ -101,7 +104,10 @@ def _delete_unpublished(core: Core) -> None:
         for request_id in core.unpublished.requests():
             _delete_unpublished_of(core, request_id)
     except StorageError as error:
-        core.warn(f"What is to be deleted of unfinished DICOM results could not be read yet: {error}")
+        sentence = f"What is to be deleted of unfinished DICOM results could not be read yet: {error}"
+        _say(core, "unfinished", sentence)
+    else:
+        core.said.pop("unfinished", None)
 
 
 def _delete_unpublished_of(core: Core, request_id: str) -> None:

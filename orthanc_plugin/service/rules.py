@@ -102,8 +102,19 @@ def sweep(core: Core) -> float:
     # A clock that ran ahead may have left a mark of the future, which would hide what arrives until then.
     after, is_all_settled = _look(core, replace(before, at=min(before.at, _now(core))))
     if str(after) != stored:
-        core.gateway.set_global_property(number, str(after))
+        _keep_mark(core, after)
     return SWEEP_EVERY_S if is_all_settled else _stable_age(core)
+
+
+def _keep_mark(core: Core, mark: _Mark) -> None:
+    """Write the mark, or leave the earlier one, up to which all is seen as well, to the next look.
+
+    A look takes in every series: to begin it anew at once, for as long as a disk is full, costs the others.
+    """
+    try:
+        core.gateway.set_global_property(core.settings.rules_property, str(mark))
+    except StorageError as error:
+        core.warn(f"Up to when arrivals were looked at could not be written: {error}")
 
 
 @dataclass(frozen=True)

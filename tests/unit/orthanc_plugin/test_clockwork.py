@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from orthanc_plugin.errors import StorageError
+from orthanc_plugin.service import clockwork
 from orthanc_plugin.service.clockwork import tick
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import MemorySite
@@ -53,6 +55,37 @@ def test_files_of_a_withdrawn_result_that_could_not_be_deleted_go_later(
     request = site.application.core.index.get(request_id)
     assert request is not None
     assert (request.artifacts, request.outputs) == ((), ())
+
+
+def test_what_cannot_be_read_at_each_look_is_said_once_until_it_can(
+    site: MemorySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as failing:
+
+        def fail() -> None:
+            raise StorageError("The database is locked.")
+
+        failing.setattr(site.application.core.unpublished, "requests", fail)
+        for _ in range(3):
+            site.pass_time(10)
+        (warning,) = site.warnings
+        assert warning.endswith("could not be read yet: The database is locked.")
+    site.pass_time(10)
+    assert not site.application.core.said
+
+
+def test_what_was_said_of_what_another_call_has_done_since_is_not_kept_for_ever(
+    site: MemorySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise StorageError("The database is locked.")
+
+    core = site.application.core
+    monkeypatch.setattr(clockwork, "_MOST_SAID", 1)
+    core.said["done by another call"] = "Request … is tried again later."
+    monkeypatch.setattr(core.listed, "prune", fail)
+    site.pass_time(10)
+    assert list(core.said) == ["lists"]
 
 
 def test_a_series_is_listed_as_long_as_it_has_an_open_request(site: MemorySite, queue: Queue) -> None:

@@ -385,6 +385,22 @@ def test_a_slide_dated_ahead_by_a_wrong_clock_does_not_wait_for_that_date() -> N
     assert len(arrivals.requests()) == 1
 
 
+def test_a_mark_that_cannot_be_written_is_said_and_left_to_the_next_look() -> None:
+    arrivals = Arrivals()
+    arrivals.site.clock.advance(100)
+    arrivals.arrive(arrivals.slide())
+    arrivals.site.clock.advance(100)
+    before = arrivals.site.gateway.get_global_property(5001)
+    arrivals.site.gateway.fail_next("set_global_property")
+    assert arrivals.sweep() == SWEEP_EVERY_S
+    assert arrivals.site.gateway.get_global_property(5001) == before
+    (warning,) = arrivals.site.warnings
+    assert warning.startswith("Up to when arrivals were looked at could not be written")
+    assert arrivals.sweep() == SWEEP_EVERY_S
+    assert arrivals.site.gateway.get_global_property(5001) != before
+    assert len(arrivals.requests()) == 1
+
+
 def test_without_rules_the_mark_is_forgotten() -> None:
     arrivals = Arrivals()
     site = MemorySite()
