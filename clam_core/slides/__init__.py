@@ -57,9 +57,9 @@ def open_slide(path: Path) -> Slide:
     NoVolumeError
         If DICOM files hold no level of a pyramid.
     SlideError
-        If there is nothing at `path`, it is no slide, or a folder of several.
+        If there is nothing at `path`, it is no slide or damaged, or a folder of several.
     """
-    if path.is_dir():
+    if path.is_dir() or is_dicom(path):
         require_one_slide(path)
     if is_dicom(path):
         return WsiDicomSlide.open(path)

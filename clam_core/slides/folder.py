@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which slides a folder holds."""
+"""Which slides a file or a folder holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
 from clam_core.errors import SlideError
 
-_TAGS = ["SOPClassUID", "SeriesInstanceUID", "ImageType"]
+_TAGS = ["SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns"]
 
 
 def is_dicom(path: Path) -> bool:
@@ -30,8 +30,10 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file())
 
 
-def require_one_slide(folder: Path) -> None:
-    """Raise where a folder holds several slides: which one to analyse is not guessed.
+def require_one_slide(path: Path) -> None:
+    """Raise where a folder holds several slides, which is not guessed among, or a DICOM file is damaged.
+
+    wsidicom passes over files whose header it cannot use, and the slide would be analysed without that level.
 
     Raises
     ------
@@ -39,26 +41,35 @@ def require_one_slide(folder: Path) -> None:
         Naming them.
     """
     slides: dict[str, str] = {}
-    for file in files_in(folder):
+    for file in files_in(path) if path.is_dir() else [path]:
         identity = _series_of(file) if is_dicom(file) else _file_of_slide(file)
         if identity is not None:
             slides.setdefault(identity, file.name)
     if len(slides) > 1:
         raise SlideError(
-            f"{folder.name} holds several slides: name one of {', '.join(slides.values())}. "
+            f"{path.name} holds several slides: name one of {', '.join(slides.values())}. "
             "DICOM series each need a folder of their own."
         )
 
 
 def _series_of(file: Path) -> str | None:
-    """Return the series whose slide a DICOM file is a level of, or None."""
+    """Return the series whose slide a DICOM file is a level of, or None; raise where that cannot be told."""
     try:
         header = dcmread(file, specific_tags=list(_TAGS), stop_before_pixels=True)
-    except (InvalidDicomError, OSError, EOFError, ValueError, RecursionError):
-        return None  # opening the slide says what is wrong with it
+    except (InvalidDicomError, EOFError, ValueError, RecursionError) as error:
+        raise _damaged(file) from error
     is_level = header.get("SOPClassUID") == VLWholeSlideMicroscopyImageStorage
     is_level = is_level and "VOLUME" in (header.get("ImageType") or ())
+    if is_level and "TotalPixelMatrixColumns" not in header:
+        raise _damaged(file)  # pydicom reads of a file that is cut off what is there
     return str(header.get("SeriesInstanceUID")) if is_level else None
+
+
+def _damaged(file: Path) -> SlideError:
+    return SlideError(
+        f"The DICOM header of {file.name} is damaged or incomplete: compare its size with the original's "
+        "and copy it again."
+    )
 
 
 def _file_of_slide(file: Path) -> str | None:

@@ -147,6 +147,36 @@ def test_a_slide_file_that_is_cut_off_is_called_damaged(
         open_slide(tmp_path / name)
 
 
+def cut_within_header(level: Path) -> None:
+    content = level.read_bytes()
+    level.write_bytes(content[: content.index(b"\x48\x00\x06\x00UL")])
+
+
+def test_a_dicom_file_that_is_cut_off_within_its_header_is_called_damaged(tmp_path: Path) -> None:
+    (level,) = write_slide(tmp_path, encoding="jpeg")
+    cut_within_header(level)
+    for path in (level, tmp_path):
+        with pytest.raises(SlideError, match=rf"header of {level.name} is damaged .* copy it again"):
+            open_slide(path)
+
+
+def test_a_folder_with_a_damaged_level_is_not_read_without_that_level(tmp_path: Path) -> None:
+    (level,) = write_slide(tmp_path, encoding="jpeg")
+    damaged = Path(shutil.copy(level, tmp_path / "other.dcm"))
+    cut_within_header(damaged)
+    with pytest.raises(SlideError, match=r"header of other\.dcm is damaged"):
+        open_slide(tmp_path)
+
+
+def test_a_dicom_file_nested_deeper_than_python_goes_is_called_damaged(tmp_path: Path) -> None:
+    (level,) = write_slide(tmp_path, encoding="jpeg")
+    cut_within_header(level)
+    sequence, item = b"\x48\x00\x05\x01SQ\0\0\xff\xff\xff\xff", b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    level.write_bytes(level.read_bytes() + (sequence + item) * 2 * sys.getrecursionlimit())
+    with pytest.raises(SlideError, match=rf"header of {level.name} is damaged"):
+        open_slide(level)
+
+
 def test_a_folder_of_several_slide_files_is_refused_by_their_names(tmp_path: Path) -> None:
     for name in ("a.svs", "b.svs"):
         shutil.copy(shared_path("slides/CMU-1-Small-Region.svs"), tmp_path / name)
