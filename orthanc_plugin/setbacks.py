@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 _FIRST_REST_S = 2.0
 _LONGEST_REST_S = 60.0
-_MOST_KEPT = 1000
+_MOST_KEPT = 10_000
+"""4 MB. One that is forgotten while its slide is still lost counts as a failure of Orthanc's anew."""
 
 
 @dataclass(frozen=True)
