@@ -195,7 +195,9 @@ class PluginClient:
         body = self._lease_body(lease, status="cancelled")
         self._calls.ask("POST", f"/update-status/{request_id}/", json_body=body)
 
-    def put_artifact(self, request_id: str, lease: Lease, name: str, data: bytes) -> None:
+    def put_artifact(
+        self, request_id: str, lease: Lease, name: str, data: bytes, *, retry: Retry | None = None
+    ) -> None:
         """Send one artifact.
 
         Raises
@@ -209,7 +211,7 @@ class PluginClient:
             "X-Pathology-Fence": str(lease.fence),
         }
         document = self._calls.ask(
-            "PUT", f"/requests/{request_id}/artifacts/{name}", data=data, headers=headers
+            "PUT", f"/requests/{request_id}/artifacts/{name}", data=data, headers=headers, retry=retry
         )
         stored = self._member(document, "artifact")
         expected = ArtifactRef.of(name, data)
@@ -220,9 +222,11 @@ class PluginClient:
                 f"{name} arrived damaged: check the proxy between this worker and Orthanc.",
             )
 
-    def complete(self, request_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(
+        self, request_id: str, body: Mapping[str, Any], *, retry: Retry | None = None
+    ) -> dict[str, Any]:
         """Send the end of a request, a result or an error; the same body may be sent again at any time."""
-        document = self._calls.ask("POST", f"/complete-request/{request_id}/", json_body=body)
+        document = self._calls.ask("POST", f"/complete-request/{request_id}/", json_body=body, retry=retry)
         return self._member(document, "request")
 
     def submit(self, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from enum import Enum
 from itertools import count
 
 from worker.backoff import Backoff, Wait, uninterrupted
+from worker.calls import Retry
 from worker.client import PluginClient
 from worker.delivery import Delivery, names_patient, without_patient_data
 from worker.errors import (
@@ -40,6 +41,10 @@ _INSTALLATIONS_FAULTS = frozenset({"forbidden_role", "forbidden_origin", "unknow
 
 _OF_ONE_SLIDE = "storage_unavailable"
 """May be for days, where a file of that slide is lost or its requests are of a newer plugin."""
+
+_REPLAY = Retry(within_s=2.0)
+"""A replay is itself a repeat, and an idle worker's claim waits for it: a dropped connection is made anew,
+but no ``Retry-After`` waited out: a few slides that cannot be read would keep the worker from claiming."""
 
 _UNKEPT_S = 600.0
 """So long a result that finds no room on disk is sent again and again, with its lease held. Then it is lost:
@@ -237,7 +242,7 @@ class Outbox:
         _log.debug("Sending a result again that waited on disk.")
         try:
             for name, data in delivery.artifacts.items():
-                self._client.put_artifact(delivery.request_id, delivery.lease, name, data)
+                self._client.put_artifact(delivery.request_id, delivery.lease, name, data, retry=_REPLAY)
             self._complete_again(delivery)
         except ServerError as error:
             return error if self._settle(delivery, error, spooled=True) is Fate.WAITS else None
@@ -248,13 +253,13 @@ class Outbox:
     def _complete_again(self, delivery: Delivery) -> None:
         """Complete; where the server has lost objects that were not kept here, without them."""
         try:
-            self._client.complete(delivery.request_id, delivery.body)
+            self._client.complete(delivery.request_id, delivery.body, retry=_REPLAY)
         except RefusedError as error:
             reduced = without_patient_data(delivery)
             if error.code != "artifact_mismatch" or reduced is delivery:
                 raise
             _log.warning("The DICOM results are lost, for they were not kept on this disk: %s", error)
-            self._client.complete(delivery.request_id, reduced.body)
+            self._client.complete(delivery.request_id, reduced.body, retry=_REPLAY)
 
     def _keep(self, delivery: Delivery) -> bool:
         try:

@@ -16,6 +16,7 @@ import pytest
 from tests.support.scripted_server import FOREIGN_PAGES, Page, ScriptedServer
 from tests.unit.worker.conftest import Rig
 from worker.backoff import Backoff
+from worker.client import PluginClient
 from worker.contract import ArtifactRef
 from worker.daemon import Mode
 from worker.delivery import Delivery, result_delivery
@@ -242,6 +243,24 @@ def test_a_delivery_that_is_being_sent_is_not_sent_again_meanwhile(rig: Rig, ser
     assert outbox.deliver(claimed(rig, server), replay) is Fate.ARRIVED
     assert replays == [False]
     assert len(server.calls_to("/artifacts/")) == 1
+
+
+def test_a_replay_does_not_wait_out_what_a_refusal_asks_for_since_an_idle_workers_claim_waits_for_it(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    for letter in "abc":
+        rig.spool.store(claimed(rig, server, letter * 32))
+    busy = {"success": False, "code": "storage_unavailable", "error": "Orthanc could not read it."}
+    server.stand_ins["/complete-request/"] = Page(503, json.dumps(busy).encode(), {"Retry-After": "5"})
+    pauses: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        pauses.append(seconds)
+        return False
+
+    assert not Outbox(PluginClient(rig.settings, rig.settings.worker, wait=wait), rig.spool).replay()
+    assert len(server.calls_to("/complete-request/")) == 3
+    assert pauses == []
 
 
 def refusing(status: int, code: str) -> Page:
