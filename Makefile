@@ -48,9 +48,9 @@ test-deploy: $(VENV)/.dev-ready ## the way from lab to hospital (TLS, private CA
 	@demo/system-packages.sh system-packages-deploy.txt
 	DEPLOY=1 $(RUN) -m pytest tests/deploy
 
-test-install: $(VENV)/.dev-ready ## what install.md and operate.md tell, word by word in an empty Debian with systemd (as root; 3 GB)
+test-install: $(VENV)/.dev-ready ## what install.md and operate.md tell, word by word in an empty Debian with systemd (as root; 3 GB; SUITE=trixie)
 	@demo/system-packages.sh system-packages-install.txt
-	INSTALL=1 $(RUN) -m pytest tests/install -x
+	INSTALL=1 SUITE=$(or $(SUITE),bookworm) $(RUN) -m pytest tests/install -x
 
 test-ohif: $(VENV)/.dev-ready ## the tests in OHIF (a minute for each version of it; OHIF=3.13.2 for one only)
 	@demo/system-packages.sh demo/system-packages-ohif.txt

@@ -15,9 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from worker.demo_slide import demo_slide
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "debian"
 MIRROR = os.environ.get("MIRROR", "http://deb.debian.org/debian")
+SUITE = os.environ.get("SUITE", "bookworm")
+"""The Debian that the pages are followed on."""
 NSPAWN = ("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--resolv-conf=copy-host")
 REPOSITORY = "/root/orthanc-pathology"
 """Where ours lies in a Debian."""
@@ -50,6 +54,17 @@ def copied(base: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def bring_repository(folder: Path) -> None:
+    """Put this repository into a Debian, as somebody who unpacks its archive."""
+    repository = folder / REPOSITORY.lstrip("/")
+    repository.mkdir()
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True)
+    packed = ["tar", "--create", "--null", "--files-from=-"]
+    content = subprocess.run(packed, cwd=ROOT, input=listed.stdout, check=True, capture_output=True)
+    subprocess.run(["tar", "--extract"], cwd=repository, input=content.stdout, check=True)
+    shutil.copy(demo_slide(ROOT / ".demo").path, repository / "slide.svs")
 
 
 @dataclass

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.install.debian import REPOSITORY, ROOT, Debian, bootstrapped, copied, pip_of_this_machine
+from tests.install.debian import (
+    REPOSITORY,
+    SUITE,
+    Debian,
+    bootstrapped,
+    bring_repository,
+    copied,
+    pip_of_this_machine,
+)
 from tests.install.page import commands
 from tests.support.certificates import make_certificates
-from worker.demo_slide import demo_slide
 
 NAME = "pathology.example"
 """As in `docker/nginx/site.conf`, which a site changes to its own."""
@@ -56,7 +61,7 @@ def debian() -> Iterator[Debian]:
                 f"port {port} is taken: stop what listens there"
             )
     environment, shared = pip_of_this_machine()
-    with copied(bootstrapped("bookworm", "--include=git,make")) as folder:
+    with copied(bootstrapped(SUITE, "--include=git,make")) as folder:
         bring(folder)
         with Debian(folder, environment, shared) as debian:
             yield debian
@@ -64,13 +69,7 @@ def debian() -> Iterator[Debian]:
 
 def bring(folder: Path) -> None:
     """Bring what a site has: the repository, a name, a certificate, a slide, a person."""
-    repository = folder / REPOSITORY.lstrip("/")
-    repository.mkdir()
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True)
-    packed = ["tar", "--create", "--null", "--files-from=-"]
-    content = subprocess.run(packed, cwd=ROOT, input=listed.stdout, check=True, capture_output=True)
-    subprocess.run(["tar", "--extract"], cwd=repository, input=content.stdout, check=True)
-    shutil.copy(demo_slide(ROOT / ".demo").path, repository / "slide.svs")
+    bring_repository(folder)
     with (folder / "etc" / "hosts").open("a") as hosts:
         hosts.write(f"127.0.0.1 {NAME}\n")
     certificates = folder / CERTIFICATES.lstrip("/")

@@ -29,6 +29,10 @@ ALLOWED = {
     r"(PatientID|StudyDate|StudyTime|StudyID).* - Missing attribute or value that would be needed to build "
     r"DICOMDIR": "the slide leaves these empty, and results have the slide's study as it is",
 }
+OF_NEWER_VALIDATORS = (
+    # Redundant in a TILED_FULL map, and taken by the validator of 2022; the one of Debian 13 expects none.
+    r"PlanePositionSlideSequence\(0048,021a\).* - Attribute is not present in standard DICOM IOD",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +55,8 @@ def unexpected(content: bytes, folder: Path) -> list[str]:
     return [
         line
         for line in remarks(content, folder)
-        if line.startswith("Error") or not any(re.search(pattern, line) for pattern in ALLOWED)
+        if line.startswith("Error")
+        or not any(re.search(pattern, line) for pattern in (*ALLOWED, *OF_NEWER_VALIDATORS))
     ]
 
 
