@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,9 @@ from worker.timely import TimelyAdapter
 _PIECE = 1 << 20
 _LONGEST_PAUSE_S = 60.0
 """No answer puts off the next call for longer: a page that announces an hour's work may be gone at once."""
+
+_REFUSED_BY_OPENSSL = re.compile(r"certificate verify failed: (.+?)\.? \(_ssl\.c")
+_UNKNOWN_ISSUER = re.compile(r"issuer certificate|self.signed certificate|verify the first certificate")
 
 
 def make_session(credentials: Credentials | None, connections: int = 8) -> requests.Session:
@@ -60,7 +64,7 @@ class _Basic(requests.auth.HTTPBasicAuth):
 def unreachable(address: str, error: requests.RequestException) -> ServerError:
     """Turn a failure of the transport into a sentence."""
     if isinstance(error, requests.exceptions.SSLError):
-        text = "its certificate is not trusted here: set REQUESTS_CA_BUNDLE to the file of your CA"
+        text = _certificate_refused(str(error))
     elif isinstance(error, requests.exceptions.ProxyError):
         text = "the proxy does not let it through: check HTTPS_PROXY and NO_PROXY"
     elif isinstance(error, requests.exceptions.Timeout):
@@ -70,6 +74,16 @@ def unreachable(address: str, error: requests.RequestException) -> ServerError:
     failure = UnreachableError(f"Cannot reach {address}: {text}.")
     failure.dropped = _was_dropped(error)
     return failure
+
+
+def _certificate_refused(said: str) -> str:
+    """Say what to do about a certificate, from OpenSSL's words in an error."""
+    reason = _REFUSED_BY_OPENSSL.search(said)
+    if reason is None or _UNKNOWN_ISSUER.search(reason[1]):
+        return "its certificate is not trusted here: set REQUESTS_CA_BUNDLE to the file of your CA"
+    return (
+        f"its certificate is refused ({reason[1]}): correct the address, or have the certificate issued anew"
+    )
 
 
 def _was_dropped(error: requests.RequestException) -> bool:

@@ -94,3 +94,13 @@ def test_a_private_ca_of_the_environment_is_trusted(
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     assert client_of(tls_url).health()["api"] == 1
+
+
+def test_a_certificate_that_does_not_fit_is_refused_with_openssls_reason(
+    tls_url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with pytest.raises(
+        UnreachableError, match=r"refused \(.*not valid for 'localhost'\): correct the address"
+    ):
+        client_of(tls_url.replace("127.0.0.1", "localhost")).health()
