@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from orthanc_plugin import values
 from orthanc_plugin.errors import ApiError, BusyError, StorageError
@@ -54,13 +55,22 @@ def finish_leftovers(core: Core) -> None:
         if is_to_be_deleted(request):
             _attempt(core, request.request_id, lambda item: _alone(core, item.request_id, delete_result))
     _delete_unpublished(core)
-    try:
+    with _told_once(core, "lists", "The lists of what is open could not be shortened", StorageError):
         core.listed.prune(lambda: _series_that_may_be_open(core))
         prune_copies(core)
-    except StorageError as error:
-        _say(core, "lists", f"The lists of what is open could not be shortened: {error}")
+
+
+@contextmanager
+def _told_once(core: Core, of: str, sentence: str, *failures: type[Exception]) -> Iterator[None]:
+    """Pass over what fails, with a line of the log: the sentence, and why."""
+    try:
+        yield
+    except BusyError:
+        raise  # nothing has failed
+    except failures as error:
+        _say(core, of, f"{sentence}: {error}")
     else:
-        core.said.pop("lists", None)
+        core.said.pop(of, None)
 
 
 def _say(core: Core, of: str, sentence: str) -> None:
@@ -85,13 +95,9 @@ def carry_over_all(core: Core) -> None:
 
 
 def _carry_over(core: Core, series_id: str) -> None:
-    try:
+    sentence = f"The requests of series {series_id}, deleted or stored again, are seen to later"
+    with _told_once(core, series_id, sentence, StorageError, ApiError):
         carry_over_unwritten(core, series_id)
-    except (StorageError, ApiError) as error:
-        sentence = f"The requests of series {series_id}, deleted or stored again, are seen to later: {error}"
-        _say(core, series_id, sentence)
-    else:
-        core.said.pop(series_id, None)
 
 
 def _alone(core: Core, request_id: str, action: Callable[[Core, str], None]) -> None:
@@ -100,26 +106,16 @@ def _alone(core: Core, request_id: str, action: Callable[[Core, str], None]) -> 
 
 
 def _delete_unpublished(core: Core) -> None:
-    try:
+    sentence = "What is to be deleted of unfinished DICOM results could not be read yet"
+    with _told_once(core, "unfinished", sentence, StorageError):
         for request_id in core.unpublished.requests():
             _delete_unpublished_of(core, request_id)
-    except StorageError as error:
-        sentence = f"What is to be deleted of unfinished DICOM results could not be read yet: {error}"
-        _say(core, "unfinished", sentence)
-    else:
-        core.said.pop("unfinished", None)
 
 
 def _delete_unpublished_of(core: Core, request_id: str) -> None:
-    try:
+    sentence = f"The DICOM results of request {request_id} are looked at again later"
+    with suppress(BusyError), _told_once(core, f"{request_id} results", sentence, StorageError, ApiError):
         _alone(core, request_id, delete_unpublished)
-    except BusyError:
-        return
-    except (StorageError, ApiError) as error:
-        sentence = f"The DICOM results of request {request_id} are looked at again later: {error}"
-        _say(core, f"{request_id} results", sentence)
-    else:
-        core.said.pop(f"{request_id} results", None)
 
 
 def _attempt(core: Core, request_id: str, action: Callable[[AnalysisRequest], None]) -> bool:
