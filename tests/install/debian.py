@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +145,16 @@ class Debian:
         }
         given = [f"{name}={value}" for name, value in variables.items()]
         return [*inside(self._process), "env", "-i", *given, "bash", "-c", lines]
+
+
+@contextmanager
+def empty_debian(bring: Callable[[Path], None]) -> Iterator[Debian]:
+    """Boot a Debian in which only git and make are installed, with what is brought into its folder."""
+    environment, shared = pip_of_this_machine()
+    with copied(bootstrapped(SUITE, "--include=git,make")) as folder:
+        bring(folder)
+        with Debian(folder, environment, shared) as debian:
+            yield debian
 
 
 def end(nspawn: subprocess.Popen[bytes]) -> None:

@@ -7,25 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.install.debian import (
-    SUITE,
-    Debian,
-    bootstrapped,
-    bring_repository,
-    copied,
-    pip_of_this_machine,
-)
+from tests.install.debian import Debian, bring_repository, empty_debian
 
 UNIT = "systemd-run --unit=demo --working-directory=$PWD"
 
 
 @pytest.fixture(scope="module")
 def debian() -> Iterator[Debian]:
-    environment, shared = pip_of_this_machine()
-    with copied(bootstrapped(SUITE, "--include=git,make")) as folder:
-        bring_repository(folder)
-        with Debian(folder, environment, shared) as debian:
-            yield debian
+    with empty_debian(bring_repository) as debian:
+        yield debian
 
 
 def test_make_demo_installs_all_it_needs_and_shows_a_result(debian: Debian) -> None:

@@ -15,15 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.install.debian import (
-    REPOSITORY,
-    SUITE,
-    Debian,
-    bootstrapped,
-    bring_repository,
-    copied,
-    pip_of_this_machine,
-)
+from tests.install.debian import REPOSITORY, Debian, bring_repository, empty_debian
 from tests.install.page import commands
 from tests.support.certificates import make_certificates
 
@@ -60,11 +52,8 @@ def debian() -> Iterator[Debian]:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, (
                 f"port {port} is taken: stop what listens there"
             )
-    environment, shared = pip_of_this_machine()
-    with copied(bootstrapped(SUITE, "--include=git,make")) as folder:
-        bring(folder)
-        with Debian(folder, environment, shared) as debian:
-            yield debian
+    with empty_debian(bring) as debian:
+        yield debian
 
 
 def bring(folder: Path) -> None:
