@@ -126,8 +126,7 @@ def unanalysed(site: Site, browser: Visit) -> Site:
     """The slide without any request: Orthanc forgets them with the study."""
     # The page of the test before may still be asking for the pictures of what goes now.
     browser.page.goto("about:blank")
-    for study in site.orthanc.get("/studies").json():
-        site.orthanc.request("DELETE", f"/studies/{study}").raise_for_status()
+    site.orthanc.delete_all()
     store_slide(site.orthanc, slide_folder())
     return site
 
@@ -366,8 +365,7 @@ def test_names_with_markup_are_shown_and_run_nothing(site: Site, browser: Visit,
         dialog.dismiss()
 
     browser.page.on("dialog", note_dialog)
-    for study in site.orthanc.get("/studies").json():
-        site.orthanc.request("DELETE", f"/studies/{study}").raise_for_status()
+    site.orthanc.delete_all()
     markup = "<img src=x onerror='window.hurt=1'>"
     for path in slide_folder().glob("*.dcm"):
         dataset = pydicom.dcmread(path)

@@ -137,8 +137,7 @@ class OrthancArchive:
         self._server.request("DELETE", f"/instances/{instance_id}").raise_for_status()
 
     def clear(self) -> None:
-        for patient in self._server.get("/patients").json():
-            self._server.request("DELETE", f"/patients/{patient}").raise_for_status()
+        self._server.delete_all()
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,7 @@ def running() -> Iterator[OrthancServer]:
 @pytest.fixture
 def server(running: OrthancServer) -> Iterator[OrthancServer]:
     yield running
-    for patient in running.get("/patients").json():
-        running.request("DELETE", f"/patients/{patient}").raise_for_status()
+    running.delete_all()
     wait_until(lambda: not requests_of(running))
 
 

@@ -249,6 +249,11 @@ class OrthancServer:
         """POST to a path, as the person unless `auth` says otherwise."""
         return self.request("POST", path, auth=auth, **options)
 
+    def delete_all(self) -> None:
+        """Delete all patients, and with them every slide and its requests."""
+        for patient in self.get("/patients").json():
+            self.request("DELETE", f"/patients/{patient}").raise_for_status()
+
     def request(
         self, method: str, path: str, *, auth: tuple[str, str] | None = None, **options: Any
     ) -> requests.Response:
