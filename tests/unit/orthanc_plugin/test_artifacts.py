@@ -232,12 +232,10 @@ def test_what_hides_how_deep_it_is_is_refused() -> None:
 @pytest.mark.parametrize("number", ["3412", "0000"])
 def test_what_is_only_numbered_like_an_item_hides_no_depth(number: str) -> None:
     """Taken for an item, it would have a length of 16,975: its type, read as a number."""
-    deep = nested_result("1.2.3", 18, ends=False)
-    head = len(tiny_result("1.2.3"))
-    hidden = element("feff" + number, b"OB", b"") + deep[head:]
+    hidden = element("feff" + number, b"OB", b"") + nested_sequences(18, ends=False)
     filled = hidden + element("e17f1000", b"OB", b"\0" * 20_000)
     with pytest.raises(UnreadableDicomError, match="too deep"):
-        check_structure(deep[:head] + filled)
+        check_structure(tiny_result("1.2.3") + filled)
 
 
 @pytest.mark.parametrize(
