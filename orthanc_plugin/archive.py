@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from .codec import DamagedError, SeriesState, decode_archive, encode_archive, encode_state
+from .codec import DamagedError, decode_archive, encode_archive, encode_state
 from .damaged import set_aside
 from .errors import StorageError
 from .gateway import Gateway
 from .lifecycle import is_to_be_deleted
 from .places import place_of
+from .series_state import SeriesState
 from .settings import Settings
 from .values import AnalysisRequest, replaced
 

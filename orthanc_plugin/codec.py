@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, TypeVar
 
+from .series_state import SCHEMA, SeriesState
 from .values import (
     FAILED,
     KINDS,
@@ -27,7 +28,6 @@ from .values import (
     replaced,
 )
 
-SCHEMA = 1
 _YEAR_10000 = 253_402_300_800.0
 
 Value = TypeVar("Value")
@@ -39,39 +39,6 @@ class DamagedError(Exception):
 
 class NewerError(Exception):
     """Bytes of a newer schema that this version cannot read; they are left alone."""
-
-
-@dataclass(frozen=True)
-class SeriesState:
-    """Everything the plugin knows of one series.
-
-    Attributes
-    ----------
-    revision
-        Grows with every write, so that two values of one series are never equal.
-    next_number
-        The next number of an attachment or record; none is used twice, so that late bytes hit nothing.
-    requests
-        Open requests and the latest finished ones, oldest first.
-    folded
-        How many older ones lie in the archive attachment.
-    schema
-        The schema the value was written with; one newer than `SCHEMA` is read, never rewritten.
-    """
-
-    series_id: str
-    next_number: int
-    revision: int = 0
-    requests: tuple[AnalysisRequest, ...] = ()
-    folded: int = 0
-    schema: int = SCHEMA
-
-    def find(self, request_id: str) -> AnalysisRequest | None:
-        """Return one of the requests, or None."""
-        for request in self.requests:
-            if request.request_id == request_id:
-                return request
-        return None
 
 
 _encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode

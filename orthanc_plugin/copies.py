@@ -13,17 +13,15 @@ from typing import Any, Union
 from .codec import DamagedError, NewerError, decode_archive, encode_archive
 from .gateway import Gateway
 from .global_property import Form, GlobalProperty
+from .settings import COPY_SHARDS
 from .values import AnalysisRequest
-
-SHARDS = 64
-"""Global properties that the copies are spread over: each write rewrites one of them."""
 
 Part = Union[tuple[AnalysisRequest, ...], str]
 """The copies of one series, or their text where this version cannot read it."""
 
 
 class Copies:
-    """Open requests as they were submitted, in `SHARDS` global properties by their series.
+    """Open requests as they were submitted, in `COPY_SHARDS` global properties by their series.
 
     Storing a slide's only file again makes Orthanc delete the series, with its requests, and create it anew.
     Memory writes them again, unless Orthanc was killed in between or had not read them yet: what was accepted
@@ -35,7 +33,7 @@ class Copies:
         self._lock = threading.Lock()
         self._announced: set[str] = set()
         self._shards = [
-            GlobalProperty(gateway, number + shard, self._form(shard), warn) for shard in range(SHARDS)
+            GlobalProperty(gateway, number + shard, self._form(shard), warn) for shard in range(COPY_SHARDS)
         ]
 
     def _form(self, shard: int) -> Form[Mapping[str, Part]]:
@@ -88,7 +86,7 @@ class Copies:
         StorageError
             Where Orthanc cannot read or write.
         """
-        shards = range(SHARDS) if series_ids is None else {_shard(series_id) for series_id in series_ids}
+        shards = range(COPY_SHARDS) if series_ids is None else {_shard(series_id) for series_id in series_ids}
         with self._lock:
             for shard in shards:
                 self._shards[shard].put(self._left(self._shards[shard].get(), has_ended))
@@ -120,7 +118,7 @@ class Copies:
 
 
 def _shard(series_id: str) -> int:
-    return zlib.crc32(series_id.encode("utf-8", "replace")) % SHARDS
+    return zlib.crc32(series_id.encode("utf-8", "replace")) % COPY_SHARDS
 
 
 def _copies(part: Part) -> tuple[AnalysisRequest, ...]:

@@ -9,7 +9,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Optional
 
-from .codec import SeriesState
+from .series_state import SeriesState
 from .values import AnalysisRequest, replaced
 
 OnFound = Callable[[Optional[AnalysisRequest], AnalysisRequest], None]

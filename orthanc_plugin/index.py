@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from . import values
 from .catalogue import Catalogue, Kind
-from .codec import SeriesState
 from .held_leases import HeldLeases, Lease, Live
 from .places import place_of
+from .series_state import SeriesState
 from .turns import Runs, Turns
 from .values import AnalysisRequest, replaced
 

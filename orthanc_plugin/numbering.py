@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .codec import SeriesState
 from .errors import ApiError
+from .series_state import SeriesState
 from .values import AnalysisRequest, replaced
 
 LAST_NUMBER = 65535

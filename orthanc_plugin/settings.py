@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from . import setting_values as read
 from .arrival import ArrivalRule
-from .copies import SHARDS
 from .errors import SettingsError
 from .setting_values import PermittedModel
 from .webhook_client import Endpoint
@@ -19,6 +18,9 @@ _SECTION = "Pathology"
 _FIRST_USER_NUMBER = 1024
 _LAST_USER_NUMBER = 65535
 _DEFAULT_HTTP_THREADS = 50
+
+COPY_SHARDS = 64
+"""Global properties that the copies of open requests are spread over: each write rewrites one of them."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Settings:
 
     @property
     def copies_property(self) -> int:
-        """Number of the first of `SHARDS` that hold copies of open requests (see `copies`)."""
+        """Number of the first of `COPY_SHARDS` that hold copies of open requests (see `copies`)."""
         return self.global_property + 4
 
 
@@ -108,6 +110,7 @@ def _runs_permitted_models(settings: Settings) -> bool:
 
 
 _number = read.whole(_FIRST_USER_NUMBER, _LAST_USER_NUMBER)
+_first_property = read.whole(_FIRST_USER_NUMBER, _LAST_USER_NUMBER - 3 - COPY_SHARDS)
 _KEYS: Mapping[str, tuple[str, read.Reader]] = {
     "Enabled": ("enabled", read.truth),
     "Workers": ("workers", read.names),
@@ -119,7 +122,10 @@ _KEYS: Mapping[str, tuple[str, read.Reader]] = {
     "ArchiveAttachment": ("archive_number", _number),
     "DamagedMetadataNumber": ("damaged_number", _number),
     "FirstAttachment": ("first_attachment", _number),
-    "GlobalProperty": ("global_property", read.whole(_FIRST_USER_NUMBER, _LAST_USER_NUMBER - 3 - SHARDS)),
+    "GlobalProperty": (
+        "global_property",
+        _first_property,
+    ),
     "Rules": ("rules", read.rules),
     "LeaseSeconds": ("lease_s", read.seconds(1, 3600)),
     "HeartbeatSeconds": ("heartbeat_s", read.seconds(0.2, 1200)),

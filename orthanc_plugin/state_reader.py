@@ -7,10 +7,11 @@ from collections.abc import Callable
 from functools import partial
 
 from .archive import Archive
-from .codec import DamagedError, SeriesState, decode_state
+from .codec import DamagedError, decode_state
 from .damaged import set_aside
 from .gateway import Gateway
 from .numbering import roomiest_number
+from .series_state import SeriesState
 from .settings import Settings
 from .values import AnalysisRequest, replaced
 

@@ -10,7 +10,7 @@ from contextvars import copy_context
 
 from .archive import MAX_BYTES, Archive, fold
 from .clock import Clock
-from .codec import SCHEMA, NewerError, SeriesState
+from .codec import NewerError
 from .doubts import Doubt, Doubts, OnFound
 from .errors import ApiError, StorageError
 from .gateway import Gateway
@@ -18,6 +18,7 @@ from .held_leases import Lease
 from .index import Index
 from .leases import duration_of, found_at_start
 from .numbering import artifact_numbers, record_numbers
+from .series_state import SCHEMA, SeriesState
 from .settings import Settings
 from .state_reader import StateReader
 from .values import AnalysisRequest, replaced

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from orthanc_plugin import values
 from orthanc_plugin.artifacts import DICOM_TYPE, MOST_ARTIFACTS, check_content, kind_of
-from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.delivery import held, with_artifact
 from orthanc_plugin.dicom_identity import UnreadableDicomError, read_identity
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.leases import authorised, require_deliverable
 from orthanc_plugin.numbering import take_number
+from orthanc_plugin.series_state import SeriesState
 from orthanc_plugin.store import with_request
 from orthanc_plugin.values import AnalysisRequest, Artifact, Output, sha256_hex
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from orthanc_plugin.audit import Audit
 from orthanc_plugin.clock import Clock
-from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.copies import Copies
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import Gateway
 from orthanc_plugin.index import Index
 from orthanc_plugin.open_series import OpenSeries
+from orthanc_plugin.series_state import SeriesState
 from orthanc_plugin.setbacks import Setbacks
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import Store, source_deleted, storage_unavailable

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from orthanc_plugin.codec import RECORD_HEAD, SCHEMA
+from orthanc_plugin.codec import RECORD_HEAD
 from orthanc_plugin.numbering import named_numbers
+from orthanc_plugin.series_state import SCHEMA
 
 from .core import Core
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orthanc_plugin import values
-from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.lifecycle import counts_as_repeat, covers, same_wish, submitted
+from orthanc_plugin.series_state import SeriesState
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.store import with_request
 from orthanc_plugin.values import AnalysisRequest, canonical

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orthanc_plugin.archive import brought_back
-from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.numbering import take_number
+from orthanc_plugin.series_state import SeriesState
 from orthanc_plugin.store import Change, RequestChange, source_deleted, with_request
 from orthanc_plugin.transition import new_events
 from orthanc_plugin.values import AnalysisRequest

@@ -11,11 +11,12 @@ from itertools import count
 import pytest
 
 from orthanc_plugin.application import Application
-from orthanc_plugin.copies import SHARDS, Copies
+from orthanc_plugin.copies import Copies
 from orthanc_plugin.errors import StorageError
 from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.service.changes import find_lost, series_created
 from orthanc_plugin.service.startup import load_open
+from orthanc_plugin.settings import COPY_SHARDS
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result
@@ -225,7 +226,7 @@ def test_a_submit_writes_the_copies_of_few_others(site: MemorySite, queue: Queue
     site.call("POST", "/pathology/analyze", body=body)
     before = stored(site)
     queue.submitted(slide := site.new_slide())
-    assert len(before) == SHARDS
+    assert len(before) == COPY_SHARDS
     assert {number for number, text in stored(site).items() if text != before[number]} == {
         number_for(slide.series)
     }

@@ -11,10 +11,10 @@ import pytest
 
 from orthanc_plugin import values
 from orthanc_plugin.catalogue import Kind
-from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.held_leases import Lease
 from orthanc_plugin.index import Index
 from orthanc_plugin.places import END, START, place_of
+from orthanc_plugin.series_state import SeriesState
 from orthanc_plugin.values import AnalysisRequest, Grant, Model
 
 SERIES = ("s1", "s2", "s3", "s4")

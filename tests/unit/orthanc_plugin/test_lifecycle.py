@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from orthanc_plugin import delivery, leases, lifecycle, transition, values
-from orthanc_plugin.codec import SeriesState, decode_state, encode_state
+from orthanc_plugin.codec import decode_state, encode_state
 from orthanc_plugin.errors import ApiError
+from orthanc_plugin.series_state import SeriesState
 from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model, Output, Review
 
 NOW = 1000.0

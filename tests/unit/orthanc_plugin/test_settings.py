@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin.copies import SHARDS
 from orthanc_plugin.errors import SettingsError
 from orthanc_plugin.setting_values import PermittedModel
-from orthanc_plugin.settings import Settings, read_settings, warnings_on
+from orthanc_plugin.settings import COPY_SHARDS, Settings, read_settings, warnings_on
 
 WEBHOOK = {"Url": "https://lis.example.org/hook", "Secret": "whsec_" + "QUJD" * 11}
 
@@ -120,7 +119,7 @@ def test_the_properties_of_the_database_follow_one_another_up_to_the_last_number
     settings = read({"GlobalProperty": 65_468})
     own = (settings.rules_property, settings.unpublished_property, settings.drain_property)
     assert (settings.global_property, *own, settings.copies_property) == tuple(range(65_468, 65_473))
-    assert settings.copies_property + SHARDS - 1 == 65_535
+    assert settings.copies_property + COPY_SHARDS - 1 == 65_535
 
 
 def test_origins_are_taken_as_browsers_send_them() -> None:

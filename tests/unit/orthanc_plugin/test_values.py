@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orthanc_plugin.codec import SeriesState, decode_state, encode_state
+from orthanc_plugin.codec import decode_state, encode_state
+from orthanc_plugin.series_state import SeriesState
 from orthanc_plugin.values import AnalysisRequest, Event, Failure, Grant, Model, Stored, replaced
 from tests.unit.orthanc_plugin.test_lifecycle import a_request
 

@@ -13,9 +13,9 @@ import pytest
 
 from orthanc_plugin import lifecycle
 from orthanc_plugin.clock import SystemClock
-from orthanc_plugin.codec import SeriesState
 from orthanc_plugin.held_leases import Lease
 from orthanc_plugin.index import Index
+from orthanc_plugin.series_state import SeriesState
 from orthanc_plugin.transition import with_last_grant
 from orthanc_plugin.values import AnalysisRequest
 from orthanc_plugin.waiting import ClaimPool, ClaimWaiter, PagePool, Taker
