@@ -29,10 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib.pyplot as plt
 
 from orthanc_plugin.application import Application
-from orthanc_plugin.held_leases import Live
-from orthanc_plugin.list_filter import parse_filter
-from orthanc_plugin.memory_gateway import MemoryGateway
-from orthanc_plugin.metrics import queue_metrics, render
+from orthanc_plugin.contract.list_filter import parse_filter
+from orthanc_plugin.host.memory_gateway import MemoryGateway
+from orthanc_plugin.queue.held_leases import Live
+from orthanc_plugin.queue.values import COMPLETED, FAILED, OPEN, Model
+from orthanc_plugin.routes.metrics import queue_metrics, render
 from orthanc_plugin.service import listing
 from orthanc_plugin.service.claim import Claim, claim
 from orthanc_plugin.service.clockwork import finish_leftovers, tick
@@ -41,7 +42,6 @@ from orthanc_plugin.service.report import Heartbeat, LeaseProof, heartbeat
 from orthanc_plugin.service.startup import load_all, load_open
 from orthanc_plugin.service.submit import Wish, submit
 from orthanc_plugin.service.targets import Target
-from orthanc_plugin.values import COMPLETED, FAILED, OPEN, Model
 from tests.support.fake_clock import FakeClock
 from tests.support.sites import RecordingAudit, settings_of
 

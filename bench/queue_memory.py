@@ -11,12 +11,12 @@ from pathlib import Path
 from orthanc_plugin.application import Application
 from orthanc_plugin.audit import FileAudit
 from orthanc_plugin.clock import SystemClock
-from orthanc_plugin.codec import encode_state
-from orthanc_plugin.memory_gateway import MemoryGateway
-from orthanc_plugin.series_state import SeriesState
+from orthanc_plugin.host.memory_gateway import MemoryGateway
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.values import COMPLETED, AnalysisRequest, Event, Grant, Model
 from orthanc_plugin.service.startup import load_all
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.values import COMPLETED, AnalysisRequest, Event, Grant, Model
+from orthanc_plugin.storage.codec import encode_state
 
 REMEMBERED = 100_000
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from orthanc_plugin.application import Application
 from orthanc_plugin.clock import SystemClock
+from orthanc_plugin.host.memory_gateway import MemoryGateway
 from orthanc_plugin.http import Request
-from orthanc_plugin.memory_gateway import MemoryGateway
 from orthanc_plugin.service.startup import load_open
 from orthanc_plugin.settings import read_settings
 

@@ -8,23 +8,23 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from .access.native_calls import may_store
+from .access.roles import Policy, Role, check, role_of
+from .access.users import is_forged, user_name
 from .audit import Audit
 from .clock import Clock
-from .eligibility import is_volume
 from .errors import ApiError, StorageError
 from .gateway import Gateway
 from .http import Request, Response, error_response, is_form
-from .native_calls import may_store
-from .numbering import LAST_NUMBER
-from .ranges import RangeServer
-from .roles import Policy, Role, check, role_of
-from .router import Router
-from .routes import Routes
+from .routes.all_routes import Routes
+from .routes.ranges import RangeServer
+from .routes.router import Router
 from .service.build import build_core
 from .service.core import Core, audit_refusal, signed_in, unavailable
 from .service.report import holds_lease_on
 from .settings import Settings, names_of_numbers
-from .users import is_forged, user_name
+from .slides.eligibility import is_volume
+from .storage.numbering import LAST_NUMBER
 
 OWN_ROUTES = re.compile(r"/(?:api/)?pathology(?:/[\s\S]*)?")
 _LONGEST_HOLD_S = 10.0

@@ -14,7 +14,7 @@ from json.encoder import encode_basestring_ascii as _text
 from pathlib import Path
 from typing import Protocol
 
-from .values import Event
+from .queue.values import Event
 
 SYSLOG = "syslog"
 FILE_NAME = "pathology-audit.log"

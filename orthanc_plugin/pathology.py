@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
-# Orthanc puts the script's own folder first, and our module `http` would hide Python's package of that name.
+# Orthanc puts the script's own folder first, and our `http` and `queue` would hide Python's own.
 sys.path[:] = [str(_PACKAGE.parent), *(entry for entry in sys.path if Path(entry).resolve() != _PACKAGE)]
 
 from orthanc_plugin.registration import register  # noqa: E402 - only found from here on

@@ -10,20 +10,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from . import __version__, orthanc_api, orthanc_callbacks
+from . import __version__
+from .access.users import refuse_unsafe_users
 from .application import OWN_ROUTES, Application
 from .audit import open_audit
 from .clock import SystemClock
 from .errors import PluginError
-from .orthanc_gateway import OrthancGateway
-from .pages import explorer_script
+from .host import orthanc_api, orthanc_callbacks
+from .host.orthanc_gateway import OrthancGateway
+from .routes.pages import explorer_script
 from .service.changes import series_created, series_deleted, series_stable
 from .service.clockwork import LEFTOVERS_EVERY, TICK_S, finish_leftovers, tick
 from .service.core import Core
 from .service.rules import series_arrived, sweep
 from .service.startup import load_all, load_open, load_unread
 from .settings import read_settings, warnings_on
-from .users import refuse_unsafe_users
 
 OnChange = Callable[[int, int, str], None]
 Filter = Callable[..., bool]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from .arrival import ArrivalRule
 from .errors import SettingsError
+from .slides.arrival import ArrivalRule
 from .webhook_client import Endpoint
 
 Reader = Callable[[str, Any], Any]

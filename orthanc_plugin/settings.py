@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from . import setting_values as read
-from .arrival import ArrivalRule
 from .errors import SettingsError
 from .setting_values import PermittedModel
+from .slides.arrival import ArrivalRule
 from .webhook_client import Endpoint
 
 _SECTION = "Pathology"

@@ -16,9 +16,10 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from . import values, views
 from .clock import Clock
-from .values import AnalysisRequest
+from .contract import views
+from .queue import values
+from .queue.values import AnalysisRequest
 from .webhook_client import DeliveryError, Endpoint, Message
 
 ENDED = frozenset({values.COMPLETED, values.FAILED, values.CANCELLED, values.WITHDRAWN})

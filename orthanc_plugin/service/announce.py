@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from orthanc_plugin.errors import StorageError
 from orthanc_plugin.gateway import SeriesInfo
-from orthanc_plugin.lifecycle import as_submitted
-from orthanc_plugin.values import AnalysisRequest
+from orthanc_plugin.queue.lifecycle import as_submitted
+from orthanc_plugin.queue.values import AnalysisRequest
 
 from .core import Core, has_ended, unavailable
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orthanc_plugin import values
-from orthanc_plugin.artifacts import DICOM_TYPE, MOST_ARTIFACTS, check_content, kind_of
-from orthanc_plugin.delivery import held, with_artifact
-from orthanc_plugin.dicom_identity import UnreadableDicomError, read_identity
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.leases import authorised, require_deliverable
-from orthanc_plugin.numbering import take_number
-from orthanc_plugin.series_state import SeriesState
-from orthanc_plugin.store import with_request
-from orthanc_plugin.values import AnalysisRequest, Artifact, Output, sha256_hex
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.delivery import held, with_artifact
+from orthanc_plugin.queue.leases import authorised, require_deliverable
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.values import AnalysisRequest, Artifact, Output, sha256_hex
+from orthanc_plugin.results.artifacts import DICOM_TYPE, MOST_ARTIFACTS, check_content, kind_of
+from orthanc_plugin.slides.dicom_identity import UnreadableDicomError, read_identity
+from orthanc_plugin.storage.numbering import take_number
+from orthanc_plugin.storage.store import with_request
 
 from .core import Core, find, unavailable, unknown_request
 from .publish import alone, delete_unpublished

@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 from orthanc_plugin.audit import Audit
 from orthanc_plugin.clock import Clock
-from orthanc_plugin.copies import Copies
-from orthanc_plugin.drained import Drained
+from orthanc_plugin.fleet.drained import Drained
+from orthanc_plugin.fleet.workers import Workers
 from orthanc_plugin.gateway import Gateway
-from orthanc_plugin.index import Index
-from orthanc_plugin.open_series import OpenSeries
+from orthanc_plugin.queue.index import Index
+from orthanc_plugin.queue.values import AnalysisRequest
+from orthanc_plugin.queue.waiting import ClaimPool, PagePool
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.store import Store
-from orthanc_plugin.unpublished import Unpublished
-from orthanc_plugin.values import AnalysisRequest
-from orthanc_plugin.waiting import ClaimPool, PagePool
+from orthanc_plugin.storage.copies import Copies
+from orthanc_plugin.storage.open_series import OpenSeries
+from orthanc_plugin.storage.store import Store
+from orthanc_plugin.storage.unpublished import Unpublished
 from orthanc_plugin.webhook import Webhook
 from orthanc_plugin.webhook_client import post
-from orthanc_plugin.workers import Workers
 
 from .core import Core
 from .transact import follow_change

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orthanc_plugin import values
-from orthanc_plugin.eligibility import fingerprint
 from orthanc_plugin.gateway import SeriesInfo, stamp
-from orthanc_plugin.lifecycle import slide_settled, source_replaced
-from orthanc_plugin.series_state import SeriesState
-from orthanc_plugin.values import AnalysisRequest, Event, replaced
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.lifecycle import slide_settled, source_replaced
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.values import AnalysisRequest, Event, replaced
+from orthanc_plugin.slides.eligibility import fingerprint
 
 from .announce import announced, at_risk
 from .core import Core

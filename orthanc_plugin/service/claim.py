@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orthanc_plugin import values
-from orthanc_plugin.counters import Counters
-from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.fleet.counters import Counters
+from orthanc_plugin.fleet.workers import Worker, model_for
 from orthanc_plugin.gateway import InstanceInfo
-from orthanc_plugin.leases import granted, is_prefetched, refused_at_claim
-from orthanc_plugin.store import source_deleted
-from orthanc_plugin.values import AnalysisRequest, Failure, Grant, Model
-from orthanc_plugin.waiting import ClaimWaiter, Taker
-from orthanc_plugin.workers import Worker, model_for
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.leases import granted, is_prefetched, refused_at_claim
+from orthanc_plugin.queue.values import AnalysisRequest, Failure, Grant, Model
+from orthanc_plugin.queue.waiting import ClaimWaiter, Taker
+from orthanc_plugin.slides.eligibility import check_eligible, fingerprint
+from orthanc_plugin.storage.store import source_deleted
 
 from .changes import note_arrival, series_deleted
 from .core import Core, unavailable

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from orthanc_plugin import values
 from orthanc_plugin.errors import ApiError, BusyError, StorageError
-from orthanc_plugin.leases import expired
-from orthanc_plugin.lifecycle import is_to_be_deleted
-from orthanc_plugin.values import AnalysisRequest
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.leases import expired
+from orthanc_plugin.queue.lifecycle import is_to_be_deleted
+from orthanc_plugin.queue.values import AnalysisRequest
 
 from .announce import prune_copies
 from .changes import carry_over_unwritten, series_deleted

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orthanc_plugin import values
-from orthanc_plugin.artifacts import DICOM_TYPE
-from orthanc_plugin.delivery import (
+from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.delivery import (
     Delivery,
     artifact_mismatch,
     completed,
@@ -17,11 +17,11 @@ from orthanc_plugin.delivery import (
     publishing,
     series_changed,
 )
-from orthanc_plugin.eligibility import fingerprint
-from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.leases import authorised, find_grant, require_deliverable
-from orthanc_plugin.store import source_deleted
-from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, canonical
+from orthanc_plugin.queue.leases import authorised, find_grant, require_deliverable
+from orthanc_plugin.queue.values import AnalysisRequest, Artifact, Failure, canonical
+from orthanc_plugin.results.artifacts import DICOM_TYPE
+from orthanc_plugin.slides.eligibility import fingerprint
+from orthanc_plugin.storage.store import source_deleted
 
 from .artifacts import stored_intact
 from .core import Core, find, unavailable

@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 
 from orthanc_plugin.audit import Audit
 from orthanc_plugin.clock import Clock
-from orthanc_plugin.copies import Copies
 from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.fleet.workers import Workers
 from orthanc_plugin.gateway import Gateway
-from orthanc_plugin.index import Index
-from orthanc_plugin.open_series import OpenSeries
-from orthanc_plugin.series_state import SeriesState
-from orthanc_plugin.setbacks import Setbacks
+from orthanc_plugin.queue.index import Index
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.setbacks import Setbacks
+from orthanc_plugin.queue.tallies import Tallies
+from orthanc_plugin.queue.values import AnalysisRequest, Event
+from orthanc_plugin.queue.waiting import ClaimPool, PagePool
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.store import Store, source_deleted, storage_unavailable
-from orthanc_plugin.tallies import Tallies
-from orthanc_plugin.unpublished import Unpublished
-from orthanc_plugin.values import AnalysisRequest, Event
-from orthanc_plugin.waiting import ClaimPool, PagePool
+from orthanc_plugin.storage.copies import Copies
+from orthanc_plugin.storage.open_series import OpenSeries
+from orthanc_plugin.storage.store import Store, source_deleted, storage_unavailable
+from orthanc_plugin.storage.unpublished import Unpublished
 from orthanc_plugin.webhook import Webhook
-from orthanc_plugin.workers import Workers
 
 signed_in: ContextVar[str] = ContextVar("signed_in", default="")
 """The user whose call is being answered; nobody where the plugin acts by itself."""

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.lifecycle import cancelled, retried, reviewed, withdrawn
-from orthanc_plugin.values import AnalysisRequest, Event, Review
+from orthanc_plugin.queue.lifecycle import cancelled, retried, reviewed, withdrawn
+from orthanc_plugin.queue.values import AnalysisRequest, Event, Review
 
 from .announce import announced, at_risk
 from .core import Core, audit_call, find, unavailable

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from orthanc_plugin import values
-from orthanc_plugin.leases import is_prefetched
-from orthanc_plugin.values import AnalysisRequest
-from orthanc_plugin.workers import Worker, model_for
+from orthanc_plugin.fleet.workers import Worker, model_for
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.leases import is_prefetched
+from orthanc_plugin.queue.values import AnalysisRequest
 
 from .core import Core
 

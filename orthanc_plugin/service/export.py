@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orthanc_plugin import export
-from orthanc_plugin.attention_file import Patches, UnreadableAttentionError, read_attention
 from orthanc_plugin.errors import ApiError
-from orthanc_plugin.values import AnalysisRequest
+from orthanc_plugin.queue.values import AnalysisRequest
+from orthanc_plugin.results import export
+from orthanc_plugin.results.attention_file import Patches, UnreadableAttentionError, read_attention
 
 from .artifacts import get_artifact
 from .core import Core, find

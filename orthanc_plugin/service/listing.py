@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from orthanc_plugin import values
-from orthanc_plugin.catalogue import Kind, kind_of
-from orthanc_plugin.leases import is_due, is_prefetched
-from orthanc_plugin.list_filter import MAX_LIMIT, Filter, cursor_after
-from orthanc_plugin.places import END, START
-from orthanc_plugin.values import AnalysisRequest
-from orthanc_plugin.views import silent_member, worker_member
-from orthanc_plugin.workers import permits
+from orthanc_plugin.contract.list_filter import MAX_LIMIT, Filter, cursor_after
+from orthanc_plugin.contract.views import silent_member, worker_member
+from orthanc_plugin.fleet.workers import permits
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.catalogue import Kind, kind_of
+from orthanc_plugin.queue.leases import is_due, is_prefetched
+from orthanc_plugin.queue.places import END, START
+from orthanc_plugin.queue.values import AnalysisRequest
 
 from .core import Core, find, starting
 

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from orthanc_plugin.codec import RECORD_HEAD
-from orthanc_plugin.numbering import named_numbers
-from orthanc_plugin.series_state import SCHEMA
+from orthanc_plugin.queue.series_state import SCHEMA
+from orthanc_plugin.storage.codec import RECORD_HEAD
+from orthanc_plugin.storage.numbering import named_numbers
 
 from .core import Core
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from orthanc_plugin import values
-from orthanc_plugin.artifacts import DICOM_TYPE
-from orthanc_plugin.delivery import completed
-from orthanc_plugin.dicom_identity import UnreadableDicomError, check_structure
 from orthanc_plugin.errors import ApiError, BusyError, FileRefusedError, StorageError
 from orthanc_plugin.gateway import Filed
-from orthanc_plugin.lifecycle import is_to_be_deleted, result_deleted
-from orthanc_plugin.store import source_deleted
-from orthanc_plugin.values import AnalysisRequest, Output
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.delivery import completed
+from orthanc_plugin.queue.lifecycle import is_to_be_deleted, result_deleted
+from orthanc_plugin.queue.values import AnalysisRequest, Output
+from orthanc_plugin.results.artifacts import DICOM_TYPE
+from orthanc_plugin.slides.dicom_identity import UnreadableDicomError, check_structure
+from orthanc_plugin.storage.store import source_deleted
 
 from .announce import prune_copies
 from .changes import gone_a_moment_ago, series_deleted

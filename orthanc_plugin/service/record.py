@@ -12,10 +12,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from orthanc_plugin import values
-from orthanc_plugin.codec import encode_record
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.values import AnalysisRequest, Artifact, replaced, sha256_hex
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.values import AnalysisRequest, Artifact, replaced, sha256_hex
+from orthanc_plugin.storage.codec import encode_record
 
 from .core import Core, unavailable
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orthanc_plugin import values
-from orthanc_plugin.counters import Counters
-from orthanc_plugin.held_leases import Live
-from orthanc_plugin.leases import (
+from orthanc_plugin.fleet.counters import Counters
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.held_leases import Live
+from orthanc_plugin.queue.leases import (
     authorised,
     cancel_confirmed,
     duration_of,
@@ -17,7 +17,7 @@ from orthanc_plugin.leases import (
     is_news,
     only_confirms,
 )
-from orthanc_plugin.values import AnalysisRequest
+from orthanc_plugin.queue.values import AnalysisRequest
 
 from .core import Core, find
 from .transact import change_request, note_request

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from orthanc_plugin.arrival import Arrival, matches
-from orthanc_plugin.eligibility import check_eligible, is_slide_image
 from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo, stamp
+from orthanc_plugin.slides.arrival import Arrival, matches
+from orthanc_plugin.slides.eligibility import check_eligible, is_slide_image
 
 from .core import Core
 from .submit import Wish, submit

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from orthanc_plugin import values
 from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.queue import values
 
 from .announce import announced, at_risk
 from .changes import find_lost, series_changed_unseen

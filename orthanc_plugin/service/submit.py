@@ -9,14 +9,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orthanc_plugin import values
-from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.lifecycle import counts_as_repeat, covers, same_wish, submitted
-from orthanc_plugin.series_state import SeriesState
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.lifecycle import counts_as_repeat, covers, same_wish, submitted
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.values import AnalysisRequest, canonical
 from orthanc_plugin.settings import Settings
-from orthanc_plugin.store import with_request
-from orthanc_plugin.values import AnalysisRequest, canonical
+from orthanc_plugin.slides.eligibility import check_eligible, fingerprint
+from orthanc_plugin.storage.store import with_request
 
 from .announce import announced, has_one_file
 from .changes import look_after, note_arrival

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orthanc_plugin import values
 from orthanc_plugin.errors import ApiError, StorageError
-from orthanc_plugin.held_leases import Live
-from orthanc_plugin.leases import is_due, lease_lost
-from orthanc_plugin.values import AnalysisRequest, Failure, sha256_hex
-from orthanc_plugin.workers import permits
+from orthanc_plugin.fleet.workers import permits
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.held_leases import Live
+from orthanc_plugin.queue.leases import is_due, lease_lost
+from orthanc_plugin.queue.values import AnalysisRequest, Failure, sha256_hex
 
 from .claim import Claim, Granted, try_grant
 from .complete import Result, complete

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orthanc_plugin.archive import brought_back
-from orthanc_plugin.numbering import take_number
-from orthanc_plugin.series_state import SeriesState
-from orthanc_plugin.store import Change, RequestChange, source_deleted, with_request
-from orthanc_plugin.transition import new_events
-from orthanc_plugin.values import AnalysisRequest
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.transition import new_events
+from orthanc_plugin.queue.values import AnalysisRequest
+from orthanc_plugin.storage.archive import brought_back
+from orthanc_plugin.storage.numbering import take_number
+from orthanc_plugin.storage.store import Change, RequestChange, source_deleted, with_request
 
 from .announce import drop_copies
 from .core import Core, audit_call, find, unknown_request

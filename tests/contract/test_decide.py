@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydicom.uid import generate_uid
 
-from orthanc_plugin.archive import MAX_FINISHED
+from orthanc_plugin.storage.archive import MAX_FINISHED
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import MONITOR, WORKER, ServerSite, Site, Slide
 from tests.support.tiny_dicom import tiny_result, tiny_slide

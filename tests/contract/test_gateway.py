@@ -15,10 +15,10 @@ import requests
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from orthanc_plugin.eligibility import VL_WHOLE_SLIDE_MICROSCOPY
 from orthanc_plugin.errors import FileRefusedError, StorageError
 from orthanc_plugin.gateway import Filed, Gateway, InstanceInfo, SeriesInfo
-from orthanc_plugin.memory_gateway import VOLUME, MemoryGateway
+from orthanc_plugin.host.memory_gateway import VOLUME, MemoryGateway
+from orthanc_plugin.slides.eligibility import VL_WHOLE_SLIDE_MICROSCOPY
 from tests.support.orthanc_server import OrthancServer
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "gateway_script.py"

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from orthanc_plugin.tallies import EVENTS
+from orthanc_plugin.queue.tallies import EVENTS
 from tests.support.queue_client import Queue
 from tests.support.sites import MONITOR, Site
 

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from orthanc_plugin.openapi import OPERATIONS
+from orthanc_plugin.routes.openapi import OPERATIONS
 from tests.support.orthanc_server import ROOT
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import WORKER, Answer, MemorySite, Site

@@ -12,10 +12,10 @@ from typing import Any
 
 sys.path.insert(0, os.environ["PATHOLOGY_HOME"])
 
-from orthanc_plugin import orthanc_api, orthanc_callbacks
 from orthanc_plugin.errors import StorageError
+from orthanc_plugin.host import orthanc_api, orthanc_callbacks
+from orthanc_plugin.host.orthanc_gateway import OrthancGateway
 from orthanc_plugin.http import Request, Response, json_response
-from orthanc_plugin.orthanc_gateway import OrthancGateway
 
 GATEWAY = OrthancGateway()
 

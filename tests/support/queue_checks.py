@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 
-from orthanc_plugin.codec import DamagedError, NewerError, decode_archive, decode_state
-from orthanc_plugin.lifecycle import is_to_be_deleted
-from orthanc_plugin.numbering import named_numbers
-from orthanc_plugin.tallies import EVENTS
-from orthanc_plugin.values import OPEN, SOURCE_REPLACED, AnalysisRequest, Artifact
+from orthanc_plugin.queue.lifecycle import is_to_be_deleted
+from orthanc_plugin.queue.tallies import EVENTS
+from orthanc_plugin.queue.values import OPEN, SOURCE_REPLACED, AnalysisRequest, Artifact
+from orthanc_plugin.storage.codec import DamagedError, NewerError, decode_archive, decode_state
+from orthanc_plugin.storage.numbering import named_numbers
 from tests.support.queue_orthanc import StruckSite
 from tests.support.queue_promises import Damage, Promises, held_value, require
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 from orthanc_plugin.errors import PluginError
-from orthanc_plugin.leases import found_at_start
+from orthanc_plugin.queue.leases import found_at_start
 from orthanc_plugin.service.changes import series_created, series_deleted
 from tests.support.queue_actors import Actors
 from tests.support.queue_checks import check, check_audit, check_dicom, check_files
@@ -26,7 +26,7 @@ _HEARD = {DELETED: series_deleted, NEW_SERIES: series_created}
 @contextmanager
 def small_archive() -> Iterator[None]:
     """Let a series keep few finished requests, so that older ones are folded all the time."""
-    with patch("orthanc_plugin.archive.MAX_FINISHED", 3):
+    with patch("orthanc_plugin.storage.archive.MAX_FINISHED", 3):
         yield
 
 

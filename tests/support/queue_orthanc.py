@@ -12,7 +12,7 @@ from typing import Any
 
 from orthanc_plugin.application import Application
 from orthanc_plugin.errors import FileRefusedError, StorageError
-from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.host.memory_gateway import MemoryGateway
 from tests.support.sites import LABEL, MemorySite, Slide, settings_of
 
 DELETED, NEW_SERIES = "DELETED", "NEW_SERIES"

@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from orthanc_plugin.numbering import named_numbers
+from orthanc_plugin.storage.numbering import named_numbers
 from tests.support.queue_orthanc import StruckSite
 
 _CARRIED_OVER_S = 10.0

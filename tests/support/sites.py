@@ -14,14 +14,14 @@ from urllib.parse import parse_qsl, urlencode
 from pydicom.uid import generate_uid
 
 from orthanc_plugin.application import Application
-from orthanc_plugin.dicom_identity import orthanc_id
+from orthanc_plugin.host.memory_gateway import MemoryGateway
 from orthanc_plugin.http import Request
-from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.queue.values import Event
 from orthanc_plugin.service.changes import series_created, series_deleted, series_stable
 from orthanc_plugin.service.clockwork import finish_leftovers, tick
 from orthanc_plugin.service.startup import load_all, load_open, load_unread
 from orthanc_plugin.settings import Settings, read_settings
-from orthanc_plugin.values import Event
+from orthanc_plugin.slides.dicom_identity import orthanc_id
 from tests.support.fake_clock import FakeClock
 from tests.support.orthanc_server import OrthancServer
 from tests.support.tiny_dicom import tiny_slide

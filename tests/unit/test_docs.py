@@ -13,7 +13,7 @@ import pytest
 from clam_core.errors import SlideError
 from clam_core.tissue import PRESETS
 from orthanc_plugin import settings as plugin_settings
-from orthanc_plugin.openapi import OPERATIONS
+from orthanc_plugin.routes.openapi import OPERATIONS
 from tests.install.page import blocks
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orthanc_plugin.counters import KNOWN
+from orthanc_plugin.fleet.counters import KNOWN
 from tests.support.queue_client import Queue
 from tests.support.sites import MONITOR, MemorySite
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from orthanc_plugin.archive import MAX_BYTES, MAX_FINISHED, brought_back, fold
-from orthanc_plugin.codec import encode_state
 from orthanc_plugin.errors import StorageError
-from orthanc_plugin.series_state import SeriesState
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.values import AnalysisRequest, Artifact, Output
 from orthanc_plugin.service.changes import series_created, series_deleted
-from orthanc_plugin.values import AnalysisRequest, Artifact, Output
+from orthanc_plugin.storage.archive import MAX_BYTES, MAX_FINISHED, brought_back, fold
+from orthanc_plugin.storage.codec import encode_state
 from tests.support.queue_client import PNG, RESULT, Queue, named
 from tests.support.sites import MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result

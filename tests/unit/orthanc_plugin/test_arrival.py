@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin.arrival import Arrival, ArrivalRule, matches
+from orthanc_plugin.slides.arrival import Arrival, ArrivalRule, matches
 
 STAINED: dict[str, Any] = {
     "SpecimenDescriptionSequence": [

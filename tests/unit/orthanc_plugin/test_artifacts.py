@@ -10,9 +10,9 @@ import pydicom
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 
-from orthanc_plugin.artifacts import KINDS, check_content, kind_of
-from orthanc_plugin.dicom_identity import UnreadableDicomError, check_structure, read_identity
 from orthanc_plugin.errors import ApiError
+from orthanc_plugin.results.artifacts import KINDS, check_content, kind_of
+from orthanc_plugin.slides.dicom_identity import UnreadableDicomError, check_structure, read_identity
 from tests.support.dicom_files import volume_file
 from tests.support.tiny_dicom import nested_result, nested_sequences, tiny_result
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from orthanc_plugin.audit import FILE_NAME, FileAudit, SyslogAudit, open_audit
-from orthanc_plugin.values import Event
+from orthanc_plugin.queue.values import Event
 
 EVENT = Event(1.5, "withdrawn", "alice", "wrong\nslide")
 

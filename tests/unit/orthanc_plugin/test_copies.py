@@ -11,12 +11,12 @@ from itertools import count
 import pytest
 
 from orthanc_plugin.application import Application
-from orthanc_plugin.copies import Copies
 from orthanc_plugin.errors import StorageError
-from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.host.memory_gateway import MemoryGateway
 from orthanc_plugin.service.changes import find_lost, series_created
 from orthanc_plugin.service.startup import load_open
 from orthanc_plugin.settings import COPY_SHARDS
+from orthanc_plugin.storage.copies import Copies
 from tests.support.queue_client import PNG, Queue, named
 from tests.support.sites import MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result

@@ -16,7 +16,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from orthanc_plugin.dicom_header import HEAD_BYTES, image_type
+from orthanc_plugin.slides.dicom_header import HEAD_BYTES, image_type
 from tests.support.shared_data import shared_path
 
 VOLUME = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from orthanc_plugin.eligibility import check_eligible, fingerprint
 from orthanc_plugin.errors import ApiError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo
+from orthanc_plugin.slides.eligibility import check_eligible, fingerprint
 
 WSI = "1.2.840.10008.5.1.4.1.1.77.1.6"
 SERIES = SeriesInfo("id", "study", "1.2.3.4", "1.2.3", "SM", ("a",), True, "20260101T000000")

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from shapely.geometry import box, shape
 
-from orthanc_plugin import attention_file, export
-from orthanc_plugin.attention_file import Patches, UnreadableAttentionError, read_attention
+from orthanc_plugin.results import attention_file, export
+from orthanc_plugin.results.attention_file import Patches, UnreadableAttentionError, read_attention
 from tests.support.analysed_slide import attention_npz, top_patches
 
 SIZE = (1000.0, 700.0)

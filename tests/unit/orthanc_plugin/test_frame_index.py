@@ -13,7 +13,7 @@ from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
-from orthanc_plugin.frame_index import FrameIndexError, frame_index
+from orthanc_plugin.slides.frame_index import FrameIndexError, frame_index
 from tests.support.shared_data import shared_path
 
 FRAMES = [bytes([number]) * (2 * number) for number in range(1, 40)]

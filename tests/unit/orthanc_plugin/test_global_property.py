@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from orthanc_plugin.errors import StorageError
-from orthanc_plugin.global_property import Form, GlobalProperty, compact, texts_of
-from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.host.memory_gateway import MemoryGateway
+from orthanc_plugin.storage.global_property import Form, GlobalProperty, compact, texts_of
 from tests.support.queue_client import Queue
 from tests.support.sites import MemorySite
 

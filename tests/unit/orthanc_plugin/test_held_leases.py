@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from orthanc_plugin import leases, transition
-from orthanc_plugin.held_leases import NOTHING_SAID, HeldLeases, Lease, Live
-from orthanc_plugin.values import AnalysisRequest
+from orthanc_plugin.queue import leases, transition
+from orthanc_plugin.queue.held_leases import NOTHING_SAID, HeldLeases, Lease, Live
+from orthanc_plugin.queue.values import AnalysisRequest
 from tests.unit.orthanc_plugin.test_lifecycle import NOW, RECORD, working
 
 FIRST = working()

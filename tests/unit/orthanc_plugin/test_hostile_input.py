@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from orthanc_plugin.artifacts import MOST_ARTIFACTS
+from orthanc_plugin.results.artifacts import MOST_ARTIFACTS
 from tests.support.queue_client import PNG, Queue
 from tests.support.sites import WORKER, Answer, MemorySite
 

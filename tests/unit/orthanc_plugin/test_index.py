@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from orthanc_plugin import values
-from orthanc_plugin.catalogue import Kind
-from orthanc_plugin.held_leases import Lease
-from orthanc_plugin.index import Index
-from orthanc_plugin.places import END, START, place_of
-from orthanc_plugin.series_state import SeriesState
-from orthanc_plugin.values import AnalysisRequest, Grant, Model
+from orthanc_plugin.queue import values
+from orthanc_plugin.queue.catalogue import Kind
+from orthanc_plugin.queue.held_leases import Lease
+from orthanc_plugin.queue.index import Index
+from orthanc_plugin.queue.places import END, START, place_of
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.values import AnalysisRequest, Grant, Model
 
 SERIES = ("s1", "s2", "s3", "s4")
 MODELS = ("m", "n")

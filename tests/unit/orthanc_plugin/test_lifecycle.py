@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin import delivery, leases, lifecycle, transition, values
-from orthanc_plugin.codec import decode_state, encode_state
 from orthanc_plugin.errors import ApiError
-from orthanc_plugin.series_state import SeriesState
-from orthanc_plugin.values import AnalysisRequest, Artifact, Failure, Grant, Model, Output, Review
+from orthanc_plugin.queue import delivery, leases, lifecycle, transition, values
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.values import AnalysisRequest, Artifact, Failure, Grant, Model, Output, Review
+from orthanc_plugin.storage.codec import decode_state, encode_state
 
 NOW = 1000.0
 RETRY: dict[str, float] = {"retry_s": 30.0, "jitter": 0.0}

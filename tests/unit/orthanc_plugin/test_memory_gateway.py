@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from orthanc_plugin.errors import StorageError
-from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.host.memory_gateway import MemoryGateway
 
 
 @pytest.fixture

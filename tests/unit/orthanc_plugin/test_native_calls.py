@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orthanc_plugin.native_calls import may_store
+from orthanc_plugin.access.native_calls import may_store
 
 LEVELS = ("patients", "studies", "series", "instances")
 STORE_NOTHING = {

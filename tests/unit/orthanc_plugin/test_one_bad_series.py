@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from orthanc_plugin.codec import decode_state, encode_state
 from orthanc_plugin.errors import StorageError
 from orthanc_plugin.gateway import InstanceInfo
-from orthanc_plugin.numbering import LAST_NUMBER
+from orthanc_plugin.storage.codec import decode_state, encode_state
+from orthanc_plugin.storage.numbering import LAST_NUMBER
 from tests.support.queue_client import Queue
 from tests.support.sites import MemorySite, Slide
 

@@ -12,7 +12,7 @@ import pytest
 
 from orthanc_plugin.errors import StorageError
 
-NAME = "orthanc_plugin.orthanc_api"
+NAME = "orthanc_plugin.host.orthanc_api"
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def orthanc(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
 def api(orthanc: MagicMock, monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.import_module(NAME)
     monkeypatch.delitem(sys.modules, NAME)
-    monkeypatch.delattr("orthanc_plugin.orthanc_api")
+    monkeypatch.delattr("orthanc_plugin.host.orthanc_api")
     return module
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from clam_core.heatmap import ScoreMap, paint
 from orthanc_plugin.errors import ApiError
-from orthanc_plugin.pages import APP, POLICY, explorer_script, first_page, serve_page
+from orthanc_plugin.routes.pages import APP, POLICY, explorer_script, first_page, serve_page
 from orthanc_plugin.settings import Settings
 
 DOCS = APP.parents[1] / "docs"
@@ -71,8 +71,8 @@ def test_a_browser_that_has_the_file_gets_304() -> None:
     [
         "",
         "nothing.html",
-        "../pages.py",
-        "vendor/../../pages.py",
+        "../application.py",
+        "vendor/../../application.py",
         "/etc/passwd",
         "vendor/openseadragon",
         "vendor/openseadragon/VENDORED.md",

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.errors import FileRefusedError, StorageError
+from orthanc_plugin.queue.values import AnalysisRequest
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.clockwork import finish_leftovers
-from orthanc_plugin.values import AnalysisRequest
 from tests.support.queue_client import PNG, Lease, Queue, named
 from tests.support.sites import MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result

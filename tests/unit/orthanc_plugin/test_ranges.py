@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.host.memory_gateway import MemoryGateway
 from orthanc_plugin.http import Request
-from orthanc_plugin.memory_gateway import MemoryGateway
-from orthanc_plugin.ranges import MAX_BYTES, MAX_RANGES, RangeServer, parse_ranges, read_ranges
-from orthanc_plugin.stored_file import stored_path
+from orthanc_plugin.routes.ranges import MAX_BYTES, MAX_RANGES, RangeServer, parse_ranges, read_ranges
+from orthanc_plugin.slides.stored_file import stored_path
 
 CONTENT = b"\0" * 128 + b"DICM" + bytes(range(256)) * 4
 LABEL = ("ORIGINAL", "PRIMARY", "LABEL", "NONE")

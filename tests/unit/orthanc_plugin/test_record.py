@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin.codec import encode_record
 from orthanc_plugin.errors import SettingsError, StorageError
+from orthanc_plugin.queue.values import AnalysisRequest
 from orthanc_plugin.service.record import MOST_IN_METADATA
 from orthanc_plugin.settings import read_settings
-from orthanc_plugin.values import AnalysisRequest
+from orthanc_plugin.storage.codec import encode_record
 from tests.support.queue_client import PNG, RESULT, Lease, Queue
 from tests.support.sites import MemorySite, settings_of
 

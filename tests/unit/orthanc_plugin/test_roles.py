@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from orthanc_plugin.access.roles import Policy, Role, check, role_of
+from orthanc_plugin.access.users import is_forged, is_loopback, refuse_unsafe_users, user_name
 from orthanc_plugin.errors import ApiError, SettingsError
-from orthanc_plugin.roles import Policy, Role, check, role_of
 from orthanc_plugin.settings import names_of_numbers
-from orthanc_plugin.users import is_forged, is_loopback, refuse_unsafe_users, user_name
 
 POLICY = Policy(
     protected_metadata={5000, 5002},

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.errors import StorageError
+from orthanc_plugin.queue.values import AnalysisRequest
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.rules import SWEEP_EVERY_S, series_arrived, sweep
-from orthanc_plugin.values import AnalysisRequest
 from tests.support.queue_client import Queue
 from tests.support.sites import MemorySite, Slide, settings_of
 

@@ -13,7 +13,7 @@ import pytest
 
 from orthanc_plugin.errors import ApiError, PluginError
 from orthanc_plugin.gateway import InstanceInfo
-from orthanc_plugin.series_state import SeriesState
+from orthanc_plugin.queue.series_state import SeriesState
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.publish import publish
 from tests.support.queue_client import PNG, RESULT, Queue, named

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from orthanc_plugin import setbacks
-from orthanc_plugin.setbacks import Setbacks
+from orthanc_plugin.queue import setbacks
+from orthanc_plugin.queue.setbacks import Setbacks
 
 
 def test_a_request_rests_twice_as_long_each_time_up_to_a_minute_and_begins_anew_once_it_was_given() -> None:

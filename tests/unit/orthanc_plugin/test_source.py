@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import orthanc_plugin
-from orthanc_plugin.source import serve_source
+from orthanc_plugin.routes.source import serve_source
 
 PACKAGE = Path(orthanc_plugin.__file__).parent
 

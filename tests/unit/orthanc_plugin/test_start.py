@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from orthanc_plugin.application import Application
-from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.host.memory_gateway import MemoryGateway
 from tests.support.fake_clock import FakeClock
 from tests.support.sites import PERSON, RecordingAudit, settings_of
 

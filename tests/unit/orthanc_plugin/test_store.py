@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin.archive import MAX_BYTES
-from orthanc_plugin.codec import DamagedError, decode_state, encode_state
 from orthanc_plugin.errors import ApiError
 from orthanc_plugin.gateway import InstanceInfo
-from orthanc_plugin.numbering import take_number
-from orthanc_plugin.series_state import SeriesState
+from orthanc_plugin.queue.series_state import SeriesState
 from orthanc_plugin.service.changes import series_created
+from orthanc_plugin.storage.archive import MAX_BYTES
+from orthanc_plugin.storage.codec import DamagedError, decode_state, encode_state
+from orthanc_plugin.storage.numbering import take_number
 from tests.support.queue_client import PNG, Queue, named, new_token
 from tests.support.sites import PERSON, MemorySite, Slide
 from tests.unit.orthanc_plugin.test_lifecycle import a_request, working

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orthanc_plugin.stored_file import read_stored
+from orthanc_plugin.slides.stored_file import read_stored
 
 UUID = "ae3edfc9-b951-459b-87b8-c5e420bbeebd"
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orthanc_plugin.codec import decode_state, encode_state
-from orthanc_plugin.series_state import SeriesState
-from orthanc_plugin.values import AnalysisRequest, Event, Failure, Grant, Model, Stored, replaced
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.values import AnalysisRequest, Event, Failure, Grant, Model, Stored, replaced
+from orthanc_plugin.storage.codec import decode_state, encode_state
 from tests.unit.orthanc_plugin.test_lifecycle import a_request
 
 # Surrogates have no UTF-8 and are refused at the door.

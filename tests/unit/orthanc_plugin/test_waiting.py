@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin import lifecycle
 from orthanc_plugin.clock import SystemClock
-from orthanc_plugin.held_leases import Lease
-from orthanc_plugin.index import Index
-from orthanc_plugin.series_state import SeriesState
-from orthanc_plugin.transition import with_last_grant
-from orthanc_plugin.values import AnalysisRequest
-from orthanc_plugin.waiting import ClaimPool, ClaimWaiter, PagePool, Taker
+from orthanc_plugin.queue import lifecycle
+from orthanc_plugin.queue.held_leases import Lease
+from orthanc_plugin.queue.index import Index
+from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.transition import with_last_grant
+from orthanc_plugin.queue.values import AnalysisRequest
+from orthanc_plugin.queue.waiting import ClaimPool, ClaimWaiter, PagePool, Taker
 from tests.support.fake_clock import FakeClock
 from tests.unit.orthanc_plugin.test_lifecycle import a_request, claimed
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from orthanc_plugin.drained import Drained
 from orthanc_plugin.errors import ApiError
-from orthanc_plugin.memory_gateway import MemoryGateway
+from orthanc_plugin.fleet.drained import Drained
+from orthanc_plugin.fleet.workers import Worker, Workers, permits
+from orthanc_plugin.host.memory_gateway import MemoryGateway
+from orthanc_plugin.queue.values import Grant, Model
 from orthanc_plugin.setting_values import PermittedModel
-from orthanc_plugin.values import Grant, Model
-from orthanc_plugin.workers import Worker, Workers, permits
 from tests.support.fake_clock import FakeClock
 from tests.support.sites import settings_of
 
