@@ -11,6 +11,7 @@ import pytest
 from orthanc_plugin.errors import StorageError
 from tests.support.queue_client import PNG, Lease, Queue, named
 from tests.support.sites import MemorySite
+from tests.support.tiny_dicom import tiny_result
 
 
 @pytest.fixture
@@ -32,17 +33,17 @@ def lease(queue: Queue) -> Lease:
 
 
 def before_the_next(
-    site: MemorySite, monkeypatch: pytest.MonkeyPatch, write: str, act: Callable[[], Any]
+    site: MemorySite, monkeypatch: pytest.MonkeyPatch, call: str, act: Callable[[], Any]
 ) -> None:
-    """Let something happen, once, when Orthanc is asked to write."""
-    wanted = getattr(site.gateway, write)
+    """Let something happen, once, when Orthanc is asked to read or write."""
+    wanted = getattr(site.gateway, call)
 
-    def first(*arguments: Any) -> None:
-        monkeypatch.setattr(site.gateway, write, wanted)
+    def first(*arguments: Any) -> Any:
+        monkeypatch.setattr(site.gateway, call, wanted)
         act()
-        wanted(*arguments)
+        return wanted(*arguments)
 
-    monkeypatch.setattr(site.gateway, write, first)
+    monkeypatch.setattr(site.gateway, call, first)
 
 
 def test_a_file_that_is_sent_twice_at_once_is_kept_once(
@@ -67,6 +68,40 @@ def test_a_file_that_replaces_a_verified_one_is_not_taken_for_it(
     assert lease.complete(named("heatmap.png", PNG)).status == 200
     path = f"/pathology/requests/{lease.request_id}/artifacts/heatmap.png"
     assert site.call("GET", path).body == PNG
+
+
+@pytest.mark.parametrize(
+    ("what", "looks_at"),
+    [
+        ("result", "instances"),
+        ("error", "instances"),
+        ("other content", "instances"),
+        ("file", "lookup_series"),
+    ],
+)
+def test_what_another_worker_has_claimed_while_it_was_looked_at_is_not_taken(
+    site: MemorySite, queue: Queue, lease: Lease, monkeypatch: pytest.MonkeyPatch, what: str, looks_at: str
+) -> None:
+    later: list[Lease] = []
+
+    def run_out_and_claim() -> None:
+        site.pass_time(5)  # the lease runs out
+        site.pass_time(1)  # the request is due again
+        later.append(queue.claim("another"))
+
+    content = tiny_result(lease.claimed["request"]["study_instance_uid"])
+    send = {
+        "result": lease.complete,
+        "error": lease.fail,
+        "other content": lambda: lease.complete(fingerprint="0" * 64),
+        "file": lambda: lease.put("sr.dcm", content, "application/dicom"),
+    }[what]
+    before_the_next(site, monkeypatch, looks_at, run_out_and_claim)
+    answer = send()
+    assert (answer.status, answer.json["code"]) == (409, "lease_lost")
+    assert later[0].heartbeat().status == 200
+    assert later[0].complete().status == 200
+    assert [grant["outcome"] for grant in queue.get(lease.request_id)["grants"]] == ["expired", "delivered"]
 
 
 @pytest.mark.parametrize("kind", ["result", "error"])
