@@ -31,6 +31,18 @@ def test_a_worker_learns_of_a_cancel_and_confirms_it(queue: Queue) -> None:
     assert lease.heartbeat(status="cancelled").json["status"] == "cancelled"
 
 
+def test_only_the_worker_that_holds_a_request_confirms_its_cancel(queue: Queue) -> None:
+    request_id = queue.submitted()
+    former = queue.claim()
+    former.hand_back()
+    holder = queue.claim("another")
+    queue.decide(request_id, "cancel")
+    answer = former.heartbeat(status="cancelled")
+    assert (answer.status, answer.json["code"]) == (409, "lease_lost")
+    assert queue.status(request_id) == "processing"
+    assert holder.heartbeat(status="cancelled").json["status"] == "cancelled"
+
+
 def test_a_lease_that_expires_under_a_cancel_ends_cancelled(queue: Queue, site: Site) -> None:
     request_id = queue.submitted()
     queue.claim().heartbeat()

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.errors import StorageError
+from orthanc_plugin.queue.values import AnalysisRequest
+from orthanc_plugin.service import report
+from orthanc_plugin.service.core import Core, find
 from tests.support.queue_client import PNG, Lease, Queue, named
-from tests.support.sites import MemorySite
+from tests.support.sites import Answer, MemorySite
 from tests.support.tiny_dicom import tiny_result
 
 
@@ -90,18 +93,37 @@ def test_what_another_worker_has_claimed_while_it_was_looked_at_is_not_taken(
         later.append(queue.claim("another"))
 
     content = tiny_result(lease.claimed["request"]["study_instance_uid"])
-    send = {
+    send: dict[str, Callable[[], Answer]] = {
         "result": lease.complete,
         "error": lease.fail,
         "other content": lambda: lease.complete(fingerprint="0" * 64),
         "file": lambda: lease.put("sr.dcm", content, "application/dicom"),
-    }[what]
+    }
     before_the_next(site, monkeypatch, looks_at, run_out_and_claim)
-    answer = send()
+    answer = send[what]()
     assert (answer.status, answer.json["code"]) == (409, "lease_lost")
     assert later[0].heartbeat().status == 200
     assert later[0].complete().status == 200
     assert [grant["outcome"] for grant in queue.get(lease.request_id)["grants"]] == ["expired", "delivered"]
+
+
+def test_a_heartbeat_that_another_claim_has_overtaken_confirms_nothing(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request_id = queue.submitted()
+    lease = queue.claim()
+
+    def overtaken(core: Core, request_id: str) -> AnalysisRequest:
+        found = find(core, request_id)
+        monkeypatch.undo()
+        site.pass_time(5)  # the lease runs out
+        queue.claim("another")
+        return found
+
+    monkeypatch.setattr(report, "find", overtaken)
+    answer = lease.heartbeat()
+    assert (answer.status, answer.json["code"]) == (409, "lease_lost")
+    assert [grant["confirmed"] for grant in queue.get(request_id)["grants"]] == [False, False]
 
 
 @pytest.mark.parametrize("kind", ["result", "error"])
