@@ -235,6 +235,7 @@ def _filled(entry: EncoderEntry, path: Path) -> nn.Module:
     with torch.device("meta"):
         network = entry.build()
     _check_fit(entry, path, network, tensors)
+    _require_numbers(entry, path, tensors)
     network.load_state_dict({key: _single(value) for key, value in tensors.items()}, assign=True)
     return network
 
@@ -265,6 +266,16 @@ def _check_fit(
     if problems:
         raise EncoderWeightsError(
             f"{path} does not fit the encoder {entry.name}: it {'; '.join(problems)}. "
+            f"{_sentence(entry.how_to_get)}."
+        )
+
+
+def _require_numbers(entry: EncoderEntry, path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse at the start what would fail at the first patches of each slide."""
+    broken = sorted(key for key, value in tensors.items() if not torch.isfinite(value).all())
+    if broken:
+        raise EncoderWeightsError(
+            f"{path} cannot be used: it {_listed('has NaN or infinite values in', broken)[0]}. "
             f"{_sentence(entry.how_to_get)}."
         )
 

@@ -112,7 +112,8 @@ def retried(request: AnalysisRequest, by: str, now: float) -> AnalysisRequest:
     if request.is_open and _latest_decision(request) == "retried":
         return request
     if request.status not in {values.FAILED, values.CANCELLED}:
-        raise wrong_state(request, "retried")
+        remedy = "Wait for its end." if request.is_open else "Submit the slide again with force."
+        raise wrong_state(request, "retried", remedy)
     return changed(
         request,
         now,

@@ -54,9 +54,10 @@ def attempts_uncounted(request: AnalysisRequest) -> int:
     return max(0, request.attempts - 1) if request.grants[-1].confirmed else request.attempts
 
 
-def wrong_state(request: AnalysisRequest, wish: str) -> ApiError:
-    """Return the 409 for a wish that does not fit the request's state."""
-    return ApiError(409, "wrong_state", f"A request that is {request.status} cannot be {wish}.")
+def wrong_state(request: AnalysisRequest, wish: str, remedy: str = "") -> ApiError:
+    """Return the 409 for a wish that does not fit the request's state, and what to do instead."""
+    sentence = f"A request that is {request.status} cannot be {wish}. {remedy}"
+    return ApiError(409, "wrong_state", sentence.rstrip())
 
 
 def ended_cancelled(request: AnalysisRequest, now: float, by: str, detail: str) -> AnalysisRequest:

@@ -247,6 +247,18 @@ def test_weights_of_another_encoder_say_which_tensors_differ(tmp_path: Path) -> 
     assert "conv1.weight (2, 2) (not (64, 3, 7, 7))" in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    tensors = {
+        name: torch.zeros_like(tensor)
+        for name, tensor in ENCODERS["resnet50-trunc"].build().state_dict().items()
+    }
+    tensors["bn1.bias"][-1] = value
+    save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(EncoderWeightsError, match=r"w\.safetensors cannot be used: .* in bn1\.bias\."):
+        load_encoder("resnet50-trunc", weights=tmp_path / "w.safetensors")
+
+
 def test_damaged_weights_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(EncoderWeightsError, match=r"w\.pt"):

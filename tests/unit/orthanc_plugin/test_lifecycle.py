@@ -296,6 +296,11 @@ def test_what_a_worker_is_at_is_not_retried() -> None:
     assert code_of(caught) == "wrong_state"
 
 
+def test_who_retries_what_has_a_result_is_told_how_to_have_another() -> None:
+    with pytest.raises(ApiError, match=r"completed cannot be retried\. Submit the slide again with force\."):
+        lifecycle.retried(replace(a_request(), status="completed"), "alice", NOW)
+
+
 def test_a_retry_makes_a_waiting_request_due() -> None:
     waiting = leases.expired(working(), NOW, **RETRY)
     assert not leases.is_due(waiting, NOW)
