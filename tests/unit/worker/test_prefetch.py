@@ -17,6 +17,7 @@ from worker.contract import Lease, ModelOffer
 from worker.daemon import Mode
 from worker.delivery import Delivery
 from worker.job import Analysis, StageReport
+from worker.spool import Spool, SpoolLimits
 
 FIRST, SECOND, THIRD = "a" * 32, "b" * 32, "c" * 32
 
@@ -274,7 +275,10 @@ def test_a_waiting_result_on_a_dead_line_keeps_no_slide_from_being_handed_back(
         server.wait_for(lambda: ("a", "encode") in analysis.steps)
         artifacts = {"heatmap.png": b"picture"}
         body = {"artifacts": [{"name": "heatmap.png", "size": 7, "sha256": "0"}]}
-        rig.spool.store(Delivery(THIRD, Lease("0" * 32, 1, 60, 15, 15), body, artifacts))
+        beside = Spool(rig.folder / "beside" / "lab-1", SpoolLimits(1_000_000, 3600))
+        beside.store(Delivery(THIRD, Lease("0" * 32, 1, 60, 15, 15), body, artifacts))
+        # In one step: the worker, whose own folder it is, tidies away what is half written.
+        (rig.folder / "beside").rename(rig.folder / "spool")
         server.wait_for(lambda: any(call.method == "PUT" for call in server.calls))
         rig.shutdown.ask()
         server.wait_for(lambda: server.requests[FIRST].status == "pending")
