@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -20,6 +19,7 @@ from orthanc_plugin.gateway import Filed, Gateway, InstanceInfo, SeriesInfo
 from orthanc_plugin.host.memory_gateway import VOLUME, MemoryGateway
 from orthanc_plugin.slides.eligibility import VL_WHOLE_SLIDE_MICROSCOPY
 from tests.support.orthanc_server import OrthancServer
+from tests.support.wait import wait_until
 
 SCRIPT = Path(__file__).resolve().parents[1] / "support" / "gateway_script.py"
 LABEL = ("ORIGINAL", "PRIMARY", "LABEL", "NONE")
@@ -452,13 +452,6 @@ def test_new_and_deleted_series_are_heard_of_by_name(server: OrthancServer) -> N
     archive = OrthancArchive(server)
     series = archive.add_slide("1.2.88", "1.2.3", "heard", (VOLUME,))
     archive.gateway.delete_series(series)
-    wait_for(lambda: f"CHANGED NEW_SERIES series {series}" in server.log())
-    wait_for(lambda: f"CHANGED DELETED series {series}" in server.log())
+    wait_until(lambda: f"CHANGED NEW_SERIES series {series}" in server.log())
+    wait_until(lambda: f"CHANGED DELETED series {series}" in server.log())
     assert "CHANGED ORTHANC_STARTED" in server.log()
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen within 10 s"
-        time.sleep(0.05)

@@ -15,6 +15,7 @@ from pydicom.uid import generate_uid
 from tests.support.fake_worker import MODEL, FakeWorker
 from tests.support.orthanc_server import OrthancServer
 from tests.support.tiny_dicom import tiny_result, tiny_slide
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -96,13 +97,6 @@ def statuses(server: OrthancServer) -> dict[str, str]:
 def modalities(server: OrthancServer, patient: str) -> list[str]:
     series = server.get(f"/patients/{patient}/series").json()
     return sorted(one["MainDicomTags"]["Modality"] for one in series)
-
-
-def wait_until(holds: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def changed_patient(server: OrthancServer, study: Study, *, keep_source: bool) -> str:

@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,13 +48,6 @@ def finding_of(worker: WorkerProcess, check: str) -> dict[str, str]:
     return next(finding for finding in json.loads(told)["findings"] if finding["check"] == check)
 
 
-def wait_for(condition: Callable[[], bool], worker: WorkerProcess, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, worker.log()
-        time.sleep(0.2)
-
-
 def test_two_processes_share_the_work_one_that_dies_comes_back_and_a_signal_ends_both(tmp_path: Path) -> None:
     with OrthancServer() as orthanc:
         worker = WorkerProcess.at(
@@ -66,7 +57,7 @@ def test_two_processes_share_the_work_one_that_dies_comes_back_and_a_signal_ends
             options=("--devices", "cpu,cpu"),
         )
         with worker:
-            wait_for(lambda: workers_of(orthanc) == {"lab-cpu-1": True, "lab-cpu-2": True}, worker)
+            worker.wait_until(lambda: workers_of(orthanc) == {"lab-cpu-1": True, "lab-cpu-2": True})
             requests = [
                 orthanc.post("/pathology/analyze", json={"series": series}).json()["request_id"]
                 for series in (
@@ -82,12 +73,12 @@ def test_two_processes_share_the_work_one_that_dies_comes_back_and_a_signal_ends
 
             before = processes_of(worker.pid)
             os.kill(before["lab-cpu-1"], signal.SIGKILL)
-            wait_for(
-                lambda: processes_of(worker.pid).get("lab-cpu-1", 0) not in {0, before["lab-cpu-1"]}, worker
+            worker.wait_until(
+                lambda: processes_of(worker.pid).get("lab-cpu-1", 0) not in {0, before["lab-cpu-1"]}
             )
             after = processes_of(worker.pid)
             assert after["lab-cpu-2"] == before["lab-cpu-2"]
-            wait_for(lambda: worker.log().count("Worker lab-cpu-1 0.") == 2, worker)
+            worker.wait_until(lambda: worker.log().count("Worker lab-cpu-1 0.") == 2)
             assert worker.stop() == 0, worker.log()
         assert not [process for process in after.values() if Path(f"/proc/{process}").exists()]
 
@@ -105,11 +96,11 @@ def test_the_doctors_round_trip_and_workers_that_end_when_their_supervisor_is_ki
         assert "No worker is alive now" in nobody["message"]
         assert orthanc.get("/studies").json() == []
         with worker:
-            wait_for(lambda: workers_of(orthanc) == {"lab-cpu": True}, worker)
+            worker.wait_until(lambda: workers_of(orthanc) == {"lab-cpu": True})
             done = finding_of(worker, "round trip")
             assert (done["verdict"], done["message"][:28]) == ("ok", "lab-cpu analysed a drawn sli")
             assert orthanc.get("/studies").json() == []
             process = processes_of(worker.pid)["lab-cpu"]
             worker.stop(signal.SIGKILL)
-            wait_for(lambda: not Path(f"/proc/{process}").exists(), worker, seconds=30)
+            worker.wait_until(lambda: not Path(f"/proc/{process}").exists(), 30)
         assert "The worker ends after 1 request(s)." in worker.log()

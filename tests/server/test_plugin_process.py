@@ -18,15 +18,13 @@ from pydicom.uid import generate_uid
 
 from tests.support.orthanc_server import ROOT, OrthancServer
 from tests.support.tiny_dicom import tiny_slide
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.server
 
 
 def wait_until_read(server: OrthancServer) -> None:
-    deadline = time.monotonic() + 20
-    while not server.get("/pathology/health").json()["complete"]:
-        assert time.monotonic() < deadline, server.log()[-3000:]
-        time.sleep(0.02)
+    wait_until(lambda: server.get("/pathology/health").json()["complete"], told=server.log)
 
 
 def claim(server: OrthancServer, *, wait: float, worker: str = "w", model: str = "m") -> Any:

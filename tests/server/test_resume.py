@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from bench.made_slides import write_tissue
 from clam_core.features.segment import chunks_in
 from tests.support.orthanc_server import OrthancServer, store_file
+from tests.support.wait import wait_until
 from tests.support.worker_process import WorkerProcess, wait_until_ended
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -70,10 +70,11 @@ def rows_in(path: Path) -> int:
 
 
 def wait_for_batches(cache: Path, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while sum(kept(cache).values()) < BATCHES * BATCH:
-        assert time.monotonic() < deadline, f"only {kept(cache)} patches were encoded"
-        time.sleep(0.02)
+    wait_until(
+        lambda: sum(kept(cache).values()) >= BATCHES * BATCH,
+        seconds,
+        told=lambda: f"only {kept(cache)} patches were encoded",
+    )
 
 
 def claimed_by(server: OrthancServer, request_ids: list[str], worker: str) -> str:

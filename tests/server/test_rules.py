@@ -11,6 +11,7 @@ from pydicom.uid import generate_uid
 
 from tests.support.orthanc_server import OrthancServer
 from tests.support.tiny_dicom import tiny_slide
+from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -28,10 +29,7 @@ def server_with_rules() -> OrthancServer:
 
 
 def wait_until_read(server: OrthancServer) -> None:
-    deadline = time.monotonic() + 20
-    while not server.get("/pathology/health").json()["complete"]:
-        assert time.monotonic() < deadline, server.log()[-3000:]
-        time.sleep(0.05)
+    wait_until(lambda: server.get("/pathology/health").json()["complete"], told=server.log)
     time.sleep(0.5)  # the first start with rules sets its mark
 
 
@@ -49,11 +47,8 @@ def requests_of(server: OrthancServer) -> list[dict[str, Any]]:
 
 
 def wait_for_request(server: OrthancServer, seconds: float) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while not (found := requests_of(server)):
-        assert time.monotonic() < deadline, server.log()[-3000:]
-        time.sleep(0.1)
-    return found[0]
+    wait_until(lambda: requests_of(server), seconds, told=server.log)
+    return requests_of(server)[0]
 
 
 def complete_with_overlay(server: OrthancServer, study_uid: str) -> None:

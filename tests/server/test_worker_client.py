@@ -16,6 +16,7 @@ import requests
 
 from tests.support.dicom_files import another_slide
 from tests.support.orthanc_server import OrthancServer, store_file
+from tests.support.wait import wait_until
 from worker.client import PluginClient
 from worker.contract import Claim, ModelOffer, new_token
 from worker.delivery import Delivery, failure_delivery, result_delivery
@@ -180,8 +181,15 @@ def test_a_deleted_series_is_told_to_the_worker(
 ) -> None:
     claim = claim_once(worker, new_token())
     orthanc.request("DELETE", f"/series/{claim.request['series']}").raise_for_status()
-    with pytest.raises(RequestGoneError):
-        worker.heartbeat(request_id, claim.lease, stage="encode", progress=0.5, detail="")
+
+    def is_told() -> bool:
+        try:
+            worker.heartbeat(request_id, claim.lease, stage="encode", progress=0.5, detail="")
+        except RequestGoneError:
+            return True
+        return False
+
+    wait_until(is_told)  # Orthanc tells of a deletion by a thread of its own
 
 
 def test_a_result_outlives_a_restart_of_orthanc_in_the_spool(

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL
@@ -82,13 +81,6 @@ def on_disk(folder: Path) -> bytes:
     return b"".join(str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)
 
 
-def wait_for(condition: Callable[[], bool], worker: WorkerProcess, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, worker.log()
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(("log_format", "way"), [("text", "plugin_ranges"), ("json", "download")])
 def test_neither_side_tells_of_the_patient_however_the_slide_is_read(
     site: Site, tmp_path: Path, log_format: str, way: str
@@ -133,7 +125,7 @@ def test_a_worker_that_is_killed_leaves_a_downloaded_slide_only_until_it_starts_
     features = folder / "features"
     request_id = site.submit()
     with site.worker(folder) as worker:
-        wait_for(lambda: any(path.stat().st_size for path in features.rglob("*") if path.is_file()), worker)
+        worker.wait_until(lambda: any(path.stat().st_size for path in features.rglob("*") if path.is_file()))
         worker.stop(SIGKILL)
     scratch = folder / "spool" / "test-worker.scratch"
     assert canaries_in(on_disk(scratch)), "nothing was downloaded"
@@ -149,7 +141,7 @@ def test_a_result_that_waits_for_the_line_knows_no_patient(site: Site, tmp_path:
     folder = tmp_path / "worker"
     request_id = site.submit()
     with site.worker(folder) as worker:
-        wait_for(lambda: any(folder.glob("spool/test-worker/*/delivery.json")), worker)
+        worker.wait_until(lambda: any(folder.glob("spool/test-worker/*/delivery.json")))
         assert canaries_in(on_disk(folder)) == []
         site.line.withheld = None
         site.completed(request_id)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ from typing import Self
 import requests
 
 from tests.support.orthanc_server import OrthancServer
+from tests.support.wait import wait_until
 
 STOP_SECONDS = 60.0
 
@@ -158,6 +159,10 @@ class WorkerProcess:
         """Return everything the daemon has logged."""
         path = self.folder / "worker.log"
         return path.read_text("utf-8", errors="replace") if path.exists() else ""
+
+    def wait_until(self, holds: Callable[[], object], seconds: float = 120) -> None:
+        """Wait until something holds; fail with the log where it does not."""
+        wait_until(holds, seconds, told=self.log)
 
 
 STARTING = 503
