@@ -28,7 +28,6 @@ def load_open(core: Core) -> None:
     find_lost(core, copied.keys() - core.ready.unread)
     carry_over_all(core)
     core.ready.open_known.set()
-    core.claims.assign()
     finish_leftovers(core)
 
 

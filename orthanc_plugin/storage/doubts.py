@@ -79,11 +79,9 @@ class Doubts:
 
     def tell(self) -> None:
         """Tell of what was found, once, in the context of the call that was answered otherwise."""
-        if not self._found:
-            return
         try:
             found = self._found.popleft()
-        except IndexError:  # another thread tells of it
+        except IndexError:
             return
         for before, after in found.changes():
             found.context.run(self._on_found, before, after)
