@@ -38,15 +38,6 @@ def with_request(state: SeriesState, request: AnalysisRequest) -> SeriesState:
     return replaced(state, requests=tuple(request if old is known else old for old in state.requests))
 
 
-def _with_confirmation(found: AnalysisRequest, known: SeriesState | None) -> AnalysisRequest:
-    """Return a request as it was read, with what is known of its lease and never written by itself."""
-    if known is None:
-        return found_at_start(found)
-    old = known.find(found.request_id)
-    is_heard_of = old is not None and old.grants and old.fence == found.fence and old.grants[-1].confirmed
-    return found_at_start(found) if is_heard_of else found
-
-
 class Store:
     """Transactions on the state of one series at a time.
 
@@ -75,7 +66,6 @@ class Store:
         self._settings = settings
         self._index = index
         self._clock = clock
-        self._warn = warn
         self._archive = Archive(gateway, settings, warn)
         self._reader = StateReader(gateway, settings, self._archive, warn)
         self._locks: dict[str, threading.Lock] = {}
@@ -146,8 +136,7 @@ class Store:
     def note(self, series_id: str, change: Change) -> SeriesState:
         """Apply `change` to the state in memory alone, and return what holds then.
 
-        It is written with the next transaction. Before that a restart forgets it (`leases.found_at_start`);
-        after a write that failed the line in its history may be missing.
+        It is written with the next transaction. Before that a restart forgets it (`leases.found_at_start`).
 
         Raises
         ------
@@ -246,8 +235,10 @@ class Store:
         if known is not None and state.revision == 0:
             # Its metadata went with the series, which was deleted or stored again: memory is all there is.
             return known
-        requests = tuple(_with_confirmation(request, known) for request in state.requests)
-        state = replaced(state, requests=requests)
+        if known is not None and state.revision == known.revision:
+            state = known  # it has what was noted since as well
+        else:
+            state = replaced(state, requests=tuple(map(found_at_start, state.requests)))
         if keep_empty or state.revision or archived:
             self._take_over(state, archived, self._full_lease)
         return state

@@ -13,6 +13,7 @@ from orthanc_plugin.queue.values import AnalysisRequest
 from orthanc_plugin.service.record import MOST_IN_METADATA
 from orthanc_plugin.settings import read_settings
 from orthanc_plugin.storage.codec import encode_record
+from orthanc_plugin.storage.numbering import roomiest_number
 from tests.support.queue_client import PNG, RESULT, Lease, Queue
 from tests.support.sites import MemorySite, settings_of
 
@@ -226,6 +227,22 @@ def test_a_site_s_own_last_number_does_not_use_up_the_numbers_of_a_fresh_state(
     assert number_of(site, queue.claim().request_id) == 5108
 
 
+@pytest.mark.parametrize(
+    ("taken", "begins"),
+    [
+        ((), 5100),
+        ((1024, 5000, 70_000), 5100),
+        ((5100,), 5101),
+        ((65535,), 5100),
+        ((5100, 5102, 40_000), 5103),
+    ],
+)
+def test_a_fresh_state_begins_where_most_of_the_numbers_of_results_are_free(
+    taken: tuple[int, ...], begins: int
+) -> None:
+    assert roomiest_number(5100, taken) == begins
+
+
 def test_a_failed_write_does_not_forget_that_a_lease_was_confirmed(site: MemorySite, queue: Queue) -> None:
     request_id = queue.submitted()
     queue.claim().heartbeat()
@@ -235,6 +252,20 @@ def test_a_failed_write_does_not_forget_that_a_lease_was_confirmed(site: MemoryS
     request = queue.get(request_id)
     assert (request["status"], request["attempts"]) == ("pending", 1)
     assert request["grants"][0]["outcome"] == "expired"
+    assert [event["event"] for event in request["history"]][1:3] == ["claimed", "confirmed"]
+
+
+def test_a_failed_write_does_not_take_an_unconfirmed_lease_for_an_attempt(
+    site: MemorySite, queue: Queue
+) -> None:
+    request_id = queue.submitted()
+    queue.claim()
+    site.gateway.fail_next("put_metadata")
+    assert queue.decide(request_id, "cancel").status == 503
+    site.pass_time(61)
+    request = queue.get(request_id)
+    assert (request["status"], request["attempts"]) == ("pending", 0)
+    assert request["grants"][0]["outcome"] == "unconfirmed"
 
 
 @pytest.mark.parametrize("section", ["UserMetadata", "UserContentType"])
