@@ -216,6 +216,19 @@ def test_nothing_is_lost_when_a_write_that_folds_is_in_doubt(site: MemorySite, q
     assert queue.status(oldest) == "cancelled"
 
 
+def test_what_a_write_would_have_archived_is_not_told_where_it_did_not_take_place(
+    site: MemorySite, queue: Queue
+) -> None:
+    oldest = queue.submitted(slide := site.new_slide())
+    fill(queue, slide)
+    site.gateway.fail_next("put_metadata")
+    site.gateway.fail_next("get_metadata")
+    assert queue.decide(oldest, "cancel").status == 503
+    site.pass_time(10)
+    assert queue.status(oldest) == "pending"
+    assert [event.event for event, about in site.audit.events if about == oldest] == ["submitted"]
+
+
 def test_the_archive_is_put_back_where_a_full_disk_cut_the_next_one_off(
     site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -402,9 +402,22 @@ def test_copies_that_cannot_be_read_are_left_as_they_are_beside_the_others(
     held = json.loads(site.gateway.get_global_property(number) or "")
     site.gateway.set_global_property(number, json.dumps({other: unreadable, **held}))
     store_again_unseen(site, slide)
+    assert f"The copies of series {other} cannot be read" in site.warnings[0]
     assert queue.status(request_id) == "pending"
     queue.decide(request_id, "cancel")
     assert json.loads(site.gateway.get_global_property(number) or "") == {other: unreadable}
+
+
+def test_copies_that_were_left_under_another_setting_of_their_numbers_are_dropped(
+    site: MemorySite, queue: Queue
+) -> None:
+    queue.submitted(slide := site.new_slide())
+    number = number_for(slide.series)
+    stray = number - 1 if number > 5004 else number + 1
+    site.gateway.set_global_property(stray, site.gateway.get_global_property(number) or "")
+    site.restart(kill=True)
+    queue.claim().complete()
+    assert slide.series not in site.application.core.copies.of_series()
 
 
 @pytest.mark.parametrize("damaged", ["[", "[]", '{"a": ' * 200_000])

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from orthanc_plugin.errors import FileRefusedError, StorageError
-from orthanc_plugin.queue.values import AnalysisRequest
+from orthanc_plugin.queue.values import AnalysisRequest, Output
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.clockwork import finish_leftovers
+from orthanc_plugin.storage.unpublished import Stored, Unpublished
 from tests.support.queue_client import PNG, Lease, Queue, named
 from tests.support.sites import MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result
+from tests.unit.orthanc_plugin.test_lifecycle import a_request
 
 DAY_S = 24 * 3600.0
 UNPUBLISHED = 5002
@@ -238,6 +240,24 @@ def test_series_are_listed_before_they_are_stored_and_taken_off_at_the_end(
     assert not others(site, slide)
     assert delivery.complete() == 200
     assert site.gateway.get_global_property(UNPUBLISHED) == "{}"
+
+
+def test_series_that_are_listed_stay_listed_beside_those_of_further_results(site: MemorySite) -> None:
+    def with_result(request_id: str, *uids: str) -> AnalysisRequest:
+        outputs = tuple(Output("SR", uid, f"{uid}.1") for uid in uids)
+        return a_request(request_id=request_id, study_instance_uid="1", outputs=outputs)
+
+    unpublished = Unpublished(site.gateway, UNPUBLISHED, site.warnings.append)
+    for request in (
+        with_result("a", "1.1"),
+        with_result("b", "1.2"),
+        with_result("a", "1.3"),
+        with_result("c"),
+    ):
+        unpublished.add(request)
+    unpublished = Unpublished(site.gateway, UNPUBLISHED, site.warnings.append)
+    assert unpublished.requests() == ("a", "b")
+    assert unpublished.of("a") == Stored("1", ("1.1", "1.3"))
 
 
 def test_publishing_that_was_interrupted_by_the_end_of_the_process_keeps_its_results(

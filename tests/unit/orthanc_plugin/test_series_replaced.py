@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from orthanc_plugin.errors import ApiError, PluginError
+from orthanc_plugin.errors import ApiError, PluginError, StorageError
 from orthanc_plugin.gateway import InstanceInfo
 from orthanc_plugin.queue.series_state import SeriesState
 from orthanc_plugin.service.changes import series_created, series_deleted
 from orthanc_plugin.service.publish import publish
 from tests.support.queue_client import PNG, RESULT, Queue, named
-from tests.support.sites import MemorySite, Slide
+from tests.support.sites import WORKER, MemorySite, Slide
 from tests.support.tiny_dicom import tiny_result
 
 STATE = 5000
@@ -60,6 +60,53 @@ def test_a_submit_between_deletion_and_return_keeps_the_older_requests(
     site.restart(kill=True)
     assert queue.status(older) == "pending"
     assert queue.status(newer) == "pending"
+
+
+@pytest.mark.parametrize("had_more", [True, False])
+def test_no_number_of_a_file_is_given_away_twice_where_a_slide_returns(
+    site: MemorySite, queue: Queue, had_more: bool
+) -> None:
+    def next_number() -> int:
+        return int(json.loads(site.gateway.get_metadata(slide.series, STATE) or b"")["next_number"])
+
+    slide = site.new_slide()
+    if had_more:
+        queue.completed(slide)
+    else:
+        queue.submitted(slide)
+        queue.decide(queue.claim().request_id, "cancel")
+    numbers = [next_number()]
+    site.delete(slide)
+    store_again(site, slide)
+    for number in range(1 if had_more else 4):
+        queue.submitted(slide, parameters={"a": number})
+        queue.claim(f"w{number}")
+    numbers.append(next_number())
+    assert (numbers[0] > numbers[1]) == had_more
+    series_created(site.application.core, slide.series)
+    assert next_number() == max(numbers)
+
+
+def test_of_a_slide_stored_again_is_told_no_more_where_the_write_was_in_doubt(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, put = site.new_slide(), site.gateway.put_metadata
+    request_id = queue.submitted(slide)
+    site.delete(slide)
+    store_again(site, slide)
+
+    def put_and_fail(series: str, number: int, value: bytes) -> None:
+        monkeypatch.undo()
+        put(series, number, value)
+        site.gateway.fail_next("get_metadata")
+        raise StorageError("Orthanc does not answer.")
+
+    monkeypatch.setattr(site.gateway, "put_metadata", put_and_fail)
+    with pytest.raises(ApiError):
+        series_created(site.application.core, slide.series)
+    site.pass_time(10)
+    said = [event.event for event, about in site.audit.events if about == request_id]
+    assert said == ["submitted", "source_deleted", "source_replaced"]
 
 
 def test_a_look_between_deletion_and_return_keeps_the_requests(site: MemorySite, queue: Queue) -> None:
@@ -141,9 +188,11 @@ def test_late_news_of_an_earlier_deletion_leaves_a_slide_with_its_results_as_it_
     site: MemorySite, queue: Queue
 ) -> None:
     lease = queue.completed(slide := site.new_slide())
+    before = site.gateway.get_metadata(slide.series, STATE)
     hear_of_it(site, slide)
     request = queue.get(lease.request_id)
     assert (request["flags"], request["result"]) == (["unapproved_model"], RESULT)
+    assert site.gateway.get_metadata(slide.series, STATE) == before
 
 
 def test_news_of_a_deletion_that_took_a_result_along_says_so(site: MemorySite, queue: Queue) -> None:
@@ -173,6 +222,34 @@ def test_a_slide_stored_again_unchanged_does_not_cost_the_worker_its_work(
     assert lease.put("heatmap.png", PNG).status == 200
     assert lease.complete(named("heatmap.png", PNG)).status == 200
     assert queue.status(request_id) == "completed"
+
+
+def test_a_worker_has_its_whole_lease_after_its_slide_has_come_back(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    queue.claim().heartbeat()
+    site.delete(slide)
+    store_again(site, slide, content=b"")
+    series_created(site.application.core, slide.series)
+    site.pass_time(1.5)  # more than until the first heartbeat
+    assert queue.status(request_id) == "processing"
+
+
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_an_older_worker_keeps_its_half_hour_over_a_slide_stored_again(
+    site: MemorySite, queue: Queue, is_restarted: bool
+) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    path = f"/api/pathology/update-status/{request_id}/"
+    assert site.call("POST", path, user=WORKER, body={"status": "processing"}).status == 200
+    if is_restarted:
+        site.restart(kill=True)
+    site.delete(slide)
+    store_again(site, slide, content=b"")
+    series_created(site.application.core, slide.series)
+    site.pass_time(600)
+    assert queue.status(request_id) == "processing"
 
 
 def test_a_slide_whose_result_went_with_it_is_analysed_again_without_force(
@@ -244,6 +321,8 @@ def test_a_result_delivered_after_the_slide_was_stored_again_is_not_lost_with_an
     assert "source_replaced" in queue.get(earlier)["flags"]
     request = queue.get(later)
     assert ("source_replaced" in request["flags"], request["result"]) == (False, RESULT)
+    said = [about for event, about in site.audit.events if event.event == "source_replaced"]
+    assert said == [earlier]
 
 
 def test_a_deletion_that_two_hear_of_at_once_is_audited_once(

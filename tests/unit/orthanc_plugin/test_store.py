@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from orthanc_plugin.storage.archive import MAX_BYTES
 from orthanc_plugin.storage.codec import DamagedError, decode_state, encode_state
 from orthanc_plugin.storage.numbering import take_number
 from tests.support.queue_client import PNG, Queue, named, new_token
-from tests.support.sites import PERSON, MemorySite, Slide
+from tests.support.sites import PERSON, Answer, MemorySite, Slide
 from tests.unit.orthanc_plugin.test_lifecycle import a_request, working
 
 
@@ -112,13 +112,6 @@ def test_the_index_changes_only_when_the_write_took_place(site: MemorySite, queu
     assert queue.status(request_id) == "pending"
 
 
-def test_a_write_that_took_place_after_all_counts(site: MemorySite, queue: Queue) -> None:
-    request_id = queue.submitted()
-    site.gateway.fail_next("put_metadata", after=True)
-    assert queue.decide(request_id, "cancel").status == 200
-    assert queue.status(request_id) == "cancelled"
-
-
 def test_a_write_in_doubt_is_read_again_before_the_next(site: MemorySite, queue: Queue) -> None:
     request_id = queue.submitted()
     site.gateway.fail_next("put_metadata", after=True)
@@ -141,6 +134,17 @@ def told_of(site: MemorySite, request_id: str, what: str) -> tuple[list[str], in
     ]
     assert core.webhook is not None
     return users, core.tallies.transitions().get(what, 0), core.webhook.waiting
+
+
+def test_a_write_that_took_place_after_all_counts_and_is_told_once() -> None:
+    site = MemorySite(TELLING)
+    queue = Queue(site)
+    request_id = queue.submitted()
+    site.gateway.fail_next("put_metadata", after=True)
+    assert queue.decide(request_id, "cancel").status == 200
+    site.pass_time(10)
+    assert queue.status(request_id) == "cancelled"
+    assert told_of(site, request_id, "cancelled") == ([PERSON], 1, 1)
 
 
 def test_a_change_is_told_once_where_its_write_is_found_to_have_taken_place() -> None:
@@ -191,6 +195,18 @@ def test_a_claim_repeated_while_its_write_is_in_doubt_gets_no_second_request(
     assert [queue.try_claim(token=token).status for _ in range(2)] == [503, 503]
     assert queue.claim(token=token).request_id == first
     assert queue.claim("other").request_id == second
+
+
+def test_a_claim_is_repeated_while_the_write_of_another_request_of_its_slide_is_in_doubt(
+    site: MemorySite, queue: Queue
+) -> None:
+    queue.submitted(slide := site.new_slide())
+    lease = queue.claim()
+    other = queue.submitted(slide, parameters={"a": 1})
+    site.leave_in_doubt()
+    assert queue.decide(other, "cancel").status == 503
+    site.gateway.fail_next("get_metadata")
+    assert queue.claim(token=lease.token).request_id == lease.request_id
 
 
 def test_a_worker_is_given_no_second_slide_ahead_while_a_write_that_gave_it_one_is_in_doubt(
@@ -365,6 +381,31 @@ def test_open_requests_do_not_outgrow_the_state(site: MemorySite, queue: Queue) 
     assert statuses == [201] * accepted + [413] * (18 - accepted)
     assert (accepted > 10, answers[-1].json["code"]) == (True, "too_many_requests_on_series")
     assert len(stored(site, slide)) <= MAX_BYTES
+
+    # What has been accepted is worked on all the same.
+    assert [queue.try_claim(f"w{number}").status for number in range(accepted)] == [200] * accepted
+    assert len(stored(site, slide)) > MAX_BYTES
+
+
+def test_two_changes_of_a_series_at_once_are_both_kept(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, put = site.new_slide(), site.gateway.put_metadata
+    ids = [queue.submitted(slide, parameters={"number": number}) for number in range(2)]
+    others: list[Future[Answer]] = []
+    with ThreadPoolExecutor(1) as threads:
+
+        def put_while_another_changes(series: str, number: int, value: bytes) -> None:
+            if not others:
+                others.append(threads.submit(queue.decide, ids[1], "cancel"))
+                wait(others, timeout=0.2)  # it waits for us
+            put(series, number, value)
+
+        monkeypatch.setattr(site.gateway, "put_metadata", put_while_another_changes)
+        assert queue.decide(ids[0], "cancel").status == 200
+        assert others[0].result(10).status == 200
+    requests = decode_state(slide.series, stored(site, slide)).requests
+    assert [request.status for request in requests] == ["cancelled", "cancelled"]
 
 
 def test_a_series_that_orthanc_is_slow_at_holds_up_no_other(
