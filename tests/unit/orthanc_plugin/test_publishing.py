@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -469,6 +470,33 @@ def test_a_result_that_orthanc_refuses_does_not_keep_the_others(
     assert request["history"][-1]["detail"].startswith("result-0.dcm: Orthanc could not take")
     assert {item["series"] for item in request["dicom"]} == others(site, slide)
     assert any("result-0.dcm" in line for line in site.warnings)
+
+
+@pytest.mark.parametrize("member", ["study_id", "series_instance_uid", "sop_instance_uid"])
+def test_a_result_that_orthanc_would_put_elsewhere_than_it_said_is_not_stored(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch, member: str
+) -> None:
+    """Where a result is withdrawn its series is deleted: it must not be that of a slide."""
+    delivery, filed_as = deliver(queue, slide), site.gateway.filed_as
+    monkeypatch.setattr(
+        site.gateway, "filed_as", lambda content: replace(filed_as(content), **{member: "another"})
+    )
+    assert delivery.complete() == 200
+    assert "dicom_results_refused" in queue.get(delivery.request_id)["flags"]
+    assert others(site, slide) == set()
+
+
+def test_a_result_that_cannot_be_found_once_it_is_stored_is_not_said_to_have_arrived(
+    site: MemorySite, queue: Queue, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the id of its series nothing could delete it."""
+    delivery = deliver(queue, slide)
+    monkeypatch.setattr(site.gateway, "parent_series", lambda _: None)
+    assert delivery.complete() == 503
+    assert queue.status(delivery.request_id) == "publishing"
+    monkeypatch.undo()
+    site.pass_time(10)
+    assert {item["series"] for item in queue.get(delivery.request_id)["dicom"]} == others(site, slide)
 
 
 def test_an_orthanc_that_cannot_store_is_waited_for_but_not_for_ever(

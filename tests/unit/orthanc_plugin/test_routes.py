@@ -316,9 +316,10 @@ def test_whoever_waits_learns_that_the_slide_is_complete() -> None:
 def test_a_slide_that_was_complete_before_its_arrival_was_noted_is_not_waited_for() -> None:
     site = MemorySite()
     queue, slide = Queue(site), site.new_slide()
+    request_id = queue.submitted(slide)
     arriving = replace(known_series(site, slide), is_stable=False)
     note_arrival(site.application.core, arriving)
-    assert queue.get(queue.submitted(slide))["waits_for"] == "worker"
+    assert queue.get(request_id)["waits_for"] == "worker"
 
 
 def test_more_of_a_slide_may_come_after_its_request() -> None:

@@ -62,9 +62,10 @@ def test_a_submit_between_deletion_and_return_keeps_the_older_requests(
     assert queue.status(newer) == "pending"
 
 
+@pytest.mark.parametrize("is_deleted_twice", [True, False])
 @pytest.mark.parametrize("had_more", [True, False])
 def test_no_number_of_a_file_is_given_away_twice_where_a_slide_returns(
-    site: MemorySite, queue: Queue, had_more: bool
+    site: MemorySite, queue: Queue, had_more: bool, is_deleted_twice: bool
 ) -> None:
     def next_number() -> int:
         return int(json.loads(site.gateway.get_metadata(slide.series, STATE) or b"")["next_number"])
@@ -83,6 +84,9 @@ def test_no_number_of_a_file_is_given_away_twice_where_a_slide_returns(
         queue.claim(f"w{number}")
     numbers.append(next_number())
     assert (numbers[0] > numbers[1]) == had_more
+    if is_deleted_twice:
+        site.delete(slide)
+        store_again(site, slide)
     series_created(site.application.core, slide.series)
     assert next_number() == max(numbers)
 
@@ -149,6 +153,7 @@ def test_requests_whose_carrying_over_failed_are_carried_over_later(
     for hears in (series_deleted, series_created):
         _quietly(lambda hears=hears: hears(site.application.core, slide.series))  # type: ignore[misc]
     site.pass_time(30)
+    assert site.application.core.replaced_unwritten == {}
 
     site.restart(kill=True)
     assert queue.status(request_id) == "pending"
@@ -438,6 +443,24 @@ def test_a_slide_deleted_twice_before_its_return_is_heard_of_keeps_all_its_reque
     site.restart(kill=True)
     assert queue.status(older) == "pending"
     assert queue.status(newer) == "pending"
+
+
+def test_what_went_with_the_last_slides_is_kept_for_their_return_and_no_more(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    request_id = queue.submitted(slide)
+    site.delete(slide)
+    for _ in range(150):
+        site.delete(site.new_slide())  # nothing went with these
+    store_again(site, slide)
+    series_created(site.application.core, slide.series)
+    assert queue.status(request_id) == "pending"
+
+    for _ in range(110):
+        queue.submitted(slide := site.new_slide())
+        site.delete(slide)
+    assert len(site.application.core.replaced) == 100
 
 
 @pytest.mark.parametrize(
