@@ -127,17 +127,19 @@ class Spool:
         self._set_aside.add(name)
 
     def waiting(self) -> Iterator[Delivery]:
-        """Read the deliveries, oldest first; what cannot be read is set aside with a line in the log.
+        """Read the deliveries, oldest first; what is no delivery is set aside with a line in the log.
 
         Raises
         ------
         SpoolError
-            If the folder or a file cannot be read now: what it holds is kept.
+            If the folder or a file cannot be read now: what it holds is kept. One file that stays unreadable
+            must not keep the others until they are too old, so this comes after them.
         """
         try:
             entries = self._entries()
         except OSError as error:
             raise self._sentence(error) from error
+        unreadable: OSError | None = None
         for path in entries:
             if path.name in self._set_aside:
                 continue
@@ -151,9 +153,11 @@ class Spool:
                 )
                 self.set_aside(path.name)
             except OSError as error:
-                raise self._sentence(error) from error
+                unreadable = unreadable or error
             else:
                 yield delivery
+        if unreadable is not None:
+            raise self._sentence(unreadable) from unreadable
 
     def tidy(self, room_for: int = 0) -> None:
         """Remove what is too old, then the oldest until `room_for` more bytes fit.

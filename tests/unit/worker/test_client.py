@@ -14,6 +14,7 @@ import responses
 from tests.support.scripted_server import FOREIGN_PAGES, Fault, Page, ScriptedServer
 from tests.unit.worker.conftest import PASSWORD, QUICK, Rig
 from worker.backoff import Backoff
+from worker.calls import Retry
 from worker.client import PluginClient
 from worker.contract import ClaimAnswer, Lease, parse_claim, parse_heartbeat
 from worker.errors import (
@@ -164,6 +165,26 @@ def test_a_busy_server_is_asked_again_as_often_as_the_policy_says(
     with pytest.raises(BusyError):
         client.health()
     assert len(http.calls) == QUICK.attempts
+
+
+@pytest.mark.parametrize(
+    ("error", "first_s"),
+    [
+        (requests.exceptions.ConnectionError("Connection refused"), 1.0),
+        (requests.exceptions.ConnectionError("Connection aborted."), 0.0),
+    ],
+    ids=["a server that is away", "a connection that was dropped"],
+)
+def test_only_the_first_repeat_on_a_dropped_connection_follows_at_once(
+    settings: Settings, http: responses.RequestsMock, error: Exception, first_s: float
+) -> None:
+    waits: list[float] = []
+    growing = Retry(attempts=4, backoff=Backoff(base_s=1, cap_s=30, uniform=lambda _low, high: high))
+    client = PluginClient(settings, settings.worker, retry=growing, wait=noting(waits))
+    answer_health(http, 200, body=error)
+    with pytest.raises(UnreachableError):
+        client.health()
+    assert waits == [first_s, 2.0, 4.0]
 
 
 def test_a_refusal_is_not_repeated(client: PluginClient, http: responses.RequestsMock) -> None:

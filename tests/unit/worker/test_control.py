@@ -10,7 +10,8 @@ import pytest
 
 from worker.control import JobControl
 from worker.errors import JobStoppedError, StopReason
-from worker.stages import position_in
+from worker.stages import STAGES, position_in
+from worker.turns import EncoderTurns
 
 
 def test_a_lost_lease_ends_the_work() -> None:
@@ -60,6 +61,19 @@ def test_a_slide_fetched_ahead_is_begun_with_the_first_stage_that_cannot_be_done
     assert control.prefetch
     control.report(position_in("encode", 0.0))
     assert not control.prefetch
+
+
+def test_a_slide_that_was_claimed_in_its_turn_is_at_no_stage_one_that_an_idle_worker_may_have() -> None:
+    control = JobControl()
+    for stage in STAGES:
+        control.report(position_in(stage, 0.5))
+        assert not control.prefetch
+
+
+def test_a_slide_fetched_ahead_is_begun_as_soon_as_it_has_the_encoders_place() -> None:
+    control = JobControl(prefetch=True)
+    with EncoderTurns().take(control):
+        assert not control.prefetch, "an idle worker would encode it, too, until the first patches are done"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,11 +81,19 @@ def test_a_damaged_delivery_is_set_aside_and_the_others_are_read(
     assert (tmp_path / "spool" / "r1-1").exists()
 
 
+def test_a_delivery_that_lacks_a_file_is_set_aside_like_a_damaged_one(spool: Spool, tmp_path: Path) -> None:
+    spool.store(delivery("r1"))
+    spool.store(delivery("r2"))
+    (tmp_path / "spool" / "r1-1" / "artifacts" / "heatmap.png").unlink()
+    assert [item.request_id for item in spool.waiting()] == ["r2"]
+
+
 def test_what_is_set_aside_is_passed_over_by_this_process_alone(spool: Spool, tmp_path: Path) -> None:
-    spool.store(delivery())
-    spool.set_aside(delivery().name)
-    assert list(spool.waiting()) == []
-    assert list(Spool(tmp_path / "spool", LIMITS).waiting()) == [delivery()]
+    for name in ("r1", "r2"):
+        spool.store(delivery(name))
+    spool.set_aside("r1-1")
+    assert list(spool.waiting()) == [delivery("r2")]
+    assert len(list(Spool(tmp_path / "spool", LIMITS).waiting())) == 2
 
 
 def test_what_is_set_aside_makes_room_and_grows_too_old_like_the_others(tmp_path: Path) -> None:
@@ -103,7 +112,8 @@ def test_what_is_set_aside_makes_room_and_grows_too_old_like_the_others(tmp_path
 def test_an_artifact_name_cannot_lead_out_of_the_spool(spool: Spool, tmp_path: Path) -> None:
     spool.store(delivery())
     document = tmp_path / "spool" / "r1-1" / "delivery.json"
-    document.write_text(document.read_text().replace("heatmap.png", "../../secret"))
+    document.write_text(document.read_text().replace("heatmap.png", "../../../secret"))
+    (tmp_path / "secret").write_bytes(b"of somebody else")
     assert list(spool.waiting()) == []
 
 
@@ -141,6 +151,19 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_behind(
     assert list((tmp_path / "spool").iterdir()) == []
 
 
+@pytest.mark.parametrize("use", [Spool.tidy, lambda spool: list(spool.waiting())], ids=["tidy", "waiting"])
+def test_a_folder_that_cannot_be_listed_is_a_sentence(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, use: Callable[[Spool], object]
+) -> None:
+    def refuse(_: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    spool.store(delivery())
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(SpoolError, match=r"Permission denied.*check SPOOL_DIR and its rights"):
+        use(spool)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights")
 def test_only_the_owner_may_read_the_tokens(spool: Spool, tmp_path: Path) -> None:
     spool.store(delivery())
@@ -176,7 +199,10 @@ def test_a_result_that_waits_before_its_dicom_objects_arrived_says_that_they_are
     spool: Spool,
 ) -> None:
     spool.store(with_dicom())
-    result = next(spool.waiting()).body["result"]
+    waiting = next(spool.waiting())
+    assert waiting.artifacts == delivery().artifacts
+    assert waiting.body["artifacts"] == delivery().body["artifacts"], "the server asks for all that is named"
+    result = waiting.body["result"]
     assert (result["dicom"], result["artifacts"]) == ([], ["heatmap.png"])
     assert result["quality"]["flags"] == ["dicom_results_not_kept"]
 
@@ -213,6 +239,27 @@ def test_a_file_that_cannot_be_read_now_is_kept_for_later(
         with pytest.raises(SpoolError, match="check SPOOL_DIR"):
             list(spool.waiting())
     assert list(spool.waiting()) == [delivery()]
+
+
+def test_one_result_that_stays_unreadable_keeps_no_other_from_being_sent(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for age, name in enumerate(("r3", "r2", "r1")):
+        spool.store(delivery(name))
+        stamp = time.time() - 100 * age
+        os.utime(tmp_path / "spool" / f"{name}-1", (stamp, stamp))
+    read = Path.read_bytes
+
+    def on_a_bad_block(path: Path) -> bytes:
+        if "r2-1" in path.parts:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", on_a_bad_block)
+    reading = spool.waiting()
+    assert [next(reading).request_id, next(reading).request_id] == ["r1", "r3"]
+    with pytest.raises(SpoolError, match="Input/output error"):
+        next(reading)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity"])
