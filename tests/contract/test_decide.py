@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from pydicom.uid import generate_uid
 
 from orthanc_plugin.storage.archive import MAX_FINISHED
 from tests.support.queue_client import PNG, Queue, named
-from tests.support.sites import MONITOR, WORKER, ServerSite, Site, Slide
+from tests.support.sites import MONITOR, WORKER, MemorySite, ServerSite, Site, Slide
 from tests.support.tiny_dicom import tiny_result, tiny_slide
 
 
@@ -71,6 +72,27 @@ def test_a_person_can_retry_what_failed(queue: Queue) -> None:
     queue.claim().fail("no_tissue", retryable=False)
     assert queue.decide(request_id, "retry").json["request"]["status"] == "pending"
     assert queue.claim().request_id == request_id
+
+
+def slide_of_another_study(site: Site) -> Slide:
+    if not isinstance(site, MemorySite):
+        return site.new_slide()
+    return Slide(site.gateway.add_slide("1.2.9.1", "1.2.9"), "1.2.9.1", "1.2.9", "1.2.9.1.1")
+
+
+@pytest.fixture
+def mixed(queue: Queue, site: Site) -> list[dict[str, Any]]:
+    """Return requests that differ in slide, model and state, the oldest first."""
+    slides = [site.new_slide(), slide_of_another_study(site)]
+    models = [queue.model, f"{queue.model}-2"]
+    ids = []
+    for model, slide, is_cancelled in product(models, slides, (False, True)):
+        if isinstance(site, MemorySite):
+            site.pass_time(0.01)
+        ids.append(queue.submitted(slide, model=model, parameters={"cancelled": is_cancelled}))
+        if is_cancelled:
+            queue.decide(ids[-1], "cancel")
+    return [queue.get(request_id) for request_id in ids]
 
 
 def delivered_with_dicom(queue: Queue, slide: Slide) -> tuple[str, dict[str, Any]]:
@@ -150,6 +172,35 @@ def test_lists_are_filtered_and_paged(queue: Queue, site: Site) -> None:
     first = site.call("GET", "/pathology/requests/", query={"model": queue.model, "limit": "2"}).json
     assert [item["request_id"] for item in first["requests"]] == wanted[:2]
     assert ids(cursor=first["next"]) == wanted[2:]
+
+
+FILTERS = ("series", "study", "model", "status", "since")
+
+
+@pytest.mark.parametrize("order", ["oldest", "newest"])
+def test_a_list_shows_what_meets_all_of_its_filters(
+    mixed: list[dict[str, Any]], site: Site, order: str
+) -> None:
+    in_order = mixed if order == "oldest" else mixed[::-1]
+    ids = {one["request_id"] for one in mixed}
+
+    def meets(one: dict[str, Any], query: dict[str, str]) -> bool:
+        return all(
+            one["created"] >= value if name == "since" else one[name] == value
+            for name, value in query.items()
+        )
+
+    for count in range(1, len(FILTERS) + 1):
+        for names, like in product(combinations(FILTERS, count), mixed[1::3]):
+            query = {name: like["created" if name == "since" else name] for name in names}
+            answer = site.call(
+                "GET", "/pathology/requests/", query={**query, "order": order, "limit": "1000"}
+            )
+            listed = [item["request_id"] for item in answer.json["requests"]]
+            wanted = [one["request_id"] for one in in_order if meets(one, query)]
+            assert [request_id for request_id in listed if request_id in ids] == wanted, query
+    elsewhere = {"series": mixed[0]["series"], "study": mixed[-1]["study"]}
+    assert site.call("GET", "/pathology/requests/", query=elsewhere).json["requests"] == []
 
 
 def test_a_list_begins_with_the_newest_where_that_is_asked_for(queue: Queue, site: Site) -> None:

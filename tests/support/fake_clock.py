@@ -12,7 +12,7 @@ class FakeClock:
         self._monotonic = 1000.0
 
     def now(self) -> float:
-        return self._now
+        return round(self._now, 3)  # to the millisecond, as the machine's own
 
     def monotonic(self) -> float:
         return self._monotonic
