@@ -105,10 +105,9 @@ def _output_of(core: Core, request: AnalysisRequest, content: bytes) -> Output:
         raise ApiError(409, "artifact_mismatch", "A DICOM result must belong to the study of its slide.")
     if identity.series_instance_uid == request.series_instance_uid:
         raise ApiError(409, "artifact_mismatch", "A DICOM result must be a series of its own.")
-    ours = any(output.series_instance_uid == identity.series_instance_uid for output in request.outputs)
     producer = core.index.producer(identity.series_instance_uid)
     is_anothers = producer is not None and producer.request_id != request.request_id
-    if is_anothers or (not ours and core.gateway.lookup_series(identity.series_instance_uid, None)):
+    if is_anothers or core.gateway.lookup_series(identity.series_instance_uid, None):
         raise ApiError(
             409, "artifact_mismatch", "Orthanc has a series with this UID already; derive a new one."
         )

@@ -280,10 +280,14 @@ def test_a_dicom_result_must_stay_in_its_study(queue: Queue, site: Site) -> None
     assert (answer.status, answer.json["code"]) == (409, "artifact_mismatch")
 
 
-def test_a_dicom_result_must_not_join_a_series_that_is_there(queue: Queue, site: Site) -> None:
+@pytest.mark.parametrize("of_its_slide", [True, False])
+def test_a_dicom_result_must_not_join_a_series_that_is_there(
+    queue: Queue, site: Site, of_its_slide: bool
+) -> None:
     slide = site.new_slide()
     queue.submitted(slide)
-    content = tiny_result(slide.study_uid, series_uid=slide.series_uid)
+    there = slide if of_its_slide else site.new_slide()
+    content = tiny_result(slide.study_uid, series_uid=there.series_uid)
     answer = queue.claim().put("sr.dcm", content, "application/dicom")
     assert (answer.status, answer.json["code"]) == (409, "artifact_mismatch")
 

@@ -103,21 +103,34 @@ def test_a_record_that_an_earlier_version_kept_in_an_attachment_is_read(
     assert queue.get(request_id)["result"] == RESULT
 
 
+@pytest.mark.parametrize("left", [("metadata",), ("attachment",), ("metadata", "attachment")])
 @pytest.mark.parametrize("result", [RESULT, LARGE])
 def test_a_record_whose_completion_failed_goes_with_the_next_claim(
-    site: MemorySite, queue: Queue, result: dict[str, Any]
+    site: MemorySite, queue: Queue, result: dict[str, Any], left: tuple[str, ...]
 ) -> None:
     slide = site.new_slide()
     queue.submitted(slide)
     lease = queue.claim()
     number = number_of(site, lease.request_id)
-    site.gateway.put_metadata(slide.series, number, encode_record({"half": "a completion"}))
-    site.gateway.put_attachment(slide.series, number, b"half a completion")
+    if "metadata" in left:
+        site.gateway.put_metadata(slide.series, number, encode_record({"half": "a completion"}))
+    if "attachment" in left:
+        site.gateway.put_attachment(slide.series, number, b"half a completion")
     site.pass_time(61)
     again = queue.claim("other")
     assert site.gateway.get_metadata(slide.series, number) is None
     assert site.gateway.get_attachment(slide.series, number) is None
     assert queue.get(delivered(again, result))["result"] == result
+
+
+def test_a_site_s_own_file_under_a_number_that_was_never_given_away_stays(
+    site: MemorySite, queue: Queue
+) -> None:
+    queue.completed(slide := site.new_slide())
+    numbers = site.gateway.list_attachments(slide.series)
+    site.gateway.put_attachment(slide.series, max(numbers) + 1, b"a site's own")
+    site.restart(kill=True)
+    assert site.gateway.get_attachment(slide.series, max(numbers) + 1) == b"a site's own"
 
 
 @pytest.mark.parametrize("number", [1024, 5100])

@@ -19,6 +19,7 @@ from orthanc_plugin.storage.codec import DamagedError, decode_state, encode_stat
 from orthanc_plugin.storage.numbering import take_number
 from tests.support.queue_client import PNG, Queue, named, new_token
 from tests.support.sites import PERSON, Answer, MemorySite, Slide
+from tests.support.tiny_dicom import tiny_result
 from tests.unit.orthanc_plugin.test_lifecycle import a_request, working
 
 
@@ -446,6 +447,54 @@ def test_left_over_attachments_go_with_the_next_claim(site: MemorySite, queue: Q
     assert len(site.gateway.list_attachments(slide.series)) == 1
     site.pass_time(1.1)
     queue.claim("other")
+    assert site.gateway.list_attachments(slide.series) == ()
+
+
+def test_a_file_that_is_not_as_it_was_sent_is_no_part_of_a_result_and_may_be_sent_again(
+    site: MemorySite, queue: Queue
+) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    lease = queue.claim()
+    lease.put("heatmap.png", PNG)
+    (number,) = site.gateway.list_attachments(slide.series)
+    site.gateway.put_attachment(slide.series, number, PNG[::-1])
+    assert lease.complete(named("heatmap.png", PNG)).json["code"] == "artifact_mismatch"
+    assert lease.put("heatmap.png", PNG).status == 200
+    assert lease.complete(named("heatmap.png", PNG)).status == 200
+
+
+def test_a_file_that_orthanc_cannot_read_now_is_asked_for_again(site: MemorySite, queue: Queue) -> None:
+    path = f"/pathology/requests/{queue.completed().request_id}/artifacts/heatmap.png"
+    site.gateway.fail_next("get_attachment")
+    assert [site.call("GET", path).status for _ in range(2)] == [503, 200]
+
+
+def test_a_file_in_whose_place_another_is_sent_is_deleted(site: MemorySite, queue: Queue) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    lease = queue.claim()
+    for content in (PNG, PNG + b"another"):
+        assert lease.put("heatmap.png", content).status == 200
+    (number,) = site.gateway.list_attachments(slide.series)
+    assert site.gateway.get_attachment(slide.series, number) == PNG + b"another"
+
+
+def test_a_file_of_a_worker_that_has_lost_its_lease_while_it_was_looked_at_is_refused(
+    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = site.new_slide()
+    queue.submitted(slide)
+    lease, look = queue.claim(), site.gateway.lookup_series
+
+    def look_meanwhile(series_uid: str, study_uid: str | None) -> tuple[str, ...]:
+        site.pass_time(3)
+        queue.claim("other")
+        return look(series_uid, study_uid)
+
+    monkeypatch.setattr(site.gateway, "lookup_series", look_meanwhile)
+    answer = lease.put("report.dcm", tiny_result(slide.study_uid), "application/dicom")
+    assert (answer.status, answer.json["code"]) == (409, "lease_lost")
     assert site.gateway.list_attachments(slide.series) == ()
 
 
