@@ -38,9 +38,7 @@ from clam_core.encoders.transforms import IMAGENET, normalised
 from clam_core.model import LoadedModel
 from clam_core.package import ModelPackage
 from tests.support.orthanc_server import OrthancServer
-from worker.analysis import ClamAnalyzer
 from worker.assembly import beside_gpu, build_daemon, make_telemetry, slide_opener
-from worker.daemon import Mode
 from worker.demo_slide import demo_slide
 from worker.drawn_slide import write_tiled_tiff
 from worker.ingest.environment import converter_python
@@ -48,9 +46,11 @@ from worker.ingest.identity import SlideOptions
 from worker.ingest.pipeline import Ingest
 from worker.ingest.progress import silent
 from worker.ingest.store import OrthancStore
+from worker.jobs.analysis import ClamAnalyzer
+from worker.processes.shutdown import ShutdownRequest
+from worker.serving.daemon import Mode
 from worker.settings import Credentials, Settings
 from worker.settings_reading import load_settings
-from worker.shutdown import ShutdownRequest
 
 ROOT = Path(__file__).resolve().parents[1]
 EAGER_BATCH = 32

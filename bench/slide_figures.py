@@ -23,13 +23,13 @@ from clam_core.options import AnalysisOptions
 from clam_core.slides import FetchAhead, Pixels, Slide, WsiDicomSlide, tiles_under
 from tests.support.orthanc_server import OrthancServer, store_file
 from tests.support.ranges_server import RangesServer, claim_of
-from worker.contract import Claim, InstanceRef
+from worker.api.contract import Claim, InstanceRef
+from worker.api.transport import make_session
 from worker.settings import Credentials
 from worker.settings_reading import load_settings
 from worker.sources import OrthancRangesSource, RangesClient
 from worker.sources.headers import read_header
 from worker.sources.prefetching import FrameNumbers, PrefetchingSlide
-from worker.transport import make_session
 
 BATCH = AnalysisOptions().batch_size
 """Patches of a batch: the worker's own."""

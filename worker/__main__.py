@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-from worker.cli import main
+from .cli import main
 
 raise SystemExit(main())

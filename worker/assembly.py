@@ -11,24 +11,25 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from clam_core.slides import Slide
-from worker.analysis import ClamAnalyzer
-from worker.apart import Apart
-from worker.client import PluginClient
-from worker.contract import Claim
-from worker.daemon import Daemon
-from worker.dicom_results import build_results
-from worker.dicom_step import DicomStep
-from worker.gpu import gpu_memory
-from worker.job import Analyzer, Job
-from worker.outbox import Outbox
-from worker.progress import ProgressView, make_view
-from worker.server_clock import ServerClock
-from worker.settings import LogFormat, Settings
-from worker.shutdown import ShutdownRequest
-from worker.sources import open_request_slide
-from worker.spool import Spool, SpoolLimits
-from worker.telemetry import Telemetry, process_memory
-from worker.transport import make_session
+
+from .api.client import PluginClient
+from .api.contract import Claim
+from .api.server_clock import ServerClock
+from .api.transport import make_session
+from .dicom_results import build_results
+from .gpu import gpu_memory
+from .jobs.analysis import ClamAnalyzer
+from .jobs.dicom_step import DicomStep
+from .jobs.job import Analyzer, Job
+from .processes.apart import Apart
+from .processes.shutdown import ShutdownRequest
+from .progress import ProgressView, make_view
+from .serving.daemon import Daemon
+from .serving.outbox import Outbox
+from .serving.spool import Spool, SpoolLimits
+from .settings import LogFormat, Settings
+from .sources import open_request_slide
+from .telemetry import Telemetry, process_memory
 
 _SWITCH_S = 0.0005
 """So long a thread may keep Python's lock from one that waits for it, in place of 5 ms: on an H100 a tenth

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clam_core.arguments import OneSentenceParser
-from worker import __version__, logs
-from worker.errors import WorkerError
-from worker.settings_reading import env_file_of, load_settings
+
+from . import __version__, logs
+from .errors import WorkerError
+from .settings_reading import env_file_of, load_settings
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import requests
 
-from worker.drawn_slide import write_drawn_slide
-from worker.errors import WorkerError
+from .drawn_slide import write_drawn_slide
+from .errors import WorkerError
 
 _log = logging.getLogger(__name__)
 

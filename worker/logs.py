@@ -19,7 +19,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from worker.settings import LogFormat
+from .settings import LogFormat
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="-")
 

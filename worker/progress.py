@@ -11,7 +11,7 @@ from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
-from worker.stages import Position, words
+from .stages import Position, words
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from worker.errors import SettingsError
+from .errors import SettingsError
 
 
 class ResultKind(Enum):

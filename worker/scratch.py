@@ -7,7 +7,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from worker.settings import Settings
+from .settings import Settings
 
 _log = logging.getLogger(__name__)
 

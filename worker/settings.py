@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from worker.errors import SettingsError
-from worker.result_kinds import ResultKind
+from .errors import SettingsError
+from .result_kinds import ResultKind
 
 
 class Shutdown(Enum):

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from worker.errors import SettingsError
-from worker.result_kinds import ALL_KINDS, ResultKind, parse_kinds
-from worker.settings import CheckpointSettings, Credentials, LogFormat, Settings, Shutdown
+from .errors import SettingsError
+from .result_kinds import ALL_KINDS, ResultKind, parse_kinds
+from .settings import CheckpointSettings, Credentials, LogFormat, Settings, Shutdown
 
 _RENAMED = {"DJANGO_API_URL": "PATHOLOGY_API_URL"}
 _RETIRED = {

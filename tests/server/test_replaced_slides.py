@@ -23,15 +23,15 @@ from tests.support.orthanc_server import OrthancServer, merge, store_file
 from tests.support.ranges_server import claim_of
 from tests.support.slide_reading import settings_for
 from tests.support.worker_process import wait_until_ended
+from worker.api.contract import Claim, InstanceRef, ModelOffer
+from worker.api.transport import make_session
 from worker.assembly import build_daemon, make_telemetry, slide_opener
-from worker.contract import Claim, InstanceRef, ModelOffer
-from worker.daemon import Mode
-from worker.job import Analysis, StageReport
+from worker.jobs.job import Analysis, StageReport
+from worker.processes.shutdown import ShutdownRequest
+from worker.serving.daemon import Mode
 from worker.settings import Credentials
-from worker.shutdown import ShutdownRequest
 from worker.sources import OrthancRangesSource, RangesClient, ranges_slide
 from worker.sources.errors import ChangedInMidReadError, SourceDeletedError
-from worker.transport import make_session
 
 pytestmark = pytest.mark.server
 

@@ -18,11 +18,11 @@ from tests.support.odd_dicom import ENCODINGS, HEIGHT, ODD_STORAGE, TILE, WIDTH,
 from tests.support.orthanc_server import OrthancServer, store_file
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import ODD_SLIDES, assert_same_tiles, real_slide, settings_for
-from worker.contract import Claim, new_token, parse_claim
+from worker.api.contract import Claim, new_token, parse_claim
+from worker.api.transport import make_session
 from worker.settings import Credentials, Settings
 from worker.sources import OrthancDownloadSource, RangesSlide, open_request_slide, repeating
 from worker.sources.errors import ChangedInMidReadError, SourceDeletedError
-from worker.transport import make_session
 
 pytestmark = pytest.mark.server
 

@@ -16,13 +16,13 @@ from tests.support.orthanc_server import OrthancServer, store_file
 from tests.support.ranges_server import claim_of
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import ODD_SLIDES, assert_same_tiles, real_slide, settings_for
-from worker.contract import Claim, InstanceRef
+from worker.api.contract import Claim, InstanceRef
+from worker.api.transport import make_session
 from worker.settings import Credentials
 from worker.sources import DicomwebSlide, DicomwebSource, Reporting, open_request_slide
 from worker.sources.errors import SourceDeletedError
 from worker.sources.orthanc_download import DownloadedSlide
 from worker.sources.ranges_slide import RangesSlide
-from worker.transport import make_session
 
 pytestmark = pytest.mark.server
 

@@ -17,18 +17,18 @@ import requests
 from tests.support.dicom_files import another_slide
 from tests.support.orthanc_server import OrthancServer, store_file
 from tests.support.wait import wait_until
-from worker.client import PluginClient
-from worker.contract import Claim, ModelOffer, new_token
-from worker.delivery import Delivery, failure_delivery, result_delivery
+from worker.api.client import PluginClient
+from worker.api.contract import Claim, ModelOffer, new_token
+from worker.api.transport import make_session
 from worker.errors import LeaseLostError, RefusedError, RequestGoneError, UnauthorizedError
-from worker.failures import Failure
-from worker.outbox import Fate, Outbox
+from worker.jobs.delivery import Delivery, failure_delivery, result_delivery
+from worker.jobs.failures import Failure
+from worker.serving.outbox import Fate, Outbox
+from worker.serving.spool import Spool, SpoolLimits
 from worker.settings import Settings
 from worker.settings_reading import load_settings
 from worker.sources import RangesClient
 from worker.sources.errors import SourceUnauthorizedError
-from worker.spool import Spool, SpoolLimits
-from worker.transport import make_session
 
 pytestmark = [pytest.mark.server]
 

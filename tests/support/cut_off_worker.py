@@ -20,11 +20,11 @@ from clam_core.model import LoadedModel
 from clam_core.slides import WsiDicomSlide
 from tests.support.core_fakes import FakeModel, MeanColourEncoder
 from worker import logs
-from worker.analysis import ClamAnalyzer, feature_store
 from worker.assembly import build_daemon
-from worker.daemon import Mode
+from worker.jobs.analysis import ClamAnalyzer, feature_store
+from worker.processes.shutdown import ShutdownRequest
+from worker.serving.daemon import Mode
 from worker.settings_reading import load_settings
-from worker.shutdown import ShutdownRequest
 from worker.sources import Verified
 
 

@@ -16,12 +16,12 @@ from typing import Any
 from clam_core.run import EncoderTurn
 from tests.support.core_fakes import ArraySlide, blank
 from worker import logs
+from worker.api.contract import ModelOffer
 from worker.assembly import build_daemon
-from worker.contract import ModelOffer
-from worker.daemon import Mode
-from worker.job import Analysis, StageReport
+from worker.jobs.job import Analysis, StageReport
+from worker.processes.shutdown import ShutdownRequest
+from worker.serving.daemon import Mode
 from worker.settings_reading import load_settings
-from worker.shutdown import ShutdownRequest
 
 
 class HeldAnalyzer:

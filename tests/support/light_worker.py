@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.tiny_dicom import tiny_result
+from worker.api.calls import Retry
+from worker.api.client import PluginClient
+from worker.api.contract import ArtifactRef, Claim, ModelOffer, new_token
 from worker.backoff import Backoff
-from worker.calls import Retry
-from worker.client import PluginClient
-from worker.contract import ArtifactRef, Claim, ModelOffer, new_token
 from worker.errors import ServerError
 from worker.settings_reading import load_settings
 

@@ -19,7 +19,7 @@ import pydicom
 
 from tests.support.loopback_server import LoopbackServer
 from tests.support.scripted_server import Page
-from worker.contract import Claim, InstanceRef, Lease
+from worker.api.contract import Claim, InstanceRef, Lease
 
 _RANGES = re.compile(r"/pathology/instances/([\w-]+)/ranges")
 _FRAMES = re.compile(r"/pathology/instances/[\w-]+/frames")

@@ -148,7 +148,7 @@ def codes_of(path: str) -> set[str]:
 def test_every_code_that_a_slide_can_be_refused_with_stands_in_the_troubleshooting_page() -> None:
     page = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
     # PreflightError itself is the root of those that are raised.
-    codes = codes_of("worker/preflight_errors.py") | codes_of("worker/sources/errors.py")
+    codes = codes_of("worker/sources/preflight_errors.py") | codes_of("worker/sources/errors.py")
     codes |= {kind.code for kind in every_kind_of(SlideError)}
     assert len(codes) > 12
     assert {code for code in codes - {"preflight"} if f"`{code}`" not in page} == set()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from worker.cli import build_parser
-from worker.pulse import STALLED_S
+from worker.processes.pulse import STALLED_S
 from worker.settings_reading import load_settings, parse_env_file
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ import argparse
 import json
 import sys
 
-from worker.client import PluginClient
-from worker.following import whole_id
+from worker.api.client import PluginClient
+from worker.person.following import whole_id
 from worker.settings import Settings
 
 _DECISIONS = {

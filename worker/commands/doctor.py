@@ -8,9 +8,9 @@ import json
 import sys
 from collections.abc import Iterator
 
-from worker.doctor import Doctor
+from worker.doctor.checks import Doctor
+from worker.doctor.findings import Finding, Verdict
 from worker.errors import WorkerError
-from worker.findings import Finding, Verdict
 from worker.settings import Settings
 from worker.settings_reading import env_file_of
 
@@ -56,7 +56,7 @@ def _examine(arguments: argparse.Namespace, settings: Settings) -> Iterator[Find
 
 
 def _round_trip(settings: Settings, timeout_s: float) -> Finding:
-    from worker.round_trip import round_trip  # noqa: PLC0415 - as above
+    from worker.doctor.round_trip import round_trip  # noqa: PLC0415 - as above
 
     try:
         return Finding("round trip", Verdict.OK, round_trip(settings, timeout_s))

@@ -11,19 +11,19 @@ import threading
 from typing import TYPE_CHECKING
 
 from worker import __version__
+from worker.api.transport import passwords_in_clear
 from worker.errors import ServerError
-from worker.lock import hold_worker_id
-from worker.notify import take_from_environment
-from worker.posts import posts
-from worker.pulse import Pulse
+from worker.processes.lock import hold_worker_id
+from worker.processes.notify import take_from_environment
+from worker.processes.posts import posts
+from worker.processes.pulse import Pulse
+from worker.processes.shutdown import ShutdownRequest
+from worker.processes.supervisor import Supervisor, start_worker
 from worker.scratch import sweep_scratch
 from worker.settings import Settings
-from worker.shutdown import ShutdownRequest
-from worker.supervisor import Supervisor, start_worker
-from worker.transport import passwords_in_clear
 
 if TYPE_CHECKING:
-    from worker.daemon import DaemonEnd
+    from worker.serving.daemon import DaemonEnd
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def _run_one(arguments: argparse.Namespace, settings: Settings) -> int:
         make_telemetry,
         slide_opener,
     )
-    from worker.daemon import Mode  # noqa: PLC0415 - as above
+    from worker.serving.daemon import Mode  # noqa: PLC0415 - as above
 
     mode = Mode.ONCE if arguments.once else Mode.UNTIL_EMPTY if arguments.drain_when_empty else Mode.FOREVER
     for warning in (*settings.warnings, *passwords_in_clear(settings)):

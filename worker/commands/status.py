@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from worker.client import PluginClient
-from worker.following import waiting_words, whole_id
-from worker.report import Addresses, describe
+from worker.api.client import PluginClient
+from worker.person.following import waiting_words, whole_id
+from worker.person.report import Addresses, describe
+from worker.person.slide_names import slide_names
 from worker.settings import Settings
-from worker.slide_names import slide_names
 from worker.stages import words
 
 

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from clam_core.errors import ParameterError
-from worker.client import PluginClient
+from worker.api.client import PluginClient
 from worker.errors import SubmitError
-from worker.following import follow, waiting_words
-from worker.progress import make_view
-from worker.report import Addresses, describe
-from worker.settings import LogFormat, Settings
-from worker.slide_names import slide_names
-from worker.submission import (
+from worker.person.following import follow, waiting_words
+from worker.person.report import Addresses, describe
+from worker.person.slide_names import slide_names
+from worker.person.submission import (
     Submission,
     Target,
     find_of,
@@ -28,6 +26,8 @@ from worker.submission import (
     submit,
     submitted_requests,
 )
+from worker.progress import make_view
+from worker.settings import LogFormat, Settings
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

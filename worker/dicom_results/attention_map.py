@@ -8,19 +8,14 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGLSLossless
 
-from worker.dicom_results.codes import ATTENTION_PERCENTILE, PERCENT, PREDECESSOR, scheme_identification
-from worker.dicom_results.geometry import QUANTUM, STEPS, Attention, draw_map, smallest_level
-from worker.dicom_results.header import (
-    CHARACTER_SET,
-    MANUFACTURER,
-    SERIES_NUMBERS,
-    finish,
-    series_description,
-)
-from worker.dicom_results.identity import Run, derived_uid, instance_uid, series_uid
-from worker.dicom_results.prediction import Prediction
-from worker.dicom_results.source import SourceSlide, matrix_size, to_build_from
 from worker.result_kinds import ResultKind
+
+from .codes import ATTENTION_PERCENTILE, PERCENT, PREDECESSOR, scheme_identification
+from .geometry import QUANTUM, STEPS, Attention, draw_map, smallest_level
+from .header import CHARACTER_SET, MANUFACTURER, SERIES_NUMBERS, finish, series_description
+from .identity import Run, derived_uid, instance_uid, series_uid
+from .prediction import Prediction
+from .source import SourceSlide, matrix_size, to_build_from
 
 _KIND = ResultKind.ATTENTION_MAP
 _BYTES_PER_PIXEL = 2

@@ -9,18 +9,19 @@ from typing import Any
 
 from pydicom import Dataset
 
-from worker.dicom_results.attention_map import MAX_MAP_BYTES, attention_map, level_bytes, map_level
-from worker.dicom_results.errors import HEADER_FAULTS
-from worker.dicom_results.geometry import Attention
-from worker.dicom_results.header import as_bytes
-from worker.dicom_results.identity import Run
-from worker.dicom_results.prediction import Prediction
-from worker.dicom_results.quiet import unquoted
-from worker.dicom_results.roi_report import roi_report
-from worker.dicom_results.slide_report import slide_report
-from worker.dicom_results.source import SourceSlide
 from worker.logs import describe_foreign
+from worker.quiet import unquoted
 from worker.result_kinds import ALL_KINDS, ResultKind
+
+from .attention_map import MAX_MAP_BYTES, attention_map, level_bytes, map_level
+from .errors import HEADER_FAULTS
+from .geometry import Attention
+from .header import as_bytes
+from .identity import Run
+from .prediction import Prediction
+from .roi_report import roi_report
+from .slide_report import slide_report
+from .source import SourceSlide
 
 MAX_ARTIFACT_BYTES = 64 * 1024 * 1024
 """The plugin takes no larger ``NAME.dcm`` (docs/rest.md)."""

@@ -7,7 +7,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 from pydicom.sr.codedict import codes
 
-from worker.dicom_results.texts import long_text, short_code
+from .texts import long_text, short_code
 
 SCHEME = "99ORTHANCPATH"
 """Private coding scheme designator: at most 16 characters, begins with 99 (DICOM PS3.16, 8.2)."""

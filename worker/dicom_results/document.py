@@ -24,13 +24,14 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
-from worker.dicom_results.codes import ENGLISH, HISTOPATHOLOGY_TEST, scheme_identification
-from worker.dicom_results.header import CHARACTER_SET, MANUFACTURER, SERIES_NUMBERS, finish
-from worker.dicom_results.identity import Run, derived_uid, instance_uid, series_uid
-from worker.dicom_results.prediction import Model, Prediction
-from worker.dicom_results.source import SourceSlide, to_build_from
-from worker.dicom_results.texts import long_text
 from worker.result_kinds import ResultKind
+
+from .codes import ENGLISH, HISTOPATHOLOGY_TEST, scheme_identification
+from .header import CHARACTER_SET, MANUFACTURER, SERIES_NUMBERS, finish
+from .identity import Run, derived_uid, instance_uid, series_uid
+from .prediction import Model, Prediction
+from .source import SourceSlide, to_build_from
+from .texts import long_text
 
 _CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 

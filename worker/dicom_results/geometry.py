@@ -11,8 +11,8 @@ from highdicom.spatial import ImageToReferenceTransformer
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from worker.dicom_results.prediction import TopPatch
-from worker.dicom_results.source import matrix_size
+from .prediction import TopPatch
+from .source import matrix_size
 
 QUANTUM = 0.01
 """One step of the map, in percentile points; 0 is kept for what was not analysed."""

@@ -8,11 +8,12 @@ from io import BytesIO
 
 from pydicom import Dataset, dcmwrite
 
-from worker.dicom_results.identity import Run
-from worker.dicom_results.prediction import Prediction
-from worker.dicom_results.source import keep_unchecked
-from worker.dicom_results.texts import long_text
 from worker.result_kinds import ResultKind
+
+from .identity import Run
+from .prediction import Prediction
+from .source import keep_unchecked
+from .texts import long_text
 
 MANUFACTURER = "orthanc-pathology"
 CHARACTER_SET = "ISO_IR 192"

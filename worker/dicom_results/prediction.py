@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from worker.dicom_results.errors import DicomResultsError
+from .errors import DicomResultsError
 
 DEMONSTRATION = "demonstration"
 

@@ -16,20 +16,14 @@ from highdicom.sr import (
 )
 from pydicom import Dataset
 
-from worker.dicom_results.codes import (
-    ATTENTION,
-    ATTENTION_REGION,
-    NO_UNITS,
-    PATCH_PROBABILITY,
-    PERCENT,
-    PERCENTILE,
-)
-from worker.dicom_results.document import algorithm, report, tracking
-from worker.dicom_results.geometry import Attention, rectangle_mm
-from worker.dicom_results.identity import Run
-from worker.dicom_results.prediction import Prediction, TopPatch
-from worker.dicom_results.source import SourceSlide
 from worker.result_kinds import ResultKind
+
+from .codes import ATTENTION, ATTENTION_REGION, NO_UNITS, PATCH_PROBABILITY, PERCENT, PERCENTILE
+from .document import algorithm, report, tracking
+from .geometry import Attention, rectangle_mm
+from .identity import Run
+from .prediction import Prediction, TopPatch
+from .source import SourceSlide
 
 
 def roi_report(source: SourceSlide, attention: Attention, prediction: Prediction, run: Run) -> Dataset:

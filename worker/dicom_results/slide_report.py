@@ -11,7 +11,9 @@ from highdicom.sr import (
 )
 from pydicom import Dataset
 
-from worker.dicom_results.codes import (
+from worker.result_kinds import ResultKind
+
+from .codes import (
     INTENDED_USE,
     NO_UNITS,
     PREDICTED_CLASS,
@@ -22,12 +24,11 @@ from worker.dicom_results.codes import (
     own_word,
     probability_concept,
 )
-from worker.dicom_results.document import algorithm, report, tracking
-from worker.dicom_results.header import warning_text
-from worker.dicom_results.identity import Run
-from worker.dicom_results.prediction import Prediction
-from worker.dicom_results.source import SourceSlide
-from worker.result_kinds import ResultKind
+from .document import algorithm, report, tracking
+from .header import warning_text
+from .identity import Run
+from .prediction import Prediction
+from .source import SourceSlide
 
 _QUALITY_MEANINGS = {
     "ok": "The prediction was made as intended",

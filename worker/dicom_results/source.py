@@ -11,10 +11,11 @@ from typing import Self
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 
-from worker.dicom_results.errors import HEADER_FAULTS, DicomResultsError
-from worker.dicom_results.quiet import unquoted
 from worker.logs import describe_foreign
 from worker.nesting import is_too_deep, too_deep
+from worker.quiet import unquoted
+
+from .errors import HEADER_FAULTS, DicomResultsError
 
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _EMPTY_ALLOWED = (

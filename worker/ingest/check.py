@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.ingest.convert import check_convertible
-from worker.ingest.dicom_files import find_slides, is_dicom
-from worker.ingest.identity import SlideOptions
-from worker.ingest.pipeline import check_readable, require_as_it_is, require_file
+from .convert import check_convertible
+from .dicom_files import find_slides, is_dicom
+from .identity import SlideOptions
+from .pipeline import check_readable, require_as_it_is, require_file
 
 
 def check_slide(slide: Path, options: SlideOptions, converter: Callable[[], Path]) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from clam_core.slides import damage_of
-from worker.ingest.errors import IngestError
-from worker.ingest.progress import Progress, Report, Stage, silent
+
+from .errors import IngestError
+from .progress import Progress, Report, Stage, silent
 
 SCRIPT = Path(__file__).with_name("convert_script.py")
 

@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
-from worker.ingest.errors import IngestError
+from .errors import IngestError
 
 _TAGS = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns"]
 

@@ -19,8 +19,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from worker.ingest.errors import IngestError
-from worker.ingest.progress import Progress, Report, Stage
+from .errors import IngestError
+from .progress import Progress, Report, Stage
 
 REQUIREMENTS = Path(__file__).with_name("converter.txt")
 DEFAULT_FOLDER = Path.home() / ".cache" / "orthanc-pathology" / "converter"

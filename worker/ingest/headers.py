@@ -15,9 +15,9 @@ from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import UID
 
-from worker.ingest.errors import IngestError
-from worker.ingest.identity import DicomIdentity
-from worker.ingest.stored_colours import photometric_interpretation
+from .errors import IngestError
+from .identity import DicomIdentity
+from .stored_colours import photometric_interpretation
 
 _PIXEL_DATA = bytes.fromhex("e07f1000")
 """Tag (7FE0,0010) as it stands in a little-endian file."""

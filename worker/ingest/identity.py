@@ -10,7 +10,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from worker.ingest.errors import IngestError
+from .errors import IngestError
 
 _NAMESPACE = uuid.UUID("7a1f4b8e-3f53-5c0b-9a55-6d2d0d1c52f5")
 _SCHEME = 2

@@ -13,14 +13,15 @@ from pathlib import Path
 from wsidicom import WsiDicom
 
 from clam_core.slides import DAMAGED
-from worker.ingest.convert import run_converter
-from worker.ingest.dicom_files import DicomSlide, find_slides, is_dicom
-from worker.ingest.errors import IngestError
-from worker.ingest.headers import NamedFile, write_headers
-from worker.ingest.identity import DicomIdentity, SlideOptions, identify, sha256_of
-from worker.ingest.levels import complete_pyramid, needs_levels
-from worker.ingest.progress import Progress, Report, Stage
-from worker.ingest.store import OrthancStore, StoredInstance
+
+from .convert import run_converter
+from .dicom_files import DicomSlide, find_slides, is_dicom
+from .errors import IngestError
+from .headers import NamedFile, write_headers
+from .identity import DicomIdentity, SlideOptions, identify, sha256_of
+from .levels import complete_pyramid, needs_levels
+from .progress import Progress, Report, Stage
+from .store import OrthancStore, StoredInstance
 
 _UNREADABLE: tuple[type[Exception], ...] = (*DAMAGED, AttributeError)
 """What opening and decoding raise on damaged or unusual DICOM."""

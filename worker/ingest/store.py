@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 import requests
 
-from worker.ingest.errors import IngestError
+from worker.api.transport import make_session, unreachable, which_settings
 from worker.settings import Credentials
-from worker.transport import make_session, unreachable, which_settings
+
+from .errors import IngestError
 
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 900.0

@@ -7,15 +7,15 @@ SVS_STORAGE_DIR, where the series holds no readable pyramid. All but the first c
 result say.
 """
 
-from worker.sources.choice import open_request_slide, open_with
-from worker.sources.dicomweb import DicomwebSlide, DicomwebSource
-from worker.sources.http_range import HttpRangeClient, HttpRangeSource
-from worker.sources.orthanc_download import OrthancDownloadSource
-from worker.sources.orthanc_ranges import OrthancRangesSource
-from worker.sources.ranges_client import RangesClient
-from worker.sources.ranges_slide import RangesSlide
-from worker.sources.slide_folder import SlideFolderSource
-from worker.sources.source import Reporting, SlideSource, SourceReport, Verified
+from .choice import open_request_slide, open_with
+from .dicomweb import DicomwebSlide, DicomwebSource
+from .http_range import HttpRangeClient, HttpRangeSource
+from .orthanc_download import OrthancDownloadSource
+from .orthanc_ranges import OrthancRangesSource
+from .ranges_client import RangesClient
+from .ranges_slide import RangesSlide
+from .slide_folder import SlideFolderSource
+from .source import Reporting, SlideSource, SourceReport, Verified
 
 __all__ = [
     "DicomwebSlide",

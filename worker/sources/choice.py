@@ -11,15 +11,11 @@ import requests
 
 from clam_core.errors import FramesMissingError, NoVolumeError, SlideError
 from clam_core.slides import Slide
-from worker.contract import Claim
-from worker.preflight_errors import (
-    CompressionError,
-    HeaderIncompleteError,
-    TileSizeError,
-)
+from worker.api.contract import Claim
 from worker.settings import Settings
-from worker.sources.dicomweb import DicomwebSource
-from worker.sources.errors import (
+
+from .dicomweb import DicomwebSource
+from .errors import (
     FragmentedFramesError,
     IncompleteSlideError,
     NoSlideFileError,
@@ -27,12 +23,13 @@ from worker.sources.errors import (
     TruncatedSlideError,
     WayMissingError,
 )
-from worker.sources.http_range import HttpRangeClient, HttpRangeSource
-from worker.sources.orthanc_download import OrthancDownloadSource
-from worker.sources.orthanc_ranges import OrthancRangesSource
-from worker.sources.ranges_client import RangesClient
-from worker.sources.slide_folder import SlideFolderSource
-from worker.sources.source import SlideSource
+from .http_range import HttpRangeClient, HttpRangeSource
+from .orthanc_download import OrthancDownloadSource
+from .orthanc_ranges import OrthancRangesSource
+from .preflight_errors import CompressionError, HeaderIncompleteError, TileSizeError
+from .ranges_client import RangesClient
+from .slide_folder import SlideFolderSource
+from .source import SlideSource
 
 _log = logging.getLogger(__name__)
 

@@ -10,20 +10,16 @@ from pydicom import Dataset
 from wsidicom import WsiDicom
 
 from clam_core.slides import OPENING, UNREADABLE_HEADER, Slide
+from worker.api.contract import Claim
 from worker.backoff import Wait, uninterrupted
-from worker.contract import Claim
-from worker.preflight import check_slide
 from worker.settings import Settings
-from worker.sources.dicomweb_client import DicomwebFrames
-from worker.sources.errors import (
-    SourceBlockedError,
-    SourceDeletedError,
-    SourceRefusedError,
-    WayMissingError,
-)
-from worker.sources.prefetching import FrameNumbers, PrefetchingSlide, Tile
-from worker.sources.source import SourceReport
-from worker.sources.volumes import volumes_of
+
+from .dicomweb_client import DicomwebFrames
+from .errors import SourceBlockedError, SourceDeletedError, SourceRefusedError, WayMissingError
+from .prefetching import FrameNumbers, PrefetchingSlide, Tile
+from .preflight import check_slide
+from .source import SourceReport
+from .volumes import volumes_of
 
 
 class DicomwebSlide(PrefetchingSlide):

@@ -27,16 +27,17 @@ from pydicom.uid import (
 )
 from wsidicom import WsiDicomWebClient
 
+from worker.api.contract import InstanceRef
+from worker.api.transport import unreachable
 from worker.backoff import Wait, uninterrupted
-from worker.contract import InstanceRef
-from worker.dicom_results.quiet import unquoted
+from worker.quiet import unquoted
 from worker.settings import Settings
-from worker.sources.errors import SourceError, WayMissingError
-from worker.sources.piece_cache import PieceCache
-from worker.sources.repeating import TryAgainError, orthanc_failure, repeat
-from worker.sources.shared_fetch import SharedFetch
-from worker.sources.source import Traffic
-from worker.transport import unreachable
+
+from .errors import SourceError, WayMissingError
+from .piece_cache import PieceCache
+from .repeating import TryAgainError, orthanc_failure, repeat
+from .shared_fetch import SharedFetch
+from .source import Traffic
 
 Answer = TypeVar("Answer")
 

@@ -11,7 +11,7 @@ import upath.registry
 from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
-from worker.sources.range_files import RangeFile, RangeStream
+from .range_files import RangeFile, RangeStream
 
 PROTOCOL = "pathologyranges"
 

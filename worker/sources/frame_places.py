@@ -19,10 +19,11 @@ from wsidicom.file.io.wsidicom_reader import WsiDicomReader
 from wsidicom.file.wsidicom_file_image_data import WsiDicomFileImageData
 
 from clam_core.slides import DAMAGED
-from worker.contract import InstanceRef
-from worker.sources.errors import IncompleteSlideError
-from worker.sources.prefetching import FrameNumbers, Tile, places_unknown
-from worker.sources.range_files import Range, RangeFile
+from worker.api.contract import InstanceRef
+
+from .errors import IncompleteSlideError
+from .prefetching import FrameNumbers, Tile, places_unknown
+from .range_files import Range, RangeFile
 
 AskFrames = Callable[[InstanceRef], list[Range] | None]
 """Asks the server where the frames of an instance lie, as `RangesClient.frames` does."""

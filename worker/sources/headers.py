@@ -12,10 +12,11 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
 from clam_core.errors import SlideError
-from worker.dicom_results.quiet import unquoted
 from worker.nesting import is_too_deep, too_deep
-from worker.preflight import HEADER_ENDS_AT
-from worker.sources.range_files import RangeStream
+from worker.quiet import unquoted
+
+from .preflight import HEADER_ENDS_AT
+from .range_files import RangeStream
 
 
 def read_header(stream: BinaryIO | RangeStream) -> Dataset:

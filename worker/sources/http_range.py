@@ -11,22 +11,18 @@ from dataclasses import dataclass
 import requests
 
 from clam_core.slides import Slide
+from worker.api.contract import Claim, InstanceRef
+from worker.api.transport import body_of, unreachable
 from worker.backoff import Wait, uninterrupted
-from worker.contract import Claim, InstanceRef
 from worker.settings import Settings
-from worker.sources.errors import (
-    SourceBlockedError,
-    SourceDeletedError,
-    SourceRefusedError,
-    WayMissingError,
-)
-from worker.sources.range_files import Range
-from worker.sources.ranges_slide import open_ranges_slide
-from worker.sources.repeating import TryAgainError, changed, orthanc_failure, repeat
-from worker.sources.source import SourceReport, Traffic
-from worker.sources.stored_uuid import stored_uuid
-from worker.sources.volumes import volumes_of
-from worker.transport import body_of, unreachable
+
+from .errors import SourceBlockedError, SourceDeletedError, SourceRefusedError, WayMissingError
+from .range_files import Range
+from .ranges_slide import open_ranges_slide
+from .repeating import TryAgainError, changed, orthanc_failure, repeat
+from .source import SourceReport, Traffic
+from .stored_uuid import stored_uuid
+from .volumes import volumes_of
 
 MAX_AT_ONCE = 4
 """Calls in flight, by all readers of a slide together."""

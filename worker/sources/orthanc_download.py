@@ -14,18 +14,19 @@ from pydicom.misc import is_dicom
 from wsidicom import WsiDicom
 
 from clam_core.slides import OPENING, UNREADABLE_HEADER, Slide, WsiDicomSlide
+from worker.api.contract import Claim, InstanceRef
+from worker.api.transport import unreachable
 from worker.backoff import Wait, uninterrupted
-from worker.contract import Claim, InstanceRef
-from worker.preflight import check_slide
 from worker.scratch import scratch_folder
 from worker.settings import Settings
-from worker.sources.errors import SourceBlockedError
-from worker.sources.headers import read_header
-from worker.sources.repeating import TryAgainError, changed, no_slide, orthanc_failure, repeat
-from worker.sources.source import SourceReport, Verified
-from worker.sources.stored_uuid import stored_uuid
-from worker.sources.volumes import check_complete, incomplete, volumes_of
-from worker.transport import unreachable
+
+from .errors import SourceBlockedError
+from .headers import read_header
+from .preflight import check_slide
+from .repeating import TryAgainError, changed, no_slide, orthanc_failure, repeat
+from .source import SourceReport, Verified
+from .stored_uuid import stored_uuid
+from .volumes import check_complete, incomplete, volumes_of
 
 _log = logging.getLogger(__name__)
 

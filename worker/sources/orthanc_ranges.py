@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from clam_core.slides import Slide
-from worker.contract import Claim
-from worker.sources.ranges_client import RangesClient
-from worker.sources.ranges_slide import open_ranges_slide
-from worker.sources.source import SourceReport
+from worker.api.contract import Claim
+
+from .ranges_client import RangesClient
+from .ranges_slide import open_ranges_slide
+from .source import SourceReport
 
 
 class OrthancRangesSource:

@@ -12,7 +12,8 @@ from wsidicom.instance import WsiDicomImageData
 from wsidicom.instance.tile_index.full_tile_index import FullTileIndex
 
 from clam_core.slides import DAMAGED, Pixels, WsiDicomSlide
-from worker.sources.errors import TruncatedSlideError
+
+from .errors import TruncatedSlideError
 
 Tile = tuple[int, int]
 """(column, row) among the tiles of a level."""

@@ -11,10 +11,11 @@ import io
 import struct
 from collections.abc import Callable, Iterable, Sequence
 
-from worker.contract import InstanceRef
-from worker.sources.errors import FragmentedFramesError, TruncatedSlideError
-from worker.sources.piece_cache import PieceCache
-from worker.sources.shared_fetch import SharedFetch
+from worker.api.contract import InstanceRef
+
+from .errors import FragmentedFramesError, TruncatedSlideError
+from .piece_cache import PieceCache
+from .shared_fetch import SharedFetch
 
 BLOCK = 64 * 1024
 

@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import requests
 
+from worker.api.contract import InstanceRef
+from worker.api.transport import body_of, unreachable
 from worker.backoff import Wait, uninterrupted
-from worker.contract import InstanceRef
 from worker.settings import Settings
-from worker.sources.errors import SourceError, WayMissingError
-from worker.sources.range_files import Range
-from worker.sources.repeating import TryAgainError, no_slide, ranges_failure, repeat
-from worker.sources.source import Traffic
-from worker.transport import body_of, unreachable
+
+from .errors import SourceError, WayMissingError
+from .range_files import Range
+from .repeating import TryAgainError, no_slide, ranges_failure, repeat
+from .source import Traffic
 
 MAX_RANGES = 512
 MAX_BYTES = 32_000_000

@@ -9,16 +9,17 @@ import numpy as np
 from wsidicom import WsiDicom
 
 from clam_core.slides import OPENING, UNREADABLE_HEADER, Pixels
-from worker.contract import Claim, InstanceRef
-from worker.preflight import check_slide
-from worker.sources.filesystem import paths_of
-from worker.sources.frame_places import AskFrames, FramePlaces
-from worker.sources.headers import read_header
-from worker.sources.piece_cache import PieceCache
-from worker.sources.prefetching import PrefetchingSlide, Tile
-from worker.sources.range_files import Pieces, Range, RangeFile, RangeStream, ReadRanges
-from worker.sources.source import SourceReport, Verified
-from worker.sources.volumes import check_complete, incomplete, volumes_of
+from worker.api.contract import Claim, InstanceRef
+
+from .filesystem import paths_of
+from .frame_places import AskFrames, FramePlaces
+from .headers import read_header
+from .piece_cache import PieceCache
+from .prefetching import PrefetchingSlide, Tile
+from .preflight import check_slide
+from .range_files import Pieces, Range, RangeFile, RangeStream, ReadRanges
+from .source import SourceReport, Verified
+from .volumes import check_complete, incomplete, volumes_of
 
 _BLOCKS_BOUND = 64 * 1024 * 1024
 _FRAMES_BOUND = 128 * 1024 * 1024

@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 
 import requests
 
+from worker.api.transport import is_of_orthanc, refusal, unreachable
 from worker.backoff import Wait
 from worker.errors import BusyError, ForeignAnswerError, RefusedError, UnauthorizedError
 from worker.settings import Settings
-from worker.sources.errors import (
+
+from .errors import (
     ChangedInMidReadError,
     SourceBlockedError,
     SourceDeletedError,
@@ -21,7 +23,6 @@ from worker.sources.errors import (
     SourceUnreachableError,
     WayMissingError,
 )
-from worker.transport import is_of_orthanc, refusal, unreachable
 
 Answer = TypeVar("Answer")
 

@@ -19,13 +19,14 @@ import requests
 from clam_core.errors import SlideError
 from clam_core.slides import OpenSlideSlide, Pixels, Slide
 from clam_core.slides.slide import SlideIdentity, container_name
+from worker.api.contract import Claim
 from worker.backoff import Wait, uninterrupted
-from worker.contract import Claim
-from worker.preflight import check_mpp
 from worker.settings import Settings
-from worker.sources.errors import AmbiguousSlideFileError, NoSlideFileError, SourceError
-from worker.sources.repeating import orthanc_document, repeat
-from worker.sources.source import SourceReport
+
+from .errors import AmbiguousSlideFileError, NoSlideFileError, SourceError
+from .preflight import check_mpp
+from .repeating import orthanc_document, repeat
+from .source import SourceReport
 
 _log = logging.getLogger(__name__)
 

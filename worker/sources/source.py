@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from clam_core.slides import Slide
-from worker.contract import Claim
+from worker.api.contract import Claim
 
 
 class Traffic:

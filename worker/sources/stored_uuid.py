@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import requests
 
+from worker.api.contract import InstanceRef
 from worker.backoff import Wait
-from worker.contract import InstanceRef
 from worker.settings import Settings
-from worker.sources.repeating import no_slide, orthanc_document, repeat
+
+from .repeating import no_slide, orthanc_document, repeat
 
 
 def stored_uuid(settings: Settings, session: requests.Session, instance: InstanceRef, wait: Wait) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from wsidicom import WsiDicom
 
 from clam_core.errors import NoVolumeError
-from worker.contract import Claim, InstanceRef
-from worker.sources.errors import IncompleteSlideError
+from worker.api.contract import Claim, InstanceRef
+
+from .errors import IncompleteSlideError
 
 
 def volumes_of(claim: Claim) -> tuple[InstanceRef, ...]:

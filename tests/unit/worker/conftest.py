@@ -15,21 +15,21 @@ import requests
 
 from clam_core.run import EncoderTurn
 from tests.support.scripted_server import ScriptedServer
+from worker.api.calls import Retry
+from worker.api.client import PluginClient
+from worker.api.contract import Claim, ModelOffer
+from worker.api.transport import make_session
 from worker.backoff import Backoff
-from worker.calls import Retry
-from worker.client import PluginClient
-from worker.contract import Claim, ModelOffer
-from worker.daemon import Daemon
-from worker.dicom_step import DicomStep
-from worker.job import Analysis, Job, StageReport
-from worker.outbox import Outbox
+from worker.jobs.dicom_step import DicomStep
+from worker.jobs.job import Analysis, Job, StageReport
+from worker.processes.shutdown import ShutdownRequest
 from worker.progress import LineView
 from worker.result_kinds import ALL_KINDS
+from worker.serving.daemon import Daemon
+from worker.serving.outbox import Outbox
+from worker.serving.spool import Spool, SpoolLimits
 from worker.settings import Credentials, Settings
 from worker.settings_reading import load_settings
-from worker.shutdown import ShutdownRequest
-from worker.spool import Spool, SpoolLimits
-from worker.transport import make_session
 
 QUICK = Retry(attempts=4, backoff=Backoff(base_s=0.01, cap_s=0.05))
 PASSWORD = "worker-password-canary"

@@ -26,10 +26,10 @@ from clam_core.slides import Slide, WsiDicomSlide, open_slide
 from clam_core.tensors import sha256_of
 from tests.support.core_fakes import ArraySlide, glass_with_tissue
 from tests.support.shared_data import shared_path
-from worker.analysis import ClamAnalyzer, Progress, feature_store
 from worker.errors import ModelError
-from worker.models import encoder_weights
-from worker.pace import Pace
+from worker.jobs.analysis import ClamAnalyzer, Progress, feature_store
+from worker.jobs.models import encoder_weights
+from worker.jobs.pace import Pace
 from worker.settings import Settings
 from worker.settings_reading import load_settings
 from worker.sources import DicomwebSlide, RangesSlide, Verified
@@ -198,7 +198,7 @@ def test_pictures_name_a_slide_by_its_series_and_not_by_its_glass_or_file(
         named.append(options.caption_name)
         raise ParameterError("Enough.")
 
-    monkeypatch.setattr("worker.analysis.analyze_slide", remember)
+    monkeypatch.setattr("worker.jobs.analysis.analyze_slide", remember)
     with open_slide(shared_path("slides/CMU-1-Small-Region.svs")) as slide, pytest.raises(ParameterError):
         demo.analyze(slide, {"series_instance_uid": "1.2.3"}, silent)
     assert named == ["Series 1.2.3"]
@@ -218,7 +218,7 @@ def test_features_are_kept_where_every_byte_is_of_the_files_that_the_fingerprint
         known.append(given["content"])
         raise ParameterError("Enough.")
 
-    monkeypatch.setattr("worker.analysis.analyze_slide", remember)
+    monkeypatch.setattr("worker.jobs.analysis.analyze_slide", remember)
     path = shared_path("slides/dicom-cmu-1-small-region")
     with kind.open(path) as slide, pytest.raises(ParameterError):
         demo.analyze(slide, {"fingerprint": "f" * 64}, silent)
@@ -240,7 +240,7 @@ def test_features_that_nobody_used_for_too_long_go_when_a_worker_starts(tmp_path
 
 def test_progress_tells_patches_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("worker.analysis.Pace", lambda usual: Pace(usual, lambda: now[0]))
+    monkeypatch.setattr("worker.jobs.analysis.Pace", lambda usual: Pace(usual, lambda: now[0]))
     said: list[tuple[str, float | None]] = []
 
     def report(stage: str, fraction: float, detail: str = "", remaining_s: float | None = None) -> None:

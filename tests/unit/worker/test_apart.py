@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.apart import Apart
 from worker.errors import WorkerError
-from worker.shutdown import ENDING
+from worker.processes.apart import Apart
+from worker.processes.shutdown import ENDING
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -118,7 +118,7 @@ def test_after_two_in_a_row_that_died_all_is_done_here() -> None:
 
 
 @pytest.mark.parametrize(
-    "refusing", ["multiprocessing.util.spawnv_passfds", "worker.apart.ProcessPoolExecutor"]
+    "refusing", ["multiprocessing.util.spawnv_passfds", "worker.processes.apart.ProcessPoolExecutor"]
 )
 def test_where_the_system_gives_no_other_process_it_is_done_here(
     refusing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -135,7 +135,7 @@ def test_where_the_system_gives_no_other_process_it_is_done_here(
 
 def test_the_other_process_ends_with_a_worker_that_is_killed() -> None:
     script = (
-        "import os, time\nfrom worker.apart import Apart\n"
+        "import os, time\nfrom worker.processes.apart import Apart\n"
         "if __name__ == '__main__':\n    print(Apart().call(os.getpid), flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen(

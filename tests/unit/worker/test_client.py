@@ -13,10 +13,11 @@ import responses
 
 from tests.support.scripted_server import FOREIGN_PAGES, Fault, Page, ScriptedServer
 from tests.unit.worker.conftest import PASSWORD, QUICK, Rig
+from worker.api.calls import Retry
+from worker.api.client import PluginClient
+from worker.api.contract import ClaimAnswer, Lease, parse_claim, parse_heartbeat
+from worker.api.transport import make_session
 from worker.backoff import Backoff
-from worker.calls import Retry
-from worker.client import PluginClient
-from worker.contract import ClaimAnswer, Lease, parse_claim, parse_heartbeat
 from worker.errors import (
     BusyError,
     ForeignAnswerError,
@@ -29,7 +30,6 @@ from worker.errors import (
 )
 from worker.settings import Credentials, Settings
 from worker.settings_reading import load_settings
-from worker.transport import make_session
 
 URL = "http://orthanc.test:8042"
 LEASE = Lease("0" * 32, 3, 60, 15, 15)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from worker.control import JobControl
 from worker.errors import JobStoppedError, StopReason
+from worker.jobs.control import JobControl
+from worker.jobs.turns import EncoderTurns
 from worker.stages import STAGES, position_in
-from worker.turns import EncoderTurns
 
 
 def test_a_lost_lease_ends_the_work() -> None:

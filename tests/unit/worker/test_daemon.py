@@ -17,16 +17,16 @@ from clam_core.errors import NoTissueError
 from tests.support.orthanc_server import free_port
 from tests.support.scripted_server import Answer, Call, Fault, Page, ScriptedRequest, ScriptedServer
 from tests.unit.worker.conftest import NoSlide, Rig, good_analysis
+from worker.api.client import PluginClient
+from worker.api.contract import Claim, Lease
 from worker.backoff import Backoff
-from worker.client import PluginClient
-from worker.contract import Claim, Lease
-from worker.daemon import Mode
-from worker.delivery import Delivery
 from worker.errors import RefusedError, UnauthorizedError, UnreachableError
-from worker.job import Analysis, StageReport
-from worker.outbox import Outbox
+from worker.jobs.delivery import Delivery
+from worker.jobs.job import Analysis, StageReport
+from worker.serving.daemon import Mode
+from worker.serving.outbox import Outbox
+from worker.serving.spool import Spool
 from worker.sources.errors import SourceUnauthorizedError
-from worker.spool import Spool
 
 REQUEST_ID = "a" * 32
 
@@ -397,7 +397,7 @@ def test_a_full_spool_disk_still_sends_the_result(
     def full(path: object, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("worker.spool._write_durably", full)
+    monkeypatch.setattr("worker.serving.spool._write_durably", full)
     request = server.add_request()
     rig.daemon().run(Mode.ONCE)
     assert request.status == "completed"
@@ -628,7 +628,7 @@ def test_a_hand_back_that_is_answered_late_does_not_end_the_worker(
         real(*arguments, **named)
 
     monkeypatch.setattr(PluginClient, "hand_back", late)
-    monkeypatch.setattr("worker.work._GRACE_S", 0.1)
+    monkeypatch.setattr("worker.serving.work._GRACE_S", 0.1)
     rig.open_slide = SlidesByTurns(True, False)
     request = server.add_request()
     thread = rig.start()

@@ -12,10 +12,10 @@ import pytest
 from pydicom import Dataset
 
 from tests.support.dicom_files import volume_file
-from worker.apart import Apart
-from worker.contract import Claim, Lease
+from worker.api.contract import Claim, Lease
 from worker.dicom_results import Attention, build_results
-from worker.dicom_step import NO_DICOM_SLIDE, NOT_WRITTEN, DicomStep
+from worker.jobs.dicom_step import NO_DICOM_SLIDE, NOT_WRITTEN, DicomStep
+from worker.processes.apart import Apart
 from worker.result_kinds import ALL_KINDS, ResultKind
 
 CLAIM = Claim({"request_id": "a" * 32, "fingerprint": "f"}, Lease("0" * 32, 1, 60, 15, 15), ())

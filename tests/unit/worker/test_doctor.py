@@ -14,14 +14,14 @@ import responses
 
 from clam_core.errors import EncoderWeightsError
 from tests.unit.worker.conftest import PASSWORD, ScriptedAnalyzer, good_analysis
-from worker.doctor import Doctor
-from worker.doctor_server import judge_certificate
+from worker.api.transport import sends_password_in_clear
+from worker.doctor.checks import Doctor
+from worker.doctor.findings import Finding, Verdict
+from worker.doctor.server import judge_certificate
 from worker.errors import ModelError
-from worker.findings import Finding, Verdict
-from worker.job import Analyzer
+from worker.jobs.job import Analyzer
 from worker.settings import Settings
 from worker.settings_reading import load_settings
-from worker.transport import sends_password_in_clear
 
 URL = "http://127.0.0.1:8042"
 NOW = dt.datetime(2026, 11, 22, 12, 0, 0, tzinfo=dt.UTC)

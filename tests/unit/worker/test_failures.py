@@ -20,7 +20,7 @@ from clam_core.errors import (
     SlideError,
 )
 from worker.errors import BusyError, ModelError, UnreachableError
-from worker.failures import failure_of
+from worker.jobs.failures import failure_of
 from worker.sources.errors import ChangedInMidReadError, SourceUnreachableError, WayMissingError
 
 

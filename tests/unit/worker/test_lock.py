@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.lock import hold_worker_id
+from worker.processes.lock import hold_worker_id
 from worker.settings import Settings
 from worker.settings_reading import load_settings
 

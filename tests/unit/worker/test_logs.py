@@ -14,9 +14,9 @@ import pytest
 from tests.support.scripted_server import Fault, ScriptedServer
 from tests.unit.worker.conftest import PASSWORD, Rig
 from worker import cli
-from worker.daemon import Mode
 from worker.errors import UnauthorizedError
 from worker.logs import configure, request_context
+from worker.serving.daemon import Mode
 from worker.settings import LogFormat
 
 LOG = logging.getLogger("worker.test")
@@ -114,7 +114,7 @@ def test_a_fault_of_the_workers_own_ends_the_process_without_quoting_it(
     def surprise(*_: object) -> None:
         raise RuntimeError("PatientName SMITH^JOHN")
 
-    monkeypatch.setattr("worker.client.PluginClient.list_requests", surprise)
+    monkeypatch.setattr("worker.api.client.PluginClient.list_requests", surprise)
     monkeypatch.setenv("SUBMIT_USER", "alice")
     monkeypatch.setenv("SUBMIT_PASSWORD", "x")
     assert cli.main(["status"]) == 3

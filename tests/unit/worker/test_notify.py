@@ -16,9 +16,9 @@ import pytest
 from tests.support.scripted_server import ScriptedServer
 from tests.unit.worker.conftest import Rig
 from worker.assembly import build_daemon
-from worker.daemon import Mode
-from worker.notify import Unsupervised, from_environment
-from worker.pulse import STALLED_S, Pulse
+from worker.processes.notify import Unsupervised, from_environment
+from worker.processes.pulse import STALLED_S, Pulse
+from worker.serving.daemon import Mode
 from worker.stages import Position
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd is not there")

@@ -15,13 +15,13 @@ import pytest
 
 from tests.support.scripted_server import FOREIGN_PAGES, Page, ScriptedServer
 from tests.unit.worker.conftest import Rig
+from worker.api.client import PluginClient
+from worker.api.contract import ArtifactRef
 from worker.backoff import Backoff
-from worker.client import PluginClient
-from worker.contract import ArtifactRef
-from worker.daemon import Mode
-from worker.delivery import Delivery, result_delivery
 from worker.errors import JobStoppedError, StopReason
-from worker.outbox import Fate, Outbox
+from worker.jobs.delivery import Delivery, result_delivery
+from worker.serving.daemon import Mode
+from worker.serving.outbox import Fate, Outbox
 
 ANYWHERE = "/pathology/"
 
@@ -83,7 +83,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     def write(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("worker.spool._write_durably", write)
+    monkeypatch.setattr("worker.serving.spool._write_durably", write)
     return monkeypatch
 
 

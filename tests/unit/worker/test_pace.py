@@ -3,7 +3,7 @@
 
 import pytest
 
-from worker.pace import Pace, in_words
+from worker.jobs.pace import Pace, in_words
 
 
 class Clock:

@@ -13,11 +13,11 @@ import pytest
 from clam_core.run import EncoderTurn
 from tests.support.scripted_server import Answer, Call, ScriptedRequest, ScriptedServer
 from tests.unit.worker.conftest import Rig, good_analysis
-from worker.contract import Lease, ModelOffer
-from worker.daemon import Mode
-from worker.delivery import Delivery
-from worker.job import Analysis, StageReport
-from worker.spool import Spool, SpoolLimits
+from worker.api.contract import Lease, ModelOffer
+from worker.jobs.delivery import Delivery
+from worker.jobs.job import Analysis, StageReport
+from worker.serving.daemon import Mode
+from worker.serving.spool import Spool, SpoolLimits
 
 FIRST, SECOND, THIRD = "a" * 32, "b" * 32, "c" * 32
 

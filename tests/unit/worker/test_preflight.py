@@ -24,7 +24,8 @@ from clam_core.errors import SlideError
 from tests.support.dicom_files import ct_file, is_volume, slide_folder
 from tests.support.dicom_files import volume_file as real_volume
 from tests.support.shared_data import shared_path
-from worker.preflight import (
+from worker.sources.headers import read_header
+from worker.sources.preflight import (
     FRAME_OF_REFERENCE_MISSING,
     ICC_MISSING,
     ICC_UNREADABLE,
@@ -32,7 +33,6 @@ from worker.preflight import (
     expected_frames,
     mpp_of,
 )
-from worker.sources.headers import read_header
 
 Change = Callable[[Any], None]
 

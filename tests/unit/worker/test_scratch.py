@@ -12,13 +12,13 @@ import pytest
 from tests.support.odd_dicom import write_slide
 from tests.support.ranges_server import RangesServer
 from tests.support.slide_reading import settings_for
+from worker.api.transport import make_session
 from worker.commands.run import run
 from worker.errors import ModelError, SettingsError
-from worker.lock import hold_worker_id
+from worker.processes.lock import hold_worker_id
 from worker.scratch import scratch_folder
 from worker.settings import Settings
 from worker.sources import OrthancDownloadSource
-from worker.transport import make_session
 
 ARGUMENTS = argparse.Namespace(devices=None, once=True, drain_when_empty=False, until_input_ends=False)
 

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from tests.unit.worker.conftest import Rig
+from worker.api.server_clock import ServerClock, server_time
 from worker.assembly import build_daemon
-from worker.daemon import Mode
-from worker.server_clock import ServerClock, server_time
+from worker.serving.daemon import Mode
 
 NOW = dt.datetime(2026, 11, 22, 12, 0, 0, tzinfo=dt.UTC)
 AGREES = "Sun, 22 Nov 2026 12:00:20 GMT"

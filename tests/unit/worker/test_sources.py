@@ -22,7 +22,7 @@ from tests.support.ranges_server import RangesServer
 from tests.support.scripted_server import FOREIGN_PAGES, Page
 from tests.support.shared_data import shared_path
 from tests.support.slide_reading import ODD_SLIDES, assert_same_tiles, real_slide, settings_for
-from worker.failures import failure_of
+from worker.jobs.failures import failure_of
 from worker.sources import (
     HttpRangeClient,
     HttpRangeSource,

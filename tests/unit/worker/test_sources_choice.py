@@ -16,8 +16,10 @@ from clam_core.errors import (
 )
 from clam_core.slides import Slide
 from tests.support.core_fakes import ArraySlide, glass_with_tissue
-from worker.contract import Claim, Lease
-from worker.preflight_errors import (
+from worker.api.contract import Claim, Lease
+from worker.sources.choice import open_with
+from worker.sources.errors import IncompleteSlideError, SourceUnreachableError, TruncatedSlideError
+from worker.sources.preflight_errors import (
     ColoursError,
     CompressionError,
     FrameOfReferenceError,
@@ -27,8 +29,6 @@ from worker.preflight_errors import (
     PreflightError,
     TileSizeError,
 )
-from worker.sources.choice import open_with
-from worker.sources.errors import IncompleteSlideError, SourceUnreachableError, TruncatedSlideError
 
 CLAIM = Claim(request={}, lease=Lease("t", 1, 60.0, 15.0, 15.0), instances=())
 FILE = ArraySlide(glass_with_tissue())

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from worker.contract import ArtifactRef, Lease
-from worker.delivery import Delivery
+from worker.api.contract import ArtifactRef, Lease
 from worker.errors import SpoolError
-from worker.spool import Spool, SpoolLimits
+from worker.jobs.delivery import Delivery
+from worker.serving.spool import Spool, SpoolLimits
 
 LIMITS = SpoolLimits(max_bytes=1000, max_age_s=3600)
 
@@ -145,7 +145,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_behind(
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("worker.spool._write_durably", full)
+    monkeypatch.setattr("worker.serving.spool._write_durably", full)
     with pytest.raises(SpoolError, match="is full: free space or set SPOOL_DIR"):
         spool.store(delivery())
     assert list((tmp_path / "spool").iterdir()) == []

@@ -14,14 +14,12 @@ import responses
 from responses import matchers
 
 from worker import cli
-from worker.client import PluginClient
+from worker.api.client import PluginClient
 from worker.commands.status import row
 from worker.errors import SubmitError
-from worker.following import follow, position_of, whole_id
-from worker.report import Addresses, describe
-from worker.settings_reading import load_settings
-from worker.stages import Position
-from worker.submission import (
+from worker.person.following import follow, position_of, whole_id
+from worker.person.report import Addresses, describe
+from worker.person.submission import (
     Submission,
     Target,
     find_of,
@@ -29,6 +27,8 @@ from worker.submission import (
     series_of,
     submitted_requests,
 )
+from worker.settings_reading import load_settings
+from worker.stages import Position
 
 URL = "http://127.0.0.1:8042"
 ENVIRONMENT = {"ORTHANC_URL": URL, "SUBMIT_USER": "alice", "SUBMIT_PASSWORD": "person-password-canary"}

@@ -11,10 +11,10 @@ import pytest
 
 from worker.backoff import Backoff
 from worker.errors import SettingsError
-from worker.notify import from_environment
-from worker.posts import Post, posts
-from worker.shutdown import ShutdownRequest
-from worker.supervisor import SILENT_S, Supervisor
+from worker.processes.notify import from_environment
+from worker.processes.posts import Post, posts
+from worker.processes.shutdown import ShutdownRequest
+from worker.processes.supervisor import SILENT_S, Supervisor
 
 
 def devices_of(devices: str, gpus: int = 2, cores: int = 8) -> list[tuple[str, str, int | None]]:

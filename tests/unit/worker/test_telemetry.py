@@ -16,7 +16,7 @@ from tests.support.scripted_server import ScriptedServer
 from tests.unit.worker.conftest import Rig, ScriptedAnalyzer, good_analysis
 from worker.assembly import build_daemon, make_telemetry
 from worker.commands.status import worker_row
-from worker.daemon import Mode
+from worker.serving.daemon import Mode
 from worker.telemetry import Telemetry
 
 

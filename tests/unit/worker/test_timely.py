@@ -13,15 +13,15 @@ import pytest
 import requests
 
 from tests.unit.worker.conftest import QUICK, Rig
-from worker.calls import Retry
-from worker.claims import Claimer
-from worker.client import PluginClient
-from worker.contract import Lease
+from worker.api.calls import Retry
+from worker.api.client import PluginClient
+from worker.api.contract import Lease
+from worker.api.timely import LEAST_RATE, TimelyBody
+from worker.api.transport import body_of, make_session
 from worker.errors import UnreachableError
+from worker.serving.claims import Claimer
 from worker.settings import Settings
 from worker.settings_reading import load_settings
-from worker.timely import LEAST_RATE, TimelyBody
-from worker.transport import body_of, make_session
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n"
 LEASE = Lease("0" * 32, 3, 60, 15, 15)

@@ -15,8 +15,8 @@ import pytest
 
 from tests.support.scripted_server import ScriptedServer
 from tests.unit.worker.conftest import QUICK
-from worker.calls import Retry
-from worker.client import PluginClient
+from worker.api.calls import Retry
+from worker.api.client import PluginClient
 from worker.errors import ServerError, UnreachableError
 from worker.settings_reading import load_settings
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The work on one request, from its slide to the result that is sent."""
