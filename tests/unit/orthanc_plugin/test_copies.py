@@ -145,6 +145,29 @@ def test_a_request_of_a_time_without_copies_gets_one_at_the_next_start() -> None
     assert queue.claim("after").fence == 1
 
 
+def test_so_does_one_that_could_not_be_read_at_that_start() -> None:
+    site = MemorySite()
+    request_id = Queue(site).submitted()
+    site.gateway = overwriting(site.gateway)
+    for _ in range(2):
+        site.gateway.fail_next("get_metadata")
+    site.restart(kill=True)
+    assert copied(site) == set()
+    site.pass_time(10)
+    assert copied(site) == {request_id}
+
+
+def test_a_start_at_which_none_can_be_written_says_so_and_goes_on() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    queue.submitted()
+    site.gateway = overwriting(site.gateway)
+    site.gateway.fail_next("set_global_property")
+    site.restart(kill=True)
+    assert any("Not every open request has a copy yet" in warning for warning in site.warnings)
+    assert queue.try_claim().status == 200
+
+
 def overwriting(gateway: MemoryGateway) -> MemoryGateway:
     gateway._configuration["OverwriteInstances"] = True
     return gateway

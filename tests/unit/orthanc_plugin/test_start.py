@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""While the requests are read after a start, nothing may be stored over a slide that has some."""
+"""After a start: the open requests come first, and nothing is stored over a slide until all are read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 
 from orthanc_plugin.application import Application
 from orthanc_plugin.host.memory_gateway import MemoryGateway
+from orthanc_plugin.service.startup import load_all, load_open
 from tests.support.fake_clock import FakeClock
-from tests.support.sites import PERSON, RecordingAudit, settings_of
+from tests.support.queue_client import Queue
+from tests.support.sites import PERSON, MemorySite, RecordingAudit, settings_of
 
 CREDENTIALS = {"authorization": "Basic " + base64.b64encode(f"{PERSON}:x".encode()).decode()}
 
@@ -58,3 +60,23 @@ def test_a_refusal_does_not_wait_either(monkeypatch: pytest.MonkeyPatch) -> None
     application = starting(overwrites=True)
     monkeypatch.setattr(application.core.ready.all_known, "wait", lambda _: pytest.fail("it waited"))
     assert not allowed(application, "PUT", "/series/x/metadata/5000")
+
+
+def test_the_open_requests_are_handed_out_before_all_series_are_read() -> None:
+    site = MemorySite()
+    queue = Queue(site)
+    request_id = queue.submitted()
+    site.application = Application(site.settings, site.gateway, site.clock, site.audit, site.warnings.append)
+    assert queue.try_claim().status == 503
+    load_open(site.application.core)
+    assert queue.claim().request_id == request_id
+
+
+def test_a_stop_ends_the_reading() -> None:
+    site = MemorySite()
+    Queue(site).submitted()
+    application = Application(site.settings, site.gateway, site.clock, site.audit, site.warnings.append)
+    application.core.stop()
+    load_all(application.core)
+    assert not application.core.ready.all_known.is_set()
+    assert application.core.index.known_series() == set()

@@ -641,3 +641,4 @@ def test_what_cannot_be_read_at_start_is_a_503_and_not_a_404(site: MemorySite, q
     assert (answer.status, answer.json["code"]) == (503, "starting")
     site.pass_time(0)
     assert queue.status(request_id) == "pending"
+    assert site.call("GET", "/pathology/requests/unknown").status == 404
