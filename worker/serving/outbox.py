@@ -208,7 +208,7 @@ class Outbox:
             arrived = self._send_all()
         except SpoolError as error:
             # New requests can be served all the same: their results are sent from memory.
-            _log.error("%s Results that wait there are not sent.", error)
+            _log.error("%s Not all results that wait there are sent.", error)
             return True
         self._failures = 0 if arrived else self._failures + 1
         self._rests_until = self._clock() + (0.0 if arrived else self._backoff.delay(self._failures - 1))

@@ -295,6 +295,21 @@ def test_the_server_dictates_the_interval_of_heartbeats(rig: Rig, server: Script
     thread.join(5)
 
 
+def test_stages_that_follow_each_other_within_a_second_share_a_heartbeat(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    def hurry(request: Mapping[str, Any], report: StageReport) -> Analysis:
+        for stage in ("tissue", "patches", "known", "predict", "heatmap", "dicom"):
+            report(stage, 0.5)
+            threading.Event().wait(0.05)
+        return good_analysis(request, report)
+
+    rig.analyzer.work = hurry
+    server.add_request()
+    rig.daemon().run(Mode.ONCE)
+    assert 1 <= len(server.calls_to("/update-status/")) <= 3
+
+
 def test_a_polite_shutdown_finishes_the_request_in_work(rig: Rig, server: ScriptedServer) -> None:
     rig.analyzer.work = held = Held()
     first, second = server.add_request("a" * 32), server.add_request("b" * 32)
