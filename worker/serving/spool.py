@@ -145,7 +145,7 @@ class Spool:
                 continue
             try:
                 delivery = _read(path)
-            except (FileNotFoundError, ValueError, KeyError, TypeError):
+            except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError):
                 _log.warning(
                     "A spooled result (%s) is damaged, or of another version of the worker: it is set aside, "
                     "kept as long as others, and tried again at the next start.",
@@ -249,7 +249,7 @@ def _read(path: Path) -> Delivery:
     names = [str(item["name"]) for item in document["body"].get("artifacts", [])]
     if any(Path(name).name != name for name in names):
         raise ValueError(names)
-    return Delivery(
+    delivery = Delivery(
         request_id=str(document["request_id"]),
         lease=Lease(**document["lease"]),
         body=document["body"],
@@ -257,6 +257,10 @@ def _read(path: Path) -> Delivery:
             name: (path / "artifacts" / name).read_bytes() for name in names if not names_patient(name)
         },
     )
+    if delivery.name != path.name:
+        # Once sent it would be looked for under its own name, and this folder sent again at each replay.
+        raise ValueError(path.name)
+    return delivery
 
 
 def _no_number(text: str) -> float:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -88,6 +89,15 @@ def test_a_delivery_that_lacks_a_file_is_set_aside_like_a_damaged_one(spool: Spo
     assert [item.request_id for item in spool.waiting()] == ["r2"]
 
 
+def test_a_copy_of_a_delivery_is_not_sent_for_it_would_be_at_each_replay(
+    spool: Spool, tmp_path: Path
+) -> None:
+    spool.store(delivery())
+    shutil.copytree(tmp_path / "spool" / "r1-1", tmp_path / "spool" / "r1-1.bak")
+    assert list(spool.waiting()) == [delivery()]
+    assert (tmp_path / "spool" / "r1-1.bak").exists()
+
+
 def test_what_is_set_aside_is_passed_over_by_this_process_alone(spool: Spool, tmp_path: Path) -> None:
     for name in ("r1", "r2"):
         spool.store(delivery(name))
@@ -109,10 +119,11 @@ def test_what_is_set_aside_makes_room_and_grows_too_old_like_the_others(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_artifact_name_cannot_lead_out_of_the_spool(spool: Spool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../../../secret", "..", ""])
+def test_an_artifact_name_cannot_lead_out_of_the_spool(spool: Spool, tmp_path: Path, name: str) -> None:
     spool.store(delivery())
     document = tmp_path / "spool" / "r1-1" / "delivery.json"
-    document.write_text(document.read_text().replace("heatmap.png", "../../../secret"))
+    document.write_text(document.read_text().replace("heatmap.png", name))
     (tmp_path / "secret").write_bytes(b"of somebody else")
     assert list(spool.waiting()) == []
 
