@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from json.encoder import encode_basestring_ascii as _text
 from pathlib import Path
 from typing import Protocol
 
+from .errors import SettingsError
 from .queue.values import Event
 
 SYSLOG = "syslog"
@@ -104,11 +106,23 @@ class FileAudit:
             self._warn(f"The audit may have lost lines: {error}.")
 
 
-class SyslogAudit:
-    """Hands the lines to the machine's syslog."""
+class _SyslogHandler(logging.handlers.SysLogHandler):
+    """The standard library's, which would tell on standard error what it cannot send."""
 
-    def __init__(self, address: str = "/dev/log") -> None:
-        handler = logging.handlers.SysLogHandler(address, facility="authpriv")
+    def __init__(self, address: str, warn: Callable[[str], None]) -> None:
+        super().__init__(address, facility="authpriv")
+        self._warn = warn
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class' name
+        """Say in Orthanc's log what the audit lacks."""
+        self._warn(f"The audit could not write {record.getMessage()}: {sys.exc_info()[1]}.")
+
+
+class SyslogAudit:
+    """Hands the lines to the machine's syslog, also to one that begins later."""
+
+    def __init__(self, warn: Callable[[str], None], address: str = "/dev/log") -> None:
+        handler = _SyslogHandler(address, warn)
         handler.setFormatter(logging.Formatter("orthanc-pathology: %(message)s"))
         self._logger = logging.getLogger("orthanc-pathology-audit")
         self._logger.setLevel(logging.INFO)
@@ -122,7 +136,28 @@ class SyslogAudit:
 
 
 def open_audit(setting: str | None, storage_directory: str, warn: Callable[[str], None]) -> Audit:
-    """Return the sink that the `Audit` setting names; by default a file in Orthanc's storage folder."""
+    """Return the sink that the `Audit` setting names; by default a file in Orthanc's storage folder.
+
+    Raises
+    ------
+    SettingsError
+        Where the setting names what cannot be written. A disk that is full or fails is no matter of the
+        setting, and may be mended while Orthanc runs.
+    """
     if setting == SYSLOG:
-        return SyslogAudit()
+        return SyslogAudit(warn)
+    if setting is not None:
+        _refuse_unwritable(Path(setting))
     return FileAudit(Path(setting or Path(storage_directory) / FILE_NAME), warn)
+
+
+def _refuse_unwritable(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise SettingsError(
+            f"Pathology.Audit names a file that cannot be written ({error}). Name one in a folder that is "
+            "there and that Orthanc's user may write to."
+        ) from error
+    except OSError:
+        return

@@ -231,6 +231,7 @@ def test_behind_a_proxy_only_its_header_names_anybody(
         ({"RegisteredUsers": None}, "RegisteredUsers names nobody"),
         ({"AuthenticationEnabled": False}, "AuthenticationEnabled must be true"),
         ({"Pathology": {"Worker": ["lab"]}}, "Pathology.Worker is no setting"),
+        ({"Pathology": {"Audit": "/nonexistent/audit.log"}}, "Pathology.Audit names a file"),
     ],
 )
 def test_orthanc_does_not_start_with_a_configuration_that_protects_nothing(

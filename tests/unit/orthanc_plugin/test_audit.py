@@ -11,13 +11,16 @@ import socket
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orthanc_plugin.audit import FILE_NAME, FileAudit, SyslogAudit, open_audit
+from orthanc_plugin.errors import SettingsError
 from orthanc_plugin.queue.values import Event
 
 EVENT = Event(1.5, "withdrawn", "alice", "wrong\nslide")
@@ -126,17 +129,61 @@ def test_without_a_setting_the_file_lies_in_the_storage_folder(tmp_path: Path) -
     assert (tmp_path / FILE_NAME).exists()
 
 
+@pytest.mark.parametrize("missing", ["missing/audit.log", "file/audit.log", "folder"])
+def test_a_setting_that_names_what_is_no_file_is_refused_by_its_name(tmp_path: Path, missing: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SettingsError, match=r"Pathology\.Audit names a file"):
+        open_audit(str(tmp_path / missing), str(tmp_path), print)
+
+
+def test_a_full_disk_does_not_keep_orthanc_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    warnings: list[str] = []
+    open_audit(str(tmp_path / "audit.log"), str(tmp_path), warnings.append).write(EVENT)
+    assert "No space left on device" in warnings[0]
+
+
+@pytest.fixture
+def no_handlers() -> Iterator[None]:
+    """Leave no handler on the logger of the syslog."""
+    yield
+    logger = logging.getLogger("orthanc-pathology-audit")
+    for handler in list(logger.handlers):
+        handler.close()
+        logger.removeHandler(handler)
+
+
+@pytest.mark.usefixtures("no_handlers")
+def test_where_there_is_no_syslog_the_line_is_in_orthancs_log_until_there_is_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address, warnings = str(tmp_path / "log"), list[str]()
+    audit = SyslogAudit(warnings.append, address)
+    audit.write(EVENT, request_id="r")
+    assert 'could not write {"at":1.5,"event":"withdrawn"' in warnings[0]
+    assert capfd.readouterr().err == ""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(address)
+        server.settimeout(5)
+        audit.write(EVENT, request_id="later")
+        assert "later" in server.recv(4096).decode()
+    assert len(warnings) == 1
+
+
+@pytest.mark.usefixtures("no_handlers")
 def test_syslog_gets_the_line(tmp_path: Path) -> None:
     address = str(tmp_path / "log")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(address)
         server.settimeout(5)
-        SyslogAudit(address).write(EVENT, request_id="r")
+        SyslogAudit(print, address).write(EVENT, request_id="r")
         line = server.recv(4096).decode()
-        logger = logging.getLogger("orthanc-pathology-audit")
-        for handler in list(logger.handlers):
-            handler.close()
-            logger.removeHandler(handler)
     assert 'orthanc-pathology: {"at":1.5,"event":"withdrawn"' in line
 
 
