@@ -29,6 +29,15 @@ def test_named_slides_are_submitted_with_one_summary(queue: Queue, site: Site) -
     assert (skipped["series"], skipped["code"]) == ("gone", "unknown_resource")
 
 
+def test_a_slide_that_takes_no_further_request_keeps_no_other_from_its(queue: Queue, site: Site) -> None:
+    full, other = site.new_slide(), site.new_slide()
+    for number in range(20):
+        queue.submitted(full, parameters={"n": number})
+    answer = submit(queue, {"series": [full.series, other.series]})
+    assert [item["series"] for item in answer.json["requests"]] == [other.series]
+    assert [item["code"] for item in answer.json["skipped"]] == ["too_many_requests_on_series"]
+
+
 def test_the_same_cohort_again_makes_nothing_new(queue: Queue, site: Site) -> None:
     cohort = {"series": [site.new_slide().series for _ in range(2)]}
     submit(queue, cohort)

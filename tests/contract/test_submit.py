@@ -162,6 +162,14 @@ def test_a_series_takes_twenty_open_requests_and_no_more(queue: Queue, site: Sit
     assert statuses == [201] * 20 + [413]
 
 
+def test_parameters_are_taken_up_to_four_kilobytes(queue: Queue, site: Site) -> None:
+    slide, beside = site.new_slide(), len('{"n":""}')
+    assert queue.submit(slide, parameters={"n": "x" * (4096 - beside)}).status == 201
+    for text in ("x" * (4097 - beside), "é" * 2048):
+        answer = queue.submit(slide, parameters={"n": text})
+        assert (answer.status, answer.json["code"]) == (413, "body_too_large")
+
+
 @pytest.mark.parametrize("suffix", ["/study", "/instances", "?expand", "/../../system"])
 @pytest.mark.parametrize("member", ["series", "study", "instance"])
 def test_an_address_is_no_id(site: Site, member: str, suffix: str) -> None:

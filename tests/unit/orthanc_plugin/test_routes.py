@@ -142,6 +142,7 @@ def test_only_permitted_models_are_submitted_and_claimed() -> None:
     [
         ({}, "usual"),
         ({"model": "first"}, "first"),
+        ({"model": "first", "model_version": "1"}, "first"),
         ({"model": "first", "model_version": "2"}, None),
         ({"model": "usual", "model_version": "2"}, "usual"),
         ({"model": "off"}, None),
@@ -158,6 +159,12 @@ def test_a_site_has_its_default_and_permits_what_it_names(
         assert "it permits: first, usual." in answer.json["error"]
     else:
         assert answer.json["request"]["model"] == expected
+
+
+def test_a_site_without_a_default_leaves_the_model_to_the_worker() -> None:
+    site = MemorySite({"Models": [{"Name": "first", "Version": "1"}]})
+    answer = site.call("POST", "/pathology/analyze", body={"series": site.new_slide().series})
+    assert (answer.status, answer.json["request"]["model"]) == (201, None)
 
 
 @pytest.mark.parametrize("attempts", [1, 2])
