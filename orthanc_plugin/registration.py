@@ -22,7 +22,7 @@ from .routes.pages import explorer_script
 from .service.changes import series_created, series_deleted, series_stable
 from .service.clockwork import LEFTOVERS_EVERY, TICK_S, finish_leftovers, tick
 from .service.core import Core
-from .service.rules import series_arrived, sweep
+from .service.rules import series_arrived, sweep, warn_of_unknown_tags
 from .service.startup import load_all, load_open, load_unread
 from .settings import read_settings, warnings_on
 
@@ -149,6 +149,8 @@ class _Plugin:
         while not self._core.ready.all_known.wait(TICK_S):
             if stopping.is_set():
                 return
+        with _failures_logged():
+            warn_of_unknown_tags(self._core)
         pause_s = 0.0
         while not stopping.wait(pause_s):
             pause_s = _RETRY_START_S

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from orthanc_plugin.errors import ApiError, StorageError
+from orthanc_plugin.errors import ApiError, StorageError, UnknownTagError
 from orthanc_plugin.gateway import InstanceInfo, SeriesInfo, stamp
-from orthanc_plugin.slides.arrival import Arrival, matches
+from orthanc_plugin.slides.arrival import REMOTE_AET, STAIN, Arrival, matches
 from orthanc_plugin.slides.eligibility import check_eligible, is_slide_image
 
 from .core import Core
@@ -26,6 +26,29 @@ _MOST_FAILED = 100
 """Beyond that it is Orthanc that fails, and the mark stays where it is."""
 _DAY = 8
 """Length of the date in Orthanc's LastUpdate (``20261122T165403``, UTC)."""
+
+
+def warn_of_unknown_tags(core: Core) -> None:
+    """Say in the log which rules name what is no DICOM tag: they are never met, and nobody would know why.
+
+    Raises
+    ------
+    StorageError
+        Where Orthanc fails.
+    """
+    for rule in core.settings.rules:
+        for name, _ in rule.match:
+            if name not in {STAIN, REMOTE_AET} and not _is_tag(core, name):
+                core.warn(f"Rule {rule.name} is never met: Orthanc knows no DICOM tag {name}.")
+
+
+def _is_tag(core: Core, name: str) -> bool:
+    try:
+        # Of a series that cannot be, so that Orthanc looks through none.
+        core.gateway.find_series({"SeriesInstanceUID": "0", name: "0"}, 1)
+    except UnknownTagError:
+        return False
+    return True
 
 
 def series_arrived(core: Core, series_id: str) -> None:

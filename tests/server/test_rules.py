@@ -19,6 +19,7 @@ STABLE_AGE_S = 2
 RULES = [
     {"Name": "mouths", "Match": {"BodyPartExamined": "MOUTH"}, "Model": "oral"},
     {"Name": "scanner", "Match": {"RemoteAET": "SCANNER1"}, "Model": "scanned"},
+    {"Name": "typo", "Match": {"BodyPartExamind": "MOUTH"}, "Model": "oral"},
 ]
 
 
@@ -88,6 +89,8 @@ def test_a_slide_is_submitted_once_through_results_re_upload_and_restart() -> No
         request = wait_for_request(server, STABLE_AGE_S + 5)
         assert (request["series"], request["model"]) == (series, "oral")
         assert request["created_by"] == "rule mouths"
+        never_met = [line for line in server.log().splitlines() if "is never met" in line]
+        assert [line.split("Rule ")[1].split()[0] for line in never_met] == ["typo"]
 
         complete_with_overlay(server, study_uid)
         time.sleep(3 * STABLE_AGE_S)

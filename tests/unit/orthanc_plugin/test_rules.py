@@ -10,7 +10,7 @@ import pytest
 from orthanc_plugin.errors import StorageError
 from orthanc_plugin.queue.values import AnalysisRequest
 from orthanc_plugin.service.changes import series_created, series_deleted
-from orthanc_plugin.service.rules import SWEEP_EVERY_S, series_arrived, sweep
+from orthanc_plugin.service.rules import SWEEP_EVERY_S, series_arrived, sweep, warn_of_unknown_tags
 from tests.support.queue_client import Queue
 from tests.support.sites import MemorySite, Slide, settings_of
 
@@ -49,6 +49,13 @@ class Arrivals:
 
     def requests(self) -> list[AnalysisRequest]:
         return self.site.application.core.index.snapshot()
+
+
+def test_a_rule_on_what_is_no_tag_is_named_in_the_log() -> None:
+    match = {"BodyPartExamind": "MOUTH", "Modality": "SM", "Stain": "*", "RemoteAET": "SCANNER"}
+    site = Arrivals({**RULE, "Match": match}, RULE).site
+    warn_of_unknown_tags(site.application.core)
+    assert site.warnings == ["Rule mouths is never met: Orthanc knows no DICOM tag BodyPartExamind."]
 
 
 def test_a_slide_that_meets_a_rule_is_submitted() -> None:
