@@ -369,6 +369,27 @@ def test_a_request_that_arrives_in_the_very_moment_of_a_shutdown_is_handed_back(
     assert request.fence in {0, 1}
 
 
+def test_a_request_that_was_given_out_but_whose_answer_is_not_here_at_the_shutdown_is_handed_back(
+    rig: Rig, server: ScriptedServer
+) -> None:
+    def late(call: Call) -> Answer:
+        found = answer(call)
+        if "/claim" in call.path and call.json.get("wait"):
+            arrives.wait(10)
+        return found
+
+    arrives, answer = threading.Event(), server.answer
+    server.answer = late  # type: ignore[method-assign]
+    request = server.add_request()
+    thread = rig.start()
+    server.wait_for(lambda: request.status == "processing")
+    rig.shutdown.ask()
+    thread.join(5)
+    arrives.set()
+    assert not thread.is_alive()
+    assert (request.status, rig.analyzer.analyzed) == ("pending", [])
+
+
 def test_a_result_waits_on_disk_through_a_cut_and_arrives_at_the_next_start(
     rig: Rig, server: ScriptedServer
 ) -> None:
@@ -456,6 +477,28 @@ def test_a_replay_whose_dicom_objects_the_server_lost_arrives_without_them(
     assert len(seen) == 2
     assert seen[-1]["result"]["quality"]["flags"] == ["dicom_results_not_kept"]
     assert list(rig.spool.waiting()) == []
+
+
+def test_a_server_that_is_busy_costs_a_waiting_result_no_dicom_objects(
+    rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [{"name": "slide-report.dcm", "size": 1, "sha256": "0"}]
+    result = {"artifacts": ["slide-report.dcm"], "dicom": [{"modality": "SR"}], "timings_s": {}}
+    body = {"token": "0" * 32, "artifacts": refs, "result": result}
+    delivery = Delivery(REQUEST_ID, Lease("0" * 32, 1, 60, 15, 15), body)
+    rig.spool.store(delivery)
+    rig.spool.replace_body(delivery)
+    sent: list[Any] = []
+
+    def answer(call: Call) -> Answer:
+        sent.append(call.json["artifacts"])
+        return 503, {"success": False, "code": "too_busy", "error": "Ask again."}, {}
+
+    monkeypatch.setattr(server, "answer", answer)
+    assert not Outbox(rig.client(), rig.spool).replay()
+    assert sent
+    assert all(named == refs for named in sent)
+    assert next(rig.spool.waiting()).body == body
 
 
 def test_after_a_poll_that_was_held_the_next_one_follows_at_once(rig: Rig, server: ScriptedServer) -> None:

@@ -7,6 +7,8 @@ import dataclasses
 import errno
 import json
 import logging
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,20 @@ def test_results_that_waited_through_a_cut_survive_a_sign_in_page_on_the_way_bac
     assert {request.status for request in server.requests.values()} == {"completed"}
 
 
+def test_a_result_that_has_grown_too_old_is_not_sent_any_more(rig: Rig, server: ScriptedServer) -> None:
+    rig.environment["SPOOL_MAX_HOURS"] = "1"
+    outbox = Outbox(rig.client(), rig.spool)
+    server.accepts_results = False
+    delivery = claimed(rig, server)
+    assert outbox.deliver(delivery) is Fate.WAITS
+    two_hours_ago = time.time() - 7200
+    os.utime(rig.settings.spool_dir / "lab-1" / delivery.name, (two_hours_ago, two_hours_ago))
+    server.accepts_results = True
+    assert outbox.replay()
+    assert server.requests[delivery.request_id].status == "processing"
+    assert waiting(rig) == []
+
+
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Let the spool have no room, until this is undone."""
@@ -111,6 +127,21 @@ def test_a_result_that_finds_no_room_on_disk_is_sent_from_memory_until_it_arrive
     assert outbox_that_pauses(rig, pause).deliver(delivery) is Fate.ARRIVED
     assert pauses == [10, 20, 40]
     assert server.requests[delivery.request_id].status == "completed"
+
+
+def test_a_disk_that_fills_up_while_a_result_is_sent_costs_nothing(
+    rig: Rig, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(_sent: int) -> None:
+        monkeypatch.setattr("worker.serving.spool._write_durably", full)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    delivery = claimed(rig, server)
+    assert Outbox(rig.client(), rig.spool).deliver(delivery, fill) is Fate.ARRIVED
+    assert server.requests[delivery.request_id].status == "completed"
+    assert waiting(rig) == []
 
 
 def test_it_waits_on_disk_as_soon_as_there_is_room(
