@@ -254,6 +254,8 @@ def outcome_of(body: Mapping[str, Any]) -> Result | Failure:
         )
         for item in fields.objects(body, "artifacts", most=200)
     )
+    if len({item.name for item in named}) < len(named):
+        raise fields.bad_field("artifacts", "a list that names each file once")
     return Result(fields.sha256(body, "fingerprint"), named, _result(fields.members(body, "result")))
 
 

@@ -353,11 +353,13 @@ def test_a_slide_that_was_changed_into_what_cannot_be_analysed_fails(queue: Queu
         {"error": {"code": "x", "message": "y", "retryable": False}},
         {"fingerprint": "short"},
         {"artifacts": [{"name": "heatmap.png"}]},
+        {"artifacts": [named("heatmap.png", PNG)] * 2},
     ],
 )
 def test_a_bad_completion_changes_nothing(queue: Queue, members: dict[str, Any]) -> None:
     request_id = queue.submitted()
     lease = queue.claim()
+    lease.put("heatmap.png", PNG)
     assert lease.complete(**members).status == 400
     assert queue.status(request_id) == "processing"
 

@@ -177,6 +177,13 @@ def test_where_there_is_no_syslog_the_line_is_in_orthancs_log_until_there_is_one
 
 
 @pytest.mark.usefixtures("no_handlers")
+def test_syslog_is_a_word_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(open_audit("syslog", str(tmp_path), print), SyslogAudit)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_handlers")
 def test_syslog_gets_the_line(tmp_path: Path) -> None:
     address = str(tmp_path / "log")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:

@@ -17,6 +17,7 @@ Read = Callable[[Mapping[str, Any]], Any]
 ID, SHA, TOKEN = "x" * 64, "0" * 64, "0" * 32
 ERROR = {"code": "gpu_lost", "message": "It went wrong.", "retryable": True}
 FILE = {"name": "heatmap.png", "size": 0, "sha256": SHA}
+FILES = [{**FILE, "name": f"patch-{number:03}.jpg"} for number in range(200)]
 
 
 def _target(body: Mapping[str, Any]) -> Any:
@@ -120,7 +121,7 @@ MEMBERS: list[tuple[Read, str, tuple[list[Any], list[Any]]]] = [
     (bodies.heartbeat_of, "prefetch", FLAG),
     (_older, "worker_id", ([*_name()[0], None], _name()[1])),
     (_delivery, "fingerprint", DIGITS),
-    (_delivery, "artifacts", _objects(200, FILE)),
+    (_delivery, "artifacts", ([None, [], FILES], [[*FILES, FILE], [FILE, FILE], {}, "a", [5], [FILE, None]])),
     (_file, "name", (_text(200)[0][:2], [*_text(200)[1], None])),
     (_file, "size", _whole(0, 2**31)),
     (_file, "sha256", DIGITS),
