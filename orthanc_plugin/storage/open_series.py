@@ -41,9 +41,7 @@ class OpenSeries:
             Where Orthanc cannot read.
         """
         with self._lock:
-            listed = self._property.get()
-            self._since = {**dict.fromkeys(listed, self._clock.monotonic()), **self._since}
-            return tuple(listed)
+            return tuple(self._property.get())
 
     def add(self, series_ids: Iterable[str]) -> None:
         """List series, durably and with one write, before requests are opened on them.
