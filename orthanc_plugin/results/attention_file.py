@@ -79,9 +79,6 @@ class Patches:
     attention: array[Any]
     percentile: array[Any]
 
-    def __len__(self) -> int:
-        return len(self.attention)
-
 
 def read_attention(content: bytes) -> Patches:
     """Return the patches in an ``attention.npz``.
@@ -127,7 +124,7 @@ def _numbers(archive: zipfile.ZipFile, name: str) -> array[Any]:
     header = _HEADER.fullmatch(content[begin : begin + length].decode("latin-1"))
     if header is None:
         raise ValueError(f"the header of {name} is not numpy's")
-    if header["fortran_order"] == "True" and re.search(r"\d, *\d", header["shape"]):
+    if header["fortran_order"] == "True":
         raise ValueError(f"{name} lies column by column")
     numbers = array(_TYPES[header["descr"]])
     numbers.frombytes(content[begin + length :])

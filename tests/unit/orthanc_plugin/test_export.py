@@ -55,6 +55,11 @@ def test_the_worker_s_arrays_are_read_as_it_wrote_them() -> None:
     assert (patches.width, patches.height) == tuple(held["footprint"])
 
 
+def test_patches_may_be_wider_than_high() -> None:
+    patches = read_attention(npz(footprint=np.array([256, 128])))
+    assert (patches.width, patches.height) == (256, 128)
+
+
 @pytest.mark.parametrize("kind", ["<i4", "<f4", "<f8"])
 def test_coordinates_of_every_kind_of_number_are_read(kind: str) -> None:
     patches = read_attention(npz(coords=np.array(CORNERS, dtype=kind)))
@@ -70,6 +75,7 @@ def test_coordinates_of_every_kind_of_number_are_read(kind: str) -> None:
         (npz(coords=np.array(CORNERS, dtype=object)), "cannot be read"),
         (npz(coords=np.asfortranarray(np.array(CORNERS))), "column by column"),
         (npz(attention=np.array([0.5, 0.5])), "do not belong together"),
+        (npz(footprint=np.array([256])), "do not belong together"),
         (npz(attention=np.array([0.1, np.nan, 0.2])), "no numbers"),
     ],
 )
