@@ -46,6 +46,9 @@ def test_force_makes_a_new_request_that_names_its_predecessor(queue: Queue, site
 
     assert second.status == 201
     assert second.json["request"]["predecessor"] == first
+    third = queue.submit(slide, force=True)
+    assert third.json["request"]["predecessor"] == second.json["request_id"]
+    assert queue.submit(slide).json["request_id"] == third.json["request_id"]
 
 
 @pytest.mark.parametrize("change", [{"parameters": {"a": 1}}, {"model_version": "2"}])

@@ -130,6 +130,57 @@ def test_a_rule_does_not_repeat_what_a_person_has_asked_for() -> None:
     assert len(arrivals.requests()) == 1
 
 
+def test_nor_what_a_worker_has_done_by_its_own_choice_of_the_model() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.queue.submitted(slide, model=None)
+    assert arrivals.queue.claim(default_model="oral").complete().status == 200
+    arrivals.arrive(slide)
+    assert len(arrivals.requests()) == 1
+
+
+def test_a_rule_may_be_for_one_sender() -> None:
+    arrivals = Arrivals({**RULE, "Match": {"RemoteAET": "SCANNER"}})
+    slides = [arrivals.slide() for _ in range(3)]
+    arrivals.site.gateway.describe(slides[0].series, {}, remote_aet="SCANNER")
+    arrivals.site.gateway.describe(slides[1].series, {}, remote_aet="ANOTHER")
+    for slide in slides:
+        arrivals.arrive(slide)
+    assert [request.series for request in arrivals.requests()] == [slides[0].series]
+
+
+def test_a_slide_that_takes_no_further_request_is_said_and_keeps_no_rule_from_the_others() -> None:
+    arrivals = Arrivals()
+    full = arrivals.slide()
+    for number in range(20):
+        arrivals.queue.submitted(full, model="another", parameters={"n": number})
+    other = arrivals.slide()
+    arrivals.site.clock.advance(100)
+    assert arrivals.sweep() == SWEEP_EVERY_S
+    assert [request.series for request in arrivals.requests() if request.model == "oral"] == [other.series]
+    (warning,) = arrivals.site.warnings
+    assert warning.startswith(f"Rule mouths could not submit series {full.series}")
+    assert " " not in (arrivals.site.gateway.get_global_property(5001) or ""), "it is looked at no more"
+
+
+def test_a_slide_that_is_gone_when_it_is_announced_is_passed_over() -> None:
+    arrivals = Arrivals()
+    slide = arrivals.slide()
+    arrivals.site.gateway.delete_series(slide.series)
+    arrivals.arrive(slide)
+    assert arrivals.requests() == []
+
+
+def test_a_slide_is_read_once_however_often_the_sweep_comes_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrivals = Arrivals()
+    arrivals.slide()
+    arrivals.site.clock.advance(100)
+    arrivals.sweep()
+    monkeypatch.setattr(arrivals.site.gateway, "tags", lambda _: pytest.fail("it was read again"))
+    assert arrivals.sweep() == SWEEP_EVERY_S
+    assert arrivals.site.warnings == []
+
+
 def test_new_content_of_a_slide_that_is_done_is_analysed_again() -> None:
     arrivals = Arrivals()
     slide = arrivals.slide()
@@ -415,3 +466,6 @@ def test_without_rules_the_mark_is_forgotten() -> None:
     site.restart()
     sweep(site.application.core)
     assert site.gateway.get_global_property(5001) == ""
+    before = len(site.gateway.writes)
+    assert sweep(site.application.core) == SWEEP_EVERY_S
+    assert len(site.gateway.writes) == before
