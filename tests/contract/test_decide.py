@@ -219,6 +219,7 @@ def test_a_list_begins_with_the_newest_where_that_is_asked_for(queue: Queue, sit
         {"status": "done"},
         {"full": "2"},
         {"limit": "0"},
+        {"limit": "1001"},
         {"limit": "x"},
         {"since": "soon"},
         {"cursor": "x"},

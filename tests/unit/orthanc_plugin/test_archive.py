@@ -316,6 +316,31 @@ def test_an_archive_of_a_newer_plugin_is_never_rewritten(site: MemorySite, queue
     assert site.gateway.list_attachments(slide.series) == held
 
 
+def test_a_state_of_a_newer_plugin_is_not_rewritten_for_an_archive_of_this_one(
+    site: MemorySite, queue: Queue
+) -> None:
+    archived_result(site, queue, slide := site.new_slide())
+    newer = json.dumps({**json.loads(state_of(site, slide)), "schema": 2}).encode()
+    site.gateway.put_metadata(slide.series, 5000, newer)
+    site.restart(kill=True)
+    answer = queue.submit(slide, force=True)
+    assert (answer.status, "newer" in answer.json["error"]) == (503, True)
+    assert state_of(site, slide) == newer
+
+
+def test_an_archive_of_a_newer_plugin_is_not_rewritten_where_the_state_is_damaged(
+    site: MemorySite, queue: Queue
+) -> None:
+    archived_result(site, queue, slide := site.new_slide())
+    content = json.loads(site.gateway.get_attachment(slide.series, ARCHIVE) or b"")
+    newer = json.dumps({**content, "schema": 2}).encode()
+    site.gateway.put_attachment(slide.series, ARCHIVE, newer)
+    site.gateway.put_metadata(slide.series, 5000, b"damaged")
+    site.restart(kill=True)
+    assert queue.submit(slide, force=True).status == 503
+    assert site.gateway.get_attachment(slide.series, ARCHIVE) == newer
+
+
 def deleted_first(site: MemorySite, slide: Slide) -> None:
     site.gateway.delete_series(slide.series)
     series_deleted(site.application.core, slide.series)

@@ -13,6 +13,7 @@ from urllib.parse import urljoin
 import pytest
 
 from orthanc_plugin.application import Application
+from orthanc_plugin.contract.list_filter import parse_filter
 from orthanc_plugin.errors import ApiError
 from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.host.memory_gateway import MemoryGateway
@@ -159,6 +160,17 @@ def test_a_site_has_its_default_and_permits_what_it_names(
         assert "it permits: first, usual." in answer.json["error"]
     else:
         assert answer.json["request"]["model"] == expected
+
+
+@pytest.mark.parametrize("since", ["2026-11-22T16:54:03", "2026-11-22T17:54:03+01:00"])
+def test_a_time_without_a_zone_is_utc(since: str) -> None:
+    assert parse_filter({"since": since}) == parse_filter({"since": "2026-11-22T16:54:03Z"})
+
+
+def test_a_list_may_be_asked_for_a_single_request_and_no_digits_are_too_many_to_be_refused() -> None:
+    assert parse_filter({"limit": "1"}).limit == 1
+    with pytest.raises(ApiError, match="limit must be a whole number"):
+        parse_filter({"limit": "9" * 5000})
 
 
 def test_a_site_without_a_default_leaves_the_model_to_the_worker() -> None:
