@@ -346,30 +346,51 @@ def test_a_user_or_a_plugin_that_was_changed_costs_no_result(
     assert server.requests[delivery.request_id].status == "completed"
 
 
-def test_what_the_plugin_itself_refuses_ends_its_request_with_the_plugins_code(
-    rig: Rig, server: ScriptedServer
+@pytest.mark.parametrize(
+    ("status", "code", "may_help"), [(413, "artifact_too_large", False), (409, "artifact_mismatch", True)]
+)
+def test_what_the_plugin_itself_refuses_ends_its_request_with_the_plugins_code_and_whether_again_may_help(
+    rig: Rig, server: ScriptedServer, status: int, code: str, *, may_help: bool
 ) -> None:
     delivery = claimed(rig, server)
-    server.stand_ins["/artifacts/"] = refusing(413, "artifact_too_large")
+    server.stand_ins["/artifacts/"] = refusing(status, code)
     assert Outbox(rig.client(), rig.spool).deliver(delivery) is Fate.REFUSED
     request = server.requests[delivery.request_id]
-    assert (request.status, request.document["error"]["code"]) == ("failed", "artifact_too_large")
+    error = request.document["error"]
+    assert (request.status, error["code"], error["retryable"]) == ("failed", code, may_help)
     assert waiting(rig) == []
 
 
+@pytest.mark.parametrize(("status", "code"), [(503, "storage_unavailable"), (500, "internal")])
 def test_a_result_whose_slide_the_server_cannot_read_waits_and_keeps_no_other_one_waiting(
-    rig: Rig, server: ScriptedServer
+    rig: Rig, server: ScriptedServer, status: int, code: str
 ) -> None:
     outbox = Outbox(rig.client(), rig.spool)
     server.accepts_results = False
     for letter in "ab":
         outbox.deliver(claimed(rig, server, letter * 32))
     server.accepts_results = True
-    lost = {"success": False, "code": "storage_unavailable", "error": "Orthanc could not read it."}
-    server.stand_ins[f"/complete-request/{'a' * 32}/"] = Page(503, json.dumps(lost).encode())
+    lost = {"success": False, "code": code, "error": "Orthanc could not read it."}
+    server.stand_ins[f"/complete-request/{'a' * 32}/"] = Page(status, json.dumps(lost).encode())
     assert not outbox.replay()
     assert waiting(rig) == ["a"]
     assert server.requests["b" * 32].status == "completed"
+
+
+@pytest.mark.parametrize("status", [401, 429, 503])
+def test_a_server_that_takes_nothing_now_is_asked_with_one_waiting_result_and_not_with_each(
+    rig: Rig, server: ScriptedServer, status: int
+) -> None:
+    outbox = Outbox(rig.client(), rig.spool)
+    server.accepts_results = False
+    for letter in "ab":
+        outbox.deliver(claimed(rig, server, letter * 32))
+    server.stand_ins[ANYWHERE] = Page(status)
+    before = len(server.calls)
+    assert not outbox.replay()
+    asked = [call.path for call in server.calls[before:]]
+    assert asked
+    assert not any("b" * 32 in path for path in asked)
 
 
 def test_a_result_too_large_for_a_proxy_keeps_no_other_one_waiting(
