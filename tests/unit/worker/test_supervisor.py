@@ -90,7 +90,7 @@ class Bench:
             self._start,
             self.shutdown,
             self,
-            backoff=Backoff(base_s=8.0, cap_s=300.0),
+            backoff=Backoff(base_s=8.0, cap_s=300.0, uniform=lambda _low, high: high),
             clock=lambda: self.now,
         )
         self._thread = threading.Thread(target=lambda: self.code.append(self._supervisor.run()), daemon=True)
@@ -147,6 +147,28 @@ def test_a_process_that_fails_is_started_again_after_a_while_and_the_other_goes_
     bench.end_all()
 
 
+def test_a_process_that_keeps_failing_is_started_ever_later_until_it_has_run_for_long() -> None:
+    bench = Bench("a")
+    bench.until(lambda: len(bench.started) == 1)
+    bench.started[0].code = 1
+    bench.settle()
+    bench.now += 9
+    bench.until(lambda: len(bench.started) == 2)
+    bench.started[1].code = 1
+    bench.settle()
+    bench.now += 9
+    bench.settle()
+    assert len(bench.started) == 2
+    bench.now += 8
+    bench.until(lambda: len(bench.started) == 3)
+    bench.now += 601
+    bench.started[2].code = 1
+    bench.settle()
+    bench.now += 9
+    bench.until(lambda: len(bench.started) == 4)
+    bench.end_all()
+
+
 def test_one_that_a_person_drained_stays_ended_and_the_end_of_all_is_the_end() -> None:
     bench = Bench("a", "b")
     bench.until(lambda: len(bench.started) == 2)
@@ -186,6 +208,7 @@ def test_a_process_that_cannot_be_started_for_now_costs_the_others_nothing() -> 
     bench.until(lambda: len(bench.started) == 1)
     assert bench.started[0].post.worker_id == "b"
     bench.settle()
+    assert len(bench.started) == 1, "it is tried again after a while"
     bench.now += 400
     bench.until(lambda: len(bench.started) == 2)
     assert bench.started[1].post.worker_id == "a"
@@ -234,7 +257,10 @@ def test_a_process_that_falls_silent_is_killed_and_one_that_never_spoke_is_left_
     bench.until(lambda: len(bench.started) == 2)
     bench.started[0].supervision.alive("waiting")
     bench.settle()
-    bench.now += SILENT_S + 1
+    bench.now += SILENT_S - 1
+    bench.settle()
+    assert not bench.started[0].killed
+    bench.now += 2
     bench.until(lambda: bench.started[0].killed)
     assert not bench.started[1].killed
     bench.settle()
