@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import ParamSpec, Self, TypeVar
 
-from .shutdown import ENDING
+from .shutdown import ENDING, HANG_UP
 
 _log = logging.getLogger(__name__)
 
@@ -128,8 +128,9 @@ def _begin(*modules: str) -> None:
     logging.disable(logging.CRITICAL)
     # Not when they are called only: what is called with is checked, and quoted, when it comes.
     logging.captureWarnings(capture=True)
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
+    for number in (*ENDING, HANG_UP):
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for module in modules:
         importlib.import_module(module)

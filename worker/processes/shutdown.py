@@ -9,6 +9,8 @@ from types import FrameType
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name))
 """What asks a process to end: on Windows Ctrl-Break, too, which reaches all that it has started."""
+HANG_UP = getattr(signal, "SIGHUP", None)
+"""What a terminal sends that goes away, as with a line that breaks: nobody can ask a second time there."""
 
 
 class ShutdownRequest:
@@ -45,10 +47,19 @@ class ShutdownRequest:
         return self.requested.is_set() or self.drained.is_set()
 
     def install(self) -> None:
-        """Let the signals of `ENDING` ask; call this from the main thread."""
+        """Let the signals of `ENDING` ask, and `HANG_UP` at once; call this from the main thread.
+
+        Who has started the worker by ``nohup`` wants it to outlive the terminal.
+        """
         for number in ENDING:
             signal.signal(number, self._on_signal)
+        if HANG_UP is not None and signal.getsignal(HANG_UP) is signal.SIG_DFL:
+            signal.signal(HANG_UP, self._on_hang_up)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         # Nothing is logged here: the signal may have arrived in the middle of a line of the log.
         self.ask()
+
+    def _on_hang_up(self, number: int, frame: FrameType | None) -> None:
+        self._on_signal(number, frame)
+        self._on_signal(number, frame)

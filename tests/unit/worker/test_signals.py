@@ -21,16 +21,26 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 
 class Process:
-    """A worker in the middle of a request."""
+    """A worker in the middle of a request, started by a command, on a terminal where one is given."""
 
-    def __init__(self, rig: Rig, server: ScriptedServer, **environment: str) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        server: ScriptedServer,
+        *,
+        by: tuple[str, ...] = (),
+        terminal: int | None = None,
+        **environment: str,
+    ) -> None:
         self.let_go = rig.folder / "let-go"
         self.request = server.add_request()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.held_worker"],
+            [*by, sys.executable, "-m", "tests.support.held_worker"],
             cwd=ROOT,
             env={**os.environ, **rig.environment, "LET_GO": str(self.let_go), **environment},
-            stderr=subprocess.PIPE,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=subprocess.PIPE if terminal is None else terminal,
             text=True,
         )
         server.wait_for(lambda: bool(server.calls_to("/update-status/")), seconds=30)
@@ -84,3 +94,22 @@ def test_work_that_cannot_be_interrupted_does_not_hold_the_process(rig: Rig, ser
     server.wait_for(lambda: process.request.status == "pending", seconds=3)
     code, _ = process.ended(15)
     assert code == 0
+
+
+def test_a_terminal_that_goes_away_has_the_request_handed_back_now(rig: Rig, server: ScriptedServer) -> None:
+    ours, terminal = os.openpty()
+    process = Process(rig, server, by=("setsid", "--ctty"), terminal=terminal)
+    os.close(terminal)
+    os.close(ours)
+    code, _ = process.ended(10)
+    assert (code, process.request.status) == (0, "pending")
+
+
+def test_nohup_lets_a_worker_outlive_its_terminal(rig: Rig, server: ScriptedServer) -> None:
+    process = Process(rig, server, by=("nohup",))
+    process.send(signal.SIGHUP)
+    time.sleep(0.5)
+    process.let_go.touch()
+    server.wait_for(lambda: process.request.status == "completed", seconds=10)
+    process.send(signal.SIGTERM)
+    assert process.ended(10)[0] == 0
