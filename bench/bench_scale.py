@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib.pyplot as plt
 
 from orthanc_plugin.application import Application
-from orthanc_plugin.contract.list_filter import parse_filter
 from orthanc_plugin.host.memory_gateway import MemoryGateway
+from orthanc_plugin.presentation.list_filter import parse_filter
 from orthanc_plugin.queue.held_leases import Live
 from orthanc_plugin.queue.values import COMPLETED, FAILED, OPEN, Model
 from orthanc_plugin.routes.metrics import queue_metrics, render

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import logging.handlers
 import os
@@ -19,6 +20,8 @@ from .errors import SettingsError
 from .queue.values import Event
 
 SYSLOG = "syslog"
+
+_MENDED_WHILE_IT_RUNS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE})
 FILE_NAME = "pathology-audit.log"
 
 
@@ -152,12 +155,14 @@ def open_audit(setting: str | None, storage_directory: str, warn: Callable[[str]
 
 
 def _refuse_unwritable(path: Path) -> None:
+    # Not blocking: a pipe that nobody reads would hold up Orthanc's start.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        os.close(os.open(path, flags, 0o600))
+    except OSError as error:
+        if error.errno in _MENDED_WHILE_IT_RUNS:
+            return
         raise SettingsError(
             f"Pathology.Audit names a file that cannot be written ({error}). Name one in a folder that is "
             "there and that Orthanc's user may write to."
         ) from error
-    except OSError:
-        return

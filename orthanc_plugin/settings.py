@@ -98,7 +98,7 @@ class Settings:
 
     @property
     def copies_property(self) -> int:
-        """Number of the first of `COPY_SHARDS` that hold copies of open requests (see `copies`)."""
+        """Number of the first of `COPY_SHARDS` that hold copies of open requests (see `storage.copies`)."""
         return self.global_property + 4
 
 
@@ -122,10 +122,7 @@ _KEYS: Mapping[str, tuple[str, read.Reader]] = {
     "ArchiveAttachment": ("archive_number", _number),
     "DamagedMetadataNumber": ("damaged_number", _number),
     "FirstAttachment": ("first_attachment", _number),
-    "GlobalProperty": (
-        "global_property",
-        _first_property,
-    ),
+    "GlobalProperty": ("global_property", _first_property),
     "Rules": ("rules", read.rules),
     "LeaseSeconds": ("lease_s", read.seconds(1, 3600)),
     "HeartbeatSeconds": ("heartbeat_s", read.seconds(0.2, 1200)),

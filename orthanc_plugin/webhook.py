@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from .clock import Clock
-from .contract import views
+from .presentation import views
 from .queue import values
 from .queue.values import AnalysisRequest
 from .webhook_client import DeliveryError, Endpoint, Message

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from orthanc_plugin.contract import views
-from orthanc_plugin.contract.notes import Note, Offers, note_on_setback, notes_on, offers_of
+from orthanc_plugin.presentation import views
+from orthanc_plugin.presentation.notes import Note, Offers, note_on_setback, notes_on, offers_of
 from orthanc_plugin.queue import values
 from orthanc_plugin.queue.values import AnalysisRequest
 from orthanc_plugin.service.core import Core

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from orthanc_plugin import fields
-from orthanc_plugin.contract.list_filter import parse_filter
 from orthanc_plugin.http import Request, Response, json_response, parse_object
+from orthanc_plugin.presentation.list_filter import parse_filter
 from orthanc_plugin.queue.values import AnalysisRequest
 from orthanc_plugin.service import artifacts, decide, listing
 from orthanc_plugin.service.core import Core, find, require_open_known

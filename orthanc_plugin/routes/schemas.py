@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orthanc_plugin.contract.notes import CODES as NOTE_CODES
 from orthanc_plugin.fleet.counters import KNOWN
+from orthanc_plugin.presentation.notes import CODES as NOTE_CODES
 from orthanc_plugin.queue.values import FLAGS, OUTCOMES, STATUSES
 from orthanc_plugin.results.artifacts import MOST_ARTIFACTS
 from orthanc_plugin.service.targets import MAX_SERIES_OF_COHORT

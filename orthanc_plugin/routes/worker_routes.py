@@ -8,8 +8,8 @@ from email.utils import formatdate
 from typing import Any
 
 from orthanc_plugin import fields
-from orthanc_plugin.contract import views
 from orthanc_plugin.http import Request, Response, json_response, parse_object
+from orthanc_plugin.presentation import views
 from orthanc_plugin.queue import values
 from orthanc_plugin.queue.values import canonical, sha256_hex
 from orthanc_plugin.service import artifacts, listing, tokenless

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from orthanc_plugin.contract.list_filter import MAX_LIMIT, Filter, cursor_after
-from orthanc_plugin.contract.views import silent_member, worker_member
 from orthanc_plugin.fleet.workers import permits
+from orthanc_plugin.presentation.list_filter import MAX_LIMIT, Filter, cursor_after
+from orthanc_plugin.presentation.views import silent_member, worker_member
 from orthanc_plugin.queue import values
 from orthanc_plugin.queue.catalogue import Kind, kind_of
 from orthanc_plugin.queue.leases import is_due, is_prefetched

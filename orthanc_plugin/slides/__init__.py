@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What is known of a slide by its files."""
+"""What is known of DICOM files, those of slides above all, and which rules a slide meets."""

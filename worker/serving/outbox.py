@@ -209,10 +209,15 @@ class Outbox:
         except SpoolError as error:
             # New requests can be served all the same: their results are sent from memory.
             _log.error("%s Not all results that wait there are sent.", error)
+            self._rest(after_failure=True)
             return True
-        self._failures = 0 if arrived else self._failures + 1
-        self._rests_until = self._clock() + (0.0 if arrived else self._backoff.delay(self._failures - 1))
+        self._rest(after_failure=not arrived)
         return arrived
+
+    def _rest(self, *, after_failure: bool) -> None:
+        pause_s = self._backoff.delay(self._failures) if after_failure else 0.0
+        self._failures = self._failures + 1 if after_failure else 0
+        self._rests_until = self._clock() + pause_s
 
     def _send_all(self) -> bool:
         """Send what waits; go on after one that concerns itself alone, such as too large for a proxy."""

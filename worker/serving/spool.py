@@ -72,6 +72,7 @@ class Spool:
         self._limits = limits
         self._clock = clock
         self._set_aside: set[str] = set()
+        self._stuck: set[str] = set()
 
     def store(self, delivery: Delivery) -> None:
         """Keep a delivery, making room for it first; DICOM objects are left out, for they name the patient.
@@ -145,10 +146,10 @@ class Spool:
                 continue
             try:
                 delivery = _read(path)
-            except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError):
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
                 _log.warning(
-                    "A spooled result (%s) is damaged, or of another version of the worker: it is set aside, "
-                    "kept as long as others, and tried again at the next start.",
+                    "A spooled result (%s) is damaged, a copy, or of another version of the worker: it is "
+                    "set aside, kept as long as others, and tried again at the next start.",
                     path.name,
                 )
                 self.set_aside(path.name)
@@ -174,21 +175,32 @@ class Spool:
 
     def _tidy(self, room_for: int) -> None:
         for path in self._folder.glob(f"*{_PARTIAL}"):
-            _remove(path)
+            self._give_up(path)
         kept = []
         for path in self._entries():
-            if self._clock() - path.stat().st_mtime > self._limits.max_age_s:
-                _log.warning("A spooled result (%s) grew too old to be sent and was removed.", path.name)
-                _remove(path)
-            else:
+            if self._clock() - path.stat().st_mtime <= self._limits.max_age_s:
                 kept.append((path, _size(path)))
+            elif self._give_up(path):
+                _log.warning("A spooled result (%s) grew too old to be sent and was removed.", path.name)
         excess = sum(size for _, size in kept) + room_for - self._limits.max_bytes
         for path, size in kept:
             if excess <= 0:
                 break
-            _log.warning("A spooled result (%s) was removed to make room: raise SPOOL_MAX_MB.", path.name)
+            if self._give_up(path):
+                _log.warning("A spooled result (%s) was removed to make room: raise SPOOL_MAX_MB.", path.name)
+                excess -= size
+
+    def _give_up(self, path: Path) -> bool:
+        """Remove an entry, or else pass over it: another user's would keep all others from being sent."""
+        try:
             _remove(path)
-            excess -= size
+        except OSError as error:
+            if path.name not in self._stuck:
+                _log.error("%s cannot be removed (%s): remove it by hand.", path, error.strerror)
+            self._stuck.add(path.name)
+            self.set_aside(path.name)
+            return False
+        return True
 
     def _sentence(self, error: OSError) -> SpoolError:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -247,7 +259,7 @@ def _read(path: Path) -> Delivery:
     if not isinstance(document["body"], dict):
         raise TypeError("body")
     names = [str(item["name"]) for item in document["body"].get("artifacts", [])]
-    if any(Path(name).name != name for name in names):
+    if any(Path(name).name != name or name in {"", ".."} for name in names):
         raise ValueError(names)
     delivery = Delivery(
         request_id=str(document["request_id"]),

@@ -129,12 +129,24 @@ def test_without_a_setting_the_file_lies_in_the_storage_folder(tmp_path: Path) -
     assert (tmp_path / FILE_NAME).exists()
 
 
-@pytest.mark.parametrize("missing", ["missing/audit.log", "file/audit.log", "folder"])
+@pytest.mark.parametrize("missing", ["missing/audit.log", "file/audit.log", "folder", "pipe"])
 def test_a_setting_that_names_what_is_no_file_is_refused_by_its_name(tmp_path: Path, missing: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SettingsError, match=r"Pathology\.Audit names a file"):
         open_audit(str(tmp_path / missing), str(tmp_path), print)
+
+
+def test_a_setting_that_names_a_file_on_a_disk_that_is_mounted_to_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: Any) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(SettingsError, match="Read-only file system"):
+        open_audit(str(tmp_path / "audit.log"), str(tmp_path), print)
 
 
 def test_a_full_disk_does_not_keep_orthanc_from_starting(

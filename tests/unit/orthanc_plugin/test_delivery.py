@@ -102,6 +102,7 @@ def test_what_another_worker_has_claimed_while_it_was_looked_at_is_not_taken(
     before_the_next(site, monkeypatch, looks_at, run_out_and_claim)
     answer = send[what]()
     assert (answer.status, answer.json["code"]) == (409, "lease_lost")
+    assert site.gateway.list_attachments(lease.claimed["request"]["series"]) == ()
     assert later[0].heartbeat().status == 200
     assert later[0].complete().status == 200
     assert [grant["outcome"] for grant in queue.get(lease.request_id)["grants"]] == ["expired", "delivered"]

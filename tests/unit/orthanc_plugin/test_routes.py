@@ -13,11 +13,11 @@ from urllib.parse import urljoin
 import pytest
 
 from orthanc_plugin.application import Application
-from orthanc_plugin.contract.list_filter import parse_filter
 from orthanc_plugin.errors import ApiError
 from orthanc_plugin.gateway import SeriesInfo
 from orthanc_plugin.host.memory_gateway import MemoryGateway
 from orthanc_plugin.http import Request, Response
+from orthanc_plugin.presentation.list_filter import parse_filter
 from orthanc_plugin.routes.router import Route, Router
 from orthanc_plugin.service.changes import note_arrival, series_stable
 from orthanc_plugin.service.report import holds_lease_on

@@ -19,7 +19,6 @@ from orthanc_plugin.storage.codec import DamagedError, decode_state, encode_stat
 from orthanc_plugin.storage.numbering import take_number
 from tests.support.queue_client import PNG, Queue, named, new_token
 from tests.support.sites import PERSON, Answer, MemorySite, Slide
-from tests.support.tiny_dicom import tiny_result
 from tests.unit.orthanc_plugin.test_lifecycle import a_request, working
 
 
@@ -478,24 +477,6 @@ def test_a_file_in_whose_place_another_is_sent_is_deleted(site: MemorySite, queu
         assert lease.put("heatmap.png", content).status == 200
     (number,) = site.gateway.list_attachments(slide.series)
     assert site.gateway.get_attachment(slide.series, number) == PNG + b"another"
-
-
-def test_a_file_of_a_worker_that_has_lost_its_lease_while_it_was_looked_at_is_refused(
-    site: MemorySite, queue: Queue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slide = site.new_slide()
-    queue.submitted(slide)
-    lease, look = queue.claim(), site.gateway.lookup_series
-
-    def look_meanwhile(series_uid: str, study_uid: str | None) -> tuple[str, ...]:
-        site.pass_time(3)
-        queue.claim("other")
-        return look(series_uid, study_uid)
-
-    monkeypatch.setattr(site.gateway, "lookup_series", look_meanwhile)
-    answer = lease.put("report.dcm", tiny_result(slide.study_uid), "application/dicom")
-    assert (answer.status, answer.json["code"]) == (409, "lease_lost")
-    assert site.gateway.list_attachments(slide.series) == ()
 
 
 @pytest.mark.parametrize("end", ["fails", "is cancelled"])

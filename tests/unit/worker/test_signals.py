@@ -96,6 +96,7 @@ def test_work_that_cannot_be_interrupted_does_not_hold_the_process(rig: Rig, ser
     assert code == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs util-linux's setsid")
 def test_a_terminal_that_goes_away_has_the_request_handed_back_now(rig: Rig, server: ScriptedServer) -> None:
     ours, terminal = os.openpty()
     process = Process(rig, server, by=("setsid", "--ctty"), terminal=terminal)

@@ -273,6 +273,25 @@ def test_one_result_that_stays_unreadable_keeps_no_other_from_being_sent(
         next(reading)
 
 
+def test_what_is_too_old_and_cannot_be_removed_is_named_once_and_keeps_no_other_from_being_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path / "spool", SpoolLimits(max_bytes=1 << 20, max_age_s=60))
+    spool.store(delivery("r1"))
+    os.utime(tmp_path / "spool" / "r1-1", (1.0, 1.0))
+
+    def owned_by_root(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("worker.serving.spool.shutil.rmtree", owned_by_root)
+    spool.store(delivery("r2"))
+    spool.tidy()
+    assert [waiting.request_id for waiting in spool.waiting()] == ["r2"]
+    told = [record.getMessage() for record in caplog.records if "remove it by hand" in record.getMessage()]
+    assert len(told) == 1
+    assert f"{tmp_path / 'spool' / 'r1-1'} cannot be removed (Permission denied)" in told[0]
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity"])
 def test_a_waiting_result_with_a_value_that_is_no_number_is_not_sent_for_no_server_takes_it(
     spool: Spool, tmp_path: Path, number: str

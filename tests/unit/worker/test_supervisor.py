@@ -81,6 +81,7 @@ class Bench:
     def __init__(self, *names: str, refused_starts: int = 0) -> None:
         self.now = 1000.0
         self.told: list[str] = []
+        self._looks = 0
         self._refused_starts = refused_starts
         self.started: list[FakeProcess] = []
         self.shutdown = ShutdownRequest()
@@ -100,7 +101,8 @@ class Bench:
         self.told.append("ready")
 
     def alive(self, doing: str) -> None:
-        """Told each time the supervisor looks around."""
+        """Count: it is told each time the supervisor looks around."""
+        self._looks += 1
 
     def stopping(self) -> None:
         self.told.append("stopping")
@@ -121,7 +123,8 @@ class Bench:
 
     def settle(self) -> None:
         """Let the supervisor look at everything once more, at least."""
-        threading.Event().wait(0.5)
+        seen = self._looks
+        self.until(lambda: self._looks >= seen + 2)
 
     def ended(self) -> int:
         self._thread.join(5)
