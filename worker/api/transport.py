@@ -30,6 +30,10 @@ _LONGEST_PAUSE_S = 60.0
 """No answer puts off the next call for longer: a page that announces an hour's work may be gone at once."""
 
 _REFUSED_BY_OPENSSL = re.compile(r"certificate verify failed: (.+?)\.? \(_ssl\.c")
+_SPEAKS_NO_TLS = re.compile(
+    r"wrong.version.number|record.layer.failure|packet.length.too.long|unknown.protocol", re.IGNORECASE
+)
+"""Which of them OpenSSL says of an answer in plain HTTP depends on its version."""
 _UNKNOWN_ISSUER = re.compile(r"issuer certificate|self.signed certificate|verify the first certificate")
 
 
@@ -65,7 +69,7 @@ class _Basic(requests.auth.HTTPBasicAuth):
 def unreachable(address: str, error: requests.RequestException) -> ServerError:
     """Turn a failure of the transport into a sentence."""
     if isinstance(error, requests.exceptions.SSLError):
-        text = _certificate_refused(str(error))
+        text = _tls_refused(str(error))
     elif isinstance(error, requests.exceptions.ProxyError):
         text = "the proxy does not let it through: check HTTPS_PROXY and NO_PROXY"
     elif isinstance(error, requests.exceptions.Timeout):
@@ -77,8 +81,10 @@ def unreachable(address: str, error: requests.RequestException) -> ServerError:
     return failure
 
 
-def _certificate_refused(said: str) -> str:
-    """Say what to do about a certificate, from OpenSSL's words in an error."""
+def _tls_refused(said: str) -> str:
+    """Say what to do about a certificate or a port without TLS, from OpenSSL's words in an error."""
+    if _SPEAKS_NO_TLS.search(said):
+        return "this port speaks no TLS: use http://, or the port of the proxy that does"
     reason = _REFUSED_BY_OPENSSL.search(said)
     if reason is None or _UNKNOWN_ISSUER.search(reason[1]):
         return "its certificate is not trusted here: set REQUESTS_CA_BUNDLE to the file of your CA"

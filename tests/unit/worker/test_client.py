@@ -144,6 +144,10 @@ def test_a_redirect_is_not_followed_with_the_password(
     ("error", "sentence"),
     [
         (requests.exceptions.SSLError("x"), "REQUESTS_CA_BUNDLE"),
+        *(
+            (requests.exceptions.SSLError(f"[SSL] {words} (_ssl.c:1000)"), "speaks no TLS: use http://")
+            for words in ("wrong version number", "record layer failure", "packet length too long")
+        ),
         (requests.exceptions.ProxyError("x"), "HTTPS_PROXY"),
         (requests.exceptions.ReadTimeout("x"), "READ_TIMEOUT"),
         (requests.exceptions.ConnectionError("x"), "check that Orthanc runs"),

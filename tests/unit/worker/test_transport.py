@@ -89,6 +89,12 @@ def test_a_certificate_of_an_unknown_ca_is_refused_with_the_fix(tls_url: str) ->
         client_of(tls_url).health()
 
 
+def test_a_port_that_speaks_no_tls_is_not_called_a_matter_of_certificates(server: ScriptedServer) -> None:
+    with pytest.raises(UnreachableError, match="speaks no TLS: use http://") as raised:
+        client_of(server.url.replace("http:", "https:")).health()
+    assert "certificate" not in str(raised.value)
+
+
 def test_a_private_ca_of_the_environment_is_trusted(
     tls_url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
