@@ -11,7 +11,7 @@ from typing import Any
 
 from worker.api.client import PluginClient
 from worker.person.following import waiting_words, whole_id
-from worker.person.report import Addresses, describe
+from worker.person.report import Addresses, asked_to_cancel, describe
 from worker.person.slide_names import slide_names
 from worker.settings import Settings
 from worker.stages import words
@@ -64,6 +64,9 @@ def row(request: Mapping[str, Any], name: str) -> str:
     if request["status"] == "processing":
         text += f"  {request.get('progress') or 0:.0%} {words(str(request.get('stage') or ''))}"
         text += f" on {request.get('worker_id')}"
+        if request.get("cancel_requested"):
+            who = asked_to_cancel(request)
+            text += ", cancel asked for" + (f" by {who}" if who else "")
     if request["status"] == "pending":
         text += f"  {waiting_words(request)}"
         text += "".join(f"  {note['message']}" for note in request.get("notes") or [])

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+_DECIDE_OF_A_CANCEL = {"cancel_requested", "retried", "delivered"}
+"""A cancel that was asked for is over with a retry, and with a result that was there before it."""
 _TOP = 5
 _BAR = 30
 
@@ -71,7 +73,30 @@ def _without_result(request: Mapping[str, Any], name: str) -> str:
     error = request.get("error") or {}
     reason = f": {error['message']}" if error.get("message") else ""
     code = f" ({error['code']})" if error.get("code") else ""
-    return f"{_which(request, name)}\nStatus   {request.get('status')}{code}{reason}"
+    status = f"{_which(request, name)}\nStatus   {request.get('status')}{code}{reason}"
+    return "\n".join(filter(None, (status, _ended(request))))
+
+
+def _ended(request: Mapping[str, Any]) -> str:
+    """Return who ended a request, when and why, from its history; nothing where that does not tell."""
+    last = next((one for one in _latest_first(request) if one["event"] == request.get("status")), None)
+    if last is None:
+        return ""
+    # A worker's "cancelled" only carries out what a person asked for; its detail of a failure is the error.
+    who = asked_to_cancel(request) if last["event"] == "cancelled" else ""
+    why = f": {last['detail']}" if last["event"] == "withdrawn" and last.get("detail") else ""
+    return f"Ended    {last['at']} by {who or last['by']}{why}"
+
+
+def asked_to_cancel(request: Mapping[str, Any]) -> str:
+    """Return who asked for the cancel of a request while a worker was at it; empty where nobody is known."""
+    decisions = (one for one in _latest_first(request) if one["event"] in _DECIDE_OF_A_CANCEL)
+    latest = next(decisions, None)
+    return str(latest["by"]) if latest is not None and latest["event"] == "cancel_requested" else ""
+
+
+def _latest_first(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*reversed(request.get("history") or [])]
 
 
 def _heading(request: Mapping[str, Any], result: Mapping[str, Any], name: str) -> str:

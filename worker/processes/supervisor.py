@@ -138,9 +138,7 @@ class Supervisor:
     def _step(self, children: Sequence[_Child]) -> None:
         self._pass_on(children)
         for child in children:
-            self._look_at(child)
-        if not self._given_up and _none_can_begin(children):
-            self._give_up(children)
+            self._look_at(child, children)
         running = sum(child.process is not None for child in children)
         self._supervision.alive(f"{running} of {len(children)} workers run.")
 
@@ -154,7 +152,7 @@ class Supervisor:
                 if child.process is not None:
                     child.process.send_signal(_ASK)
 
-    def _look_at(self, child: _Child) -> None:
+    def _look_at(self, child: _Child, children: Sequence[_Child]) -> None:
         now = self._clock()
         if child.process is None:
             if child.start_at is not None and now >= child.start_at:
@@ -163,7 +161,7 @@ class Supervisor:
         self._listen(child, now)
         code = child.process.poll()
         if code is not None:
-            self._ended(child, code, now)
+            self._ended(child, code, now, children)
         elif child.heard_at is not None and now - child.heard_at > SILENT_S:
             _log.error("Worker %s shows no sign of life and is ended.", child.post.worker_id)
             child.process.kill()
@@ -187,12 +185,19 @@ class Supervisor:
         child.started_at, child.start_at = now, None
         _log.info("Worker %s on %s: process %d.", child.post.worker_id, child.post.device, child.process.pid)
 
-    def _ended(self, child: _Child, code: int, now: float) -> None:
+    def _ended(self, child: _Child, code: int, now: float, children: Sequence[_Child]) -> None:
         child.process, child.code, child.heard_at = None, code, None
-        if code == 0 or self._asked or self._given_up:
+        is_over = code == 0 or self._asked or self._given_up
+        if is_over:
             _log.info("Worker %s has ended (%d).", child.post.worker_id, code)
-            return
-        _log.error("Worker %s ended with code %d.", child.post.worker_id, code)
+        else:
+            _log.error("Worker %s ended with code %d.", child.post.worker_id, code)
+        if not self._given_up and _none_can_begin(children):
+            self._give_up(children)
+        elif not is_over:
+            self._plan_again(child, now)
+
+    def _plan_again(self, child: _Child, now: float) -> None:
         if now - child.started_at > _STEADY_S:
             child.failures = 0
         self._start_again(child, now)
@@ -206,6 +211,7 @@ class Supervisor:
     def _give_up(self, children: Sequence[_Child]) -> None:
         """Start nothing more, and end what is trying once more already."""
         self._given_up = True
+        _log.error("No worker can begin before what is said above is set right: none is started again.")
         for child in children:
             child.start_at = None
             if child.process is not None:

@@ -493,6 +493,56 @@ def test_a_request_that_a_person_ended_gives_no_reason_that_there_is_not() -> No
     assert describe(request("cancelled", "v1"), ADDRESSES).endswith("Status   cancelled")
 
 
+def event(name: str, by: str, detail: str = "") -> dict[str, str]:
+    return {"at": f"2026-01-01 {name}", "event": name, "by": by, "detail": detail}
+
+
+@pytest.mark.parametrize(
+    ("status", "history", "line"),
+    [
+        ("cancelled", [event("cancelled", "alice")], "2026-01-01 cancelled by alice"),
+        (
+            "cancelled",
+            [event("cancel_requested", "alice"), event("cancelled", "lab-1", "handed_back")],
+            "2026-01-01 cancelled by alice",
+        ),
+        (
+            "cancelled",
+            [event("cancel_requested", "bob"), event("retried", "bob"), event("cancelled", "alice")],
+            "2026-01-01 cancelled by alice",
+        ),
+        (
+            "cancelled",
+            [event("cancel_requested", "bob"), event("delivered", "lab-1"), event("cancelled", "alice")],
+            "2026-01-01 cancelled by alice",
+        ),
+        (
+            "withdrawn",
+            [
+                event("completed", "lab-1"),
+                event("withdrawn", "alice", "Wrong slide."),
+                event("reviewed", "bob"),
+            ],
+            "2026-01-01 withdrawn by alice: Wrong slide.",
+        ),
+        ("failed", [event("failed", "lab-1", "x: y")], "2026-01-01 failed by lab-1"),
+    ],
+)
+def test_a_request_without_a_result_says_who_ended_it_when_and_why(
+    status: str, history: list[dict[str, str]], line: str
+) -> None:
+    ended = request(status, "v1", history=[event("created", "carol"), *history])
+    assert describe(ended, ADDRESSES).splitlines()[-1] == f"Ended    {line}"
+
+
+def test_a_request_in_work_whose_cancel_is_asked_for_says_by_whom() -> None:
+    asked = {"progress": 0.09, "stage": "tissue", "worker_id": "lab-1", "cancel_requested": True}
+    working = request("processing", "v1", **asked)
+    assert row(working, "S26-1").endswith("on lab-1, cancel asked for")
+    working["history"] = [event("begun", "lab-1"), event("cancel_requested", "alice")]
+    assert row(working, "S26-1").endswith("on lab-1, cancel asked for by alice")
+
+
 @pytest.mark.usefixtures("command_line")
 def test_whom_orthanc_does_not_let_look_slides_up_gets_the_list_all_the_same(
     http: responses.RequestsMock, capsys: pytest.CaptureFixture[str]

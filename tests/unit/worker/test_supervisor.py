@@ -192,6 +192,19 @@ def test_settings_that_let_none_begin_end_it_at_once() -> None:
     assert bench.ended() == 2
 
 
+def test_where_it_gives_up_it_says_so_and_announces_no_further_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench("a")
+    bench.until(lambda: len(bench.started) == 1)
+    bench.started[0].code = 2
+    assert bench.ended() == 2
+    assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == [
+        "Worker a ended with code 2.",
+        "No worker can begin before what is said above is set right: none is started again.",
+    ]
+
+
 def test_settings_that_let_none_begin_end_it_though_one_is_being_tried_again() -> None:
     bench = Bench("a", "b")
     bench.until(lambda: len(bench.started) == 2)
