@@ -20,6 +20,7 @@ from .transition import attempts_uncounted, changed, ended_cancelled, with_last_
 from .values import AnalysisRequest, Grant, Model, Review, replaced
 
 _DECIDED_WHILE_OPEN = frozenset({"retried", "cancel_requested"})
+_AGAIN = {values.COMPLETED: "Submit the slide again with force.", values.WITHDRAWN: "Submit the slide again."}
 
 
 def submitted(request: AnalysisRequest) -> AnalysisRequest:
@@ -53,12 +54,19 @@ def as_submitted(request: AnalysisRequest) -> AnalysisRequest:
 
 
 def same_wish(old: AnalysisRequest, new: AnalysisRequest) -> bool:
-    """Tell whether an earlier request asks for the same analysis of the same content as a new one."""
-    return _key(old) == _key(new) and covers(old, new.fingerprint)
+    """Tell whether an earlier request asks for the same analysis of the same content as a new one.
+
+    Once it has its result it also stands for who asks for the model that it turned out to be.
+    """
+    is_alike = (old.series, old.parameters) == (new.series, new.parameters)
+    return is_alike and _same_model(old, new) and covers(old, new.fingerprint)
 
 
-def _key(request: AnalysisRequest) -> tuple[Any, ...]:
-    return (request.series, request.model, request.model_version, request.parameters)
+def _same_model(old: AnalysisRequest, new: AnalysisRequest) -> bool:
+    if (old.model, old.model_version) == (new.model, new.model_version):
+        return True
+    is_settled = old.status in {values.PUBLISHING, values.COMPLETED}
+    return is_settled and new.model is not None and accepts(new, old.bound_model)
 
 
 def covers(request: AnalysisRequest, fingerprint: str) -> bool:
@@ -112,7 +120,7 @@ def retried(request: AnalysisRequest, by: str, now: float) -> AnalysisRequest:
     if request.is_open and _latest_decision(request) == "retried":
         return request
     if request.status not in {values.FAILED, values.CANCELLED}:
-        remedy = "Wait for its end." if request.is_open else "Submit the slide again with force."
+        remedy = "Wait for its end." if request.is_open else _AGAIN[request.status]
         raise wrong_state(request, "retried", remedy)
     return changed(
         request,

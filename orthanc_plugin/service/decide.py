@@ -10,6 +10,7 @@ from orthanc_plugin.queue.values import AnalysisRequest, Event, Review
 from .announce import announced, at_risk
 from .core import Core, audit_call, find, unavailable
 from .publish import alone, delete_result
+from .submit import check_permitted, check_still_wanted
 from .transact import change_request
 
 
@@ -30,14 +31,19 @@ def retry(core: Core, request_id: str, user: str) -> AnalysisRequest:
     Raises
     ------
     ApiError
-        409 where the request is neither.
+        409 where the request is neither, or another one stands for the same analysis; 422 where the site
+        does not permit its model (any more).
     """
 
     def change(request: AnalysisRequest) -> AnalysisRequest:
         return retried(request, user, core.clock.now())
 
     try:
-        wanted = [change(find(core, request_id))]
+        ended = find(core, request_id)
+        wanted = [change(ended)]
+        if not ended.is_open:
+            check_permitted(core.settings, ended.model, ended.model_version)
+            check_still_wanted(core, ended)
         with announced(core, wanted, at_risk(core, wanted)):
             return change_request(core, request_id, change)
     except StorageError as error:

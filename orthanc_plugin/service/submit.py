@@ -13,6 +13,7 @@ from orthanc_plugin.errors import ApiError, StorageError
 from orthanc_plugin.queue import values
 from orthanc_plugin.queue.lifecycle import counts_as_repeat, covers, same_wish, submitted
 from orthanc_plugin.queue.series_state import SeriesState
+from orthanc_plugin.queue.transition import wrong_state
 from orthanc_plugin.queue.values import AnalysisRequest, canonical
 from orthanc_plugin.settings import Settings
 from orthanc_plugin.slides.eligibility import check_eligible, fingerprint
@@ -109,20 +110,44 @@ def submit(core: Core, target: Target, wish: Wish, user: str) -> tuple[list[Subm
 
 def _permitted(settings: Settings, wish: Wish) -> Wish:
     """Return the wish, with the site's default model where it names none; refuse what is not permitted."""
-    if settings.models is None:
-        return wish
-    usable = [model for model in settings.models if model.enabled]
-    if wish.model is None:
-        default = next((model for model in usable if model.is_default), None)
+    if settings.models is not None and wish.model is None:
+        default = next((model for model in settings.models if model.enabled and model.is_default), None)
         return wish if default is None else replace(wish, model=default.name)
-    if any(
-        model.name == wish.model
-        and (wish.model_version is None or model.version in {None, wish.model_version})
-        for model in usable
+    check_permitted(settings, wish.model, wish.model_version)
+    return wish
+
+
+def check_permitted(settings: Settings, name: str | None, version: str | None) -> None:
+    """Refuse a model that is named and that the site does not permit.
+
+    Raises
+    ------
+    ApiError
+        422 `unknown_model`.
+    """
+    if settings.models is None or name is None:
+        return
+    usable = [model for model in settings.models if model.enabled]
+    if not any(
+        model.name == name and (version is None or model.version in {None, version}) for model in usable
     ):
-        return wish
-    names = ", ".join(sorted({model.name for model in usable})) or "none"
-    raise ApiError(422, "unknown_model", f"This site does not permit that model; it permits: {names}.")
+        names = ", ".join(sorted({model.name for model in usable})) or "none"
+        raise ApiError(422, "unknown_model", f"This site does not permit that model; it permits: {names}.")
+
+
+def check_still_wanted(core: Core, request: AnalysisRequest) -> None:
+    """Refuse to take up a request that has ended where another one stands for the same analysis by now.
+
+    Raises
+    ------
+    ApiError
+        409 `wrong_state`.
+    """
+    state = core.store.load(request.series)
+    others = [old for old in _same(core, state, request, once=False) if old.request_id != request.request_id]
+    if others:
+        remedy = f"Request {others[-1].request_id} stands for the same analysis."
+        raise wrong_state(request, "retried", remedy)
 
 
 def _submit_all(

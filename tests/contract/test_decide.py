@@ -74,6 +74,18 @@ def test_a_person_can_retry_what_failed(queue: Queue) -> None:
     assert queue.claim().request_id == request_id
 
 
+def test_what_was_submitted_again_meanwhile_is_not_retried_besides(queue: Queue, site: Site) -> None:
+    slide = site.new_slide()
+    given_up = queue.submitted(slide)
+    queue.decide(given_up, "cancel")
+    again = queue.submitted(slide)
+    answer = queue.decide(given_up, "retry")
+    assert (answer.status, answer.json["code"]) == (409, "wrong_state")
+    assert f"Request {again} stands for the same analysis." in answer.json["error"]
+    queue.decide(again, "cancel")
+    assert queue.decide(given_up, "retry").status == 200
+
+
 def slide_of_another_study(site: Site) -> Slide:
     if not isinstance(site, MemorySite):
         return site.new_slide()

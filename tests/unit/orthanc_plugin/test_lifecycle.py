@@ -296,6 +296,16 @@ def test_what_a_worker_is_at_is_not_retried() -> None:
     assert code_of(caught) == "wrong_state"
 
 
+def test_a_request_for_any_model_stands_for_none_that_is_named_while_another_may_take_it() -> None:
+    for open_request in (a_request(model=None), working(a_request(model=None))):
+        assert not lifecycle.same_wish(open_request, a_request())
+
+
+def test_who_retries_what_was_withdrawn_needs_no_force() -> None:
+    with pytest.raises(ApiError, match=r"withdrawn cannot be retried\. Submit the slide again\.$"):
+        lifecycle.retried(a_request(status="withdrawn"), "alice", NOW)
+
+
 def test_who_retries_what_has_a_result_is_told_how_to_have_another() -> None:
     with pytest.raises(ApiError, match=r"completed cannot be retried\. Submit the slide again with force\."):
         lifecycle.retried(replace(a_request(), status="completed"), "alice", NOW)

@@ -138,6 +138,17 @@ def test_only_permitted_models_are_submitted_and_claimed() -> None:
     assert lease.complete().json["request"]["flags"] == []
 
 
+def test_what_the_site_does_not_permit_any_more_is_not_retried() -> None:
+    site = MemorySite()
+    queue = Queue(site, "old")
+    request_id = queue.submitted()
+    queue.decide(request_id, "cancel")
+    site.settings = settings_of({"Models": [{"Name": "new"}]})
+    site.restart()
+    answer = queue.decide(request_id, "retry")
+    assert (answer.status, answer.json["code"]) == (422, "unknown_model")
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
