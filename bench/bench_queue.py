@@ -39,7 +39,7 @@ CYCLES_AT = (1, 2, 4, 8)
 """Connections that cycles are measured with: all of the plugin's work is one line, whoever stands in it."""
 POOL = 10
 SLIDES = 4000
-"""Three requests each: a slide with many requests takes longer to write than most are. Enough for all cycles."""
+"""Three requests each: a slide with many requests takes longer to write than most are. Enough for all."""
 STABLE_S = 2.5
 """After so long slides are complete for Orthanc, as the tests configure it."""
 MODEL = "bench"
