@@ -127,6 +127,7 @@ def short_request(
         "created": iso(request.created),
         "updated": iso(request.updated),
         "created_by": request.created_by,
+        "waiting_since": iso(_waiting_since(request)),
         "attempts": request.attempts,
         "max_attempts": request.max_attempts,
         "fence": request.fence,
@@ -145,6 +146,15 @@ def short_request(
         "flags": list(request.flags),
         "version": version,
     }
+
+
+def _waiting_since(request: AnalysisRequest) -> float:
+    """Return when it began to wait for the worker that it waits for, or was given to last."""
+    if request.status == values.PENDING:
+        return request.updated
+    events = request.history
+    claims = (number for number in reversed(range(1, len(events))) if events[number].event == "claimed")
+    return next((events[number - 1].at for number in claims), request.created)
 
 
 def _waits_for(request: AnalysisRequest, now: float, *, arriving: bool) -> str | None:

@@ -161,6 +161,7 @@ SCHEMAS: dict[str, Schema] = {
             "created": _TIME,
             "updated": _TIME,
             "created_by": _ANY_TEXT,
+            "waiting_since": _TIME,
             "attempts": {"type": "integer"},
             "max_attempts": {"type": "integer"},
             "fence": {"type": "integer"},

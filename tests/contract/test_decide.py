@@ -74,6 +74,19 @@ def test_a_person_can_retry_what_failed(queue: Queue) -> None:
     assert queue.claim().request_id == request_id
 
 
+def test_a_request_that_is_retried_has_waited_since_then(queue: Queue, site: Site) -> None:
+    request_id = queue.submitted()
+    created = queue.get(request_id)
+    assert created["waiting_since"] == created["created"]
+    queue.decide(request_id, "cancel")
+    site.pass_time(0.2)
+    queue.decide(request_id, "retry")
+    claimed = queue.claim().claimed["request"]
+    (retried,) = [one["at"] for one in queue.get(request_id)["history"] if one["event"] == "retried"]
+    assert claimed["waiting_since"] == retried > created["created"]
+    assert queue.get(request_id)["waiting_since"] == retried
+
+
 def test_what_was_submitted_again_meanwhile_is_not_retried_besides(queue: Queue, site: Site) -> None:
     slide = site.new_slide()
     given_up = queue.submitted(slide)

@@ -235,10 +235,10 @@ def complete_result(
 
 
 def queue_seconds(request: Mapping[str, Any]) -> float | None:
-    """Return the seconds from submission to claim, by the server's clock alone, or None."""
+    """Return the seconds that it has waited for this claim, by the server's clock alone, or None."""
     try:
-        created = dt.datetime.fromisoformat(request["created"])
+        began = dt.datetime.fromisoformat(request.get("waiting_since") or request["created"])
         claimed = dt.datetime.fromisoformat(request["updated"])
     except (KeyError, TypeError, ValueError):
         return None
-    return round(max(0.0, (claimed - created).total_seconds()), 3)
+    return round(max(0.0, (claimed - began).total_seconds()), 3)

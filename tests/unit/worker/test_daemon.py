@@ -22,7 +22,7 @@ from worker.api.contract import Claim, Lease
 from worker.backoff import Backoff
 from worker.errors import RefusedError, UnauthorizedError, UnreachableError
 from worker.jobs.delivery import Delivery
-from worker.jobs.job import Analysis, StageReport
+from worker.jobs.job import Analysis, StageReport, queue_seconds
 from worker.serving.daemon import Mode
 from worker.serving.outbox import Outbox
 from worker.serving.spool import Spool
@@ -293,6 +293,12 @@ def test_the_server_dictates_the_interval_of_heartbeats(rig: Rig, server: Script
     held.may_end.set()
     rig.shutdown.ask()
     thread.join(5)
+
+
+def test_a_request_that_was_retried_has_waited_since_then() -> None:
+    times = {"created": "2026-11-22T15:00:00Z", "updated": "2026-11-22T16:54:03.500Z"}
+    assert queue_seconds({**times, "waiting_since": "2026-11-22T16:54:03Z"}) == 0.5
+    assert queue_seconds(times) == 6843.5, "an older plugin does not say"
 
 
 def test_stages_that_follow_each_other_within_a_second_share_a_heartbeat(
