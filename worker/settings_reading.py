@@ -186,6 +186,8 @@ class _Reader:
     def url(self, name: str, default: str) -> str:
         """Return an http(s) address without a trailing slash and without credentials in it."""
         value = (self.text(name) or default).rstrip("/")
+        if self.text(name) is None:
+            return value  # made from another setting, which is complained of by its own name
         parts = urlsplit(value)
         if parts.username or parts.password:
             user = name.replace("_URL", "_USER") if name == "ORTHANC_URL" else "ORTHANC_USER"

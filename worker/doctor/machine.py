@@ -53,11 +53,18 @@ def spool(settings: Settings) -> Finding:
             Verdict.FAILED,
             f"{folder} cannot be written by this user: correct its rights, or set SPOOL_DIR elsewhere.",
         )
-    if folder == settings.spool_dir and sys.platform != "win32" and folder.stat().st_mode & stat.S_IRWXO:
+    if folder == settings.spool_dir and sys.platform != "win32" and _is_open_to_others(folder):
         return Finding(
             "spool", Verdict.WARNING, f"Everybody on this machine may look into {folder}: chmod 700 {folder}."
         )
     return Finding("spool", Verdict.OK, f"Results can wait in {settings.spool_dir}.")
+
+
+def _is_open_to_others(folder: Path) -> bool:
+    """Whether everybody has a right to a folder and a way to it: a closed one above it shuts them out."""
+    path = folder.resolve()
+    reached = all(above.stat().st_mode & stat.S_IXOTH for above in path.parents)
+    return reached and bool(path.stat().st_mode & stat.S_IRWXO)
 
 
 def feature_cache(settings: Settings) -> Finding:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import responses
 
 from clam_core.errors import EncoderWeightsError
 from tests.unit.worker.conftest import PASSWORD, ScriptedAnalyzer, good_analysis
-from worker.api.transport import sends_password_in_clear
+from worker.api.transport import passwords_in_clear, sends_password_in_clear
 from worker.doctor.checks import Doctor
 from worker.doctor.findings import Finding, Verdict
 from worker.doctor.server import judge_certificate
@@ -169,6 +171,11 @@ def test_a_password_in_clear_is_a_failure_with_its_fix(patient: Patient) -> None
     assert_failed(patient.findings()["transport"], "PATHOLOGY_API_URL", "plain http", "https://")
 
 
+def test_a_password_in_clear_is_told_once_by_the_setting_that_is_there() -> None:
+    (sentence,) = passwords_in_clear(load_settings({"ORTHANC_URL": "http://orthanc.example.org"}))
+    assert sentence.startswith("ORTHANC_URL sends")
+
+
 def test_no_model(patient: Patient) -> None:
     patient.analyzer = ModelError("No model is set: name one in MODEL_PATH or MODELS_DIR.")
     assert_failed(patient.findings()["models"], "MODEL_PATH", "MODELS_DIR")
@@ -288,6 +295,21 @@ def test_a_spool_or_a_feature_cache_that_cannot_be_written(
     assert_failed(findings["spool"], "cannot be written", "SPOOL_DIR")
     assert findings["feature cache"].verdict is Verdict.WARNING
     assert "set FEATURE_CACHE_DIR elsewhere" in findings["feature cache"].message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights of POSIX")
+@pytest.mark.parametrize(("above", "verdict"), [(0o711, Verdict.WARNING), (0o700, Verdict.OK)])
+def test_a_spool_is_open_to_others_only_where_they_come_to_it(
+    patient: Patient, above: int, verdict: Verdict
+) -> None:
+    # pytest's own folders are closed to others
+    with tempfile.TemporaryDirectory(dir="/tmp") as home:
+        spool = Path(home) / "spool"
+        spool.mkdir()
+        spool.chmod(0o755)
+        Path(home).chmod(above)
+        patient.environment["SPOOL_DIR"] = str(spool)
+        assert patient.findings()["spool"].verdict is verdict
 
 
 def test_a_feature_cache_that_is_turned_off_needs_no_folder(patient: Patient) -> None:

@@ -118,6 +118,13 @@ def test_every_mistake_is_named_at_once() -> None:
         load_settings({"POLL_INTERVAL": "x", "DEVICE": "y"})
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:8777", f"http://lab:{CANARY}@example.org"])
+def test_only_the_address_that_was_set_is_complained_of(url: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings({"ORTHANC_URL": url})
+    assert re.findall(r"[A-Z]+_[A-Z_]*URL", str(raised.value)) == ["ORTHANC_URL"]
+
+
 def test_a_password_in_an_address_is_refused_without_repeating_it() -> None:
     with pytest.raises(SettingsError, match="must not hold a user or password") as raised:
         load_settings({"ORTHANC_URL": f"http://lab:{CANARY}@example.org"})
