@@ -103,7 +103,7 @@ def test_a_worker_killed_late_is_gone_on_from_to_the_same_result(
 
     count, known = whole["result"]["patches"]["count"], sum(left.values())
     assert 0.8 * count <= known < count, "killed late, and before the end"
-    assert f"taking over patches of an earlier run ({BATCH} of {count} patches)" in successor.log()
+    assert f"taking over patches of an earlier run ({BATCH} of {count} patches so far)" in successor.log()
     after = kept(cache)
     assert left.items() <= after.items()
     assert sum(after.values()) == count, "no patch was encoded twice"

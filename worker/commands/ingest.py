@@ -34,7 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="turn slides (SVS, NDPI, TIFF, DICOM) into DICOM series in Orthanc",
         description="Turn slides (SVS, NDPI, TIFF and what else OpenSlide reads, or DICOM files) into DICOM "
         "series in Orthanc. The same file with the same options is stored once. "
-        "Acts as SUBMIT_USER, else as ORTHANC_USER.",
+        "Acts as SUBMIT_USER, else as ORTHANC_USER, who may store nothing where the site has made that user "
+        "a worker (Pathology.Workers).",
     )
     parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE", help="a slide file or DICOM folder")
     parser.add_argument("--mpp", type=micrometres, help="micrometres per pixel of the largest level")

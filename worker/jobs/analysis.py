@@ -184,7 +184,9 @@ class Progress:
         elif stage == "known":
             self._pace.restart()
             # The patches of a finer heatmap are found among the known ones when the slide is long begun.
-            self._report("encode" if self._begun else stage, share, f"{done:,} of {total:,} patches")
+            # "So far", because the log shows only the first of these reports, and they follow fast.
+            words = f"{done:,} of {total:,} patches so far"
+            self._report("encode" if self._begun else stage, share, words)
         else:
             self._report(stage, share)
 

@@ -112,6 +112,7 @@ class Daemon:
         self._pulse = Pulse()
         self._claimer = Claimer(make_client, analyzer, lambda: shutdown.no_more, self._tick)
         self._failures = 0
+        self._is_unanswered = False
         self._refusals = 0
         self._refusal: SourceUnauthorizedError | None = None
         self._undelivered = 0
@@ -181,6 +182,7 @@ class Daemon:
             self._after_failure(error, mode)
             return True
         self._failures = 0
+        self._note_answer()
         self._was_accepted = True
         if answer.claim is not None:
             self._begin(answer.claim)
@@ -216,8 +218,17 @@ class Daemon:
         after_s = error.retry_after_s if isinstance(error, RefusedError) else None
         delay_s = self._backoff.delay(self._failures, after_s or 0.0)
         self._failures += 1
+        self._is_unanswered = True
         _log.warning("No answer to a claim; next try in %.0f s. %s", delay_s, error)
         self._sleep(delay_s)
+
+    def _note_answer(self) -> None:
+        """Say once that claims are answered again, which the warnings before leave open."""
+        if self._shutdown.no_more:  # a claim that was broken off looks like one without work
+            return
+        if self._is_unanswered:
+            _log.info("Orthanc answers claims again.")
+        self._is_unanswered = False
 
     def _after_refusal(self, refusal: SourceUnauthorizedError, mode: Mode) -> None:
         """Wait: the next claim brings the very request that went back, and no attempt ends that."""

@@ -286,6 +286,14 @@ def test_patches_that_were_known_make_no_slide_begun_nearly_done_or_further_than
     assert progress == sorted(progress)
 
 
+def test_patches_that_are_taken_over_are_told_as_a_count_that_goes_on() -> None:
+    positions = told(("known", 64), ("known", 900))
+    assert [position.detail for position in positions] == [
+        "64 of 1,000 patches so far",
+        "900 of 1,000 patches so far",
+    ]
+
+
 def test_known_patches_of_a_finer_heatmap_leave_a_slide_where_it_is() -> None:
     positions = told(("encode", 300), ("encode", 400), ("predict", 1000), ("known", 900), ("encode", 910))
     assert all(is_begun(position.stage) for position in positions)

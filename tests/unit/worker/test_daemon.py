@@ -644,6 +644,34 @@ def test_a_worker_that_meets_something_else_at_its_first_claim_goes_on_until_the
     assert "Something else than the plugin answered" in caplog.text
 
 
+def test_a_server_that_answers_again_is_told_of_once(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = [server.add_request(letter * 32) for letter in "ab"]
+    server.stand_ins["/claim"] = Page(404)
+    with caplog.at_level("INFO"):
+        thread = rig.start()
+        server.wait_for(lambda: len(server.calls_to("/claim")) > 2)
+        server.stand_ins.clear()
+        server.wait_for(lambda: all(one.status == "completed" for one in requests))
+        rig.shutdown.ask()
+        thread.join(5)
+    assert caplog.messages.count("Orthanc answers claims again.") == 1
+
+
+def test_a_claim_that_a_shutdown_breaks_off_is_not_taken_for_an_answer(
+    rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.misbehave("/claim", Fault.DROP_BEFORE)
+    with caplog.at_level("INFO"):
+        thread = rig.start()
+        server.wait_for(lambda: len(server.calls_to("/claim")) == 2)
+        rig.shutdown.ask()
+        thread.join(5)
+    assert "No answer to a claim" in caplog.text
+    assert "answers claims again" not in caplog.text
+
+
 def test_a_pause_of_an_hour_that_a_page_asks_for_keeps_no_worker_from_claiming(
     rig: Rig, server: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -39,6 +39,14 @@ SLIDE = Path("S26-1.svs")
 SHA = "ab" * 32
 
 
+def test_the_help_says_that_a_worker_of_the_site_may_store_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["ingest", "--help"])
+    assert "ORTHANC_USER, who may store nothing where" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_same_file_and_options_get_the_same_uids() -> None:
     one, two = (identify(SLIDE, SHA, SlideOptions(mpp=0.5)) for _ in range(2))
     assert one == two
