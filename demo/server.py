@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -140,10 +141,12 @@ def started(
     """Run a command beside us with its output in `log`, and end it in good order.
 
     It gets a process group of its own: a Ctrl-C in the terminal is ours, and we end things in their order.
+    Where we are killed it is asked to end all the same (Linux): an Orthanc left over would hold the database.
     """
+    bound = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            [*bound, *command],
             env=dict(environment),
             cwd=log.parent,
             stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from demo.__main__ import _make_folder, _require_alive, _shown, _wait_for_ctrl_c
 from demo.errors import DemoError
 from demo.server import Credentials as DemoCredentials
 from demo.server import RunningOrthanc
+from tests.support.wait import wait_until
 from worker.demo_slide import DemoSlide
 from worker.settings import Credentials
 from worker.settings_reading import load_settings
@@ -117,6 +119,32 @@ def test_ctrl_c_says_at_once_that_the_demo_ends_and_only_then_that_it_has(
             signal.signal(number, handler)
     said = capfd.readouterr().out.split("\n")
     assert [line[:6] for line in said if line] == ["Ending", "(Ortha", "Ended."]
+
+
+def command_of(process: int) -> bytes:
+    """Return a process' command; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs util-linux's setpriv")
+def test_a_demo_that_is_killed_leaves_no_server_behind(tmp_path: Path) -> None:
+    script = (
+        "import os, time\nfrom pathlib import Path\nfrom demo.server import started\n"
+        f"with started(['sleep', '600'], os.environ, Path({str(tmp_path / 'log')!r})) as process:\n"
+        "    print(process.pid, flush=True)\n    time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        child = int(demo.stdout.readline())
+        command = Path(f"/proc/{child}/cmdline")
+        wait_until(lambda: b"sleep" in command.read_bytes())
+        demo.kill()
+        wait_until(lambda: not command.exists() or not command.read_bytes())
 
 
 @pytest.mark.parametrize(
