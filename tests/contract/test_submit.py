@@ -55,7 +55,8 @@ def test_a_result_stands_for_who_asks_for_the_model_that_it_turned_out_to_be(
     queue: Queue, site: Site
 ) -> None:
     slide = site.new_slide()
-    asked_for_any = queue.submitted(slide, model=None)
+    # Before other tests' requests for any model.
+    asked_for_any = queue.submitted(slide, model=None, priority=100)
     lease = queue.claim(default_model=queue.model)
     assert (lease.request_id, lease.complete().status) == (asked_for_any, 200)
     for wish in ({}, {"model_version": "1"}):
