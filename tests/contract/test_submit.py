@@ -51,21 +51,6 @@ def test_force_makes_a_new_request_that_names_its_predecessor(queue: Queue, site
     assert queue.submit(slide).json["request_id"] == third.json["request_id"]
 
 
-def test_a_result_stands_for_who_asks_for_the_model_that_it_turned_out_to_be(
-    queue: Queue, site: Site
-) -> None:
-    slide = site.new_slide()
-    # Before other tests' requests for any model.
-    asked_for_any = queue.submitted(slide, model=None, priority=100)
-    lease = queue.claim(default_model=queue.model)
-    assert (lease.request_id, lease.complete().status) == (asked_for_any, 200)
-    for wish in ({}, {"model_version": "1"}):
-        again = queue.submit(slide, **wish)
-        assert (again.status, again.json["request_id"]) == (200, asked_for_any)
-    assert queue.submit(slide, model_version="2").status == 201
-    assert queue.submit(slide, parameters={"a": 1}).status == 201
-
-
 @pytest.mark.parametrize("change", [{"parameters": {"a": 1}}, {"model_version": "2"}])
 def test_another_wish_is_another_request(queue: Queue, site: Site, change: dict[str, Any]) -> None:
     slide = site.new_slide()

@@ -138,6 +138,19 @@ def test_only_permitted_models_are_submitted_and_claimed() -> None:
     assert lease.complete().json["request"]["flags"] == []
 
 
+def test_a_result_stands_for_who_asks_for_the_model_that_it_turned_out_to_be() -> None:
+    site = MemorySite()
+    queue, slide = Queue(site), site.new_slide()
+    asked_for_any = queue.submitted(slide, model=None)
+    lease = queue.claim(default_model=queue.model)
+    assert (lease.request_id, lease.complete().status) == (asked_for_any, 200)
+    for wish in ({}, {"model_version": "1"}):
+        again = queue.submit(slide, **wish)
+        assert (again.status, again.json["request_id"]) == (200, asked_for_any)
+    assert queue.submit(slide, model_version="2").status == 201
+    assert queue.submit(slide, parameters={"a": 1}).status == 201
+
+
 def test_what_the_site_does_not_permit_any_more_is_not_retried() -> None:
     site = MemorySite()
     queue = Queue(site, "old")
