@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 
 from tests.support.loopback_server import LoopbackServer
+from tests.support.wait import wait_until
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ class Receiver(LoopbackServer):
 
     def wait_for(self, count: int, seconds: float = 10.0) -> list[Received]:
         """Return the messages once there are so many."""
-        deadline = time.monotonic() + seconds
-        while len(self.received) < count and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert len(self.received) >= count, f"{len(self.received)} of {count} messages arrived"
+        wait_until(
+            lambda: len(self.received) >= count,
+            seconds,
+            lambda: f"{len(self.received)} of {count} messages arrived",
+        )
         return self.received

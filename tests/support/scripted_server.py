@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 
 from tests.support.loopback_server import LoopbackServer
+from tests.support.wait import wait_until
 
 
 class Fault(Enum):
@@ -160,10 +161,7 @@ class ScriptedServer(LoopbackServer):
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
         """Wait until a condition holds; fail where it does not in time."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not in {seconds} s; calls: {[c.path for c in self.calls]}"
-            time.sleep(0.01)
+        wait_until(condition, seconds, lambda: f"not in {seconds} s; calls: {[c.path for c in self.calls]}")
 
     def take_over(self, request_id: str) -> None:
         """Give a request to another worker, as after a lease that expired."""

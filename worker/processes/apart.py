@@ -128,9 +128,8 @@ def _begin(*modules: str) -> None:
     logging.disable(logging.CRITICAL)
     # Not when they are called only: what is called with is checked, and quoted, when it comes.
     logging.captureWarnings(capture=True)
-    for number in (*ENDING, HANG_UP):
-        if number is not None:
-            signal.signal(number, signal.SIG_IGN)
+    for number in (*ENDING, *HANG_UP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for module in modules:
         importlib.import_module(module)

@@ -9,7 +9,7 @@ from types import FrameType
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name))
 """What asks a process to end: on Windows Ctrl-Break, too, which reaches all that it has started."""
-HANG_UP = getattr(signal, "SIGHUP", None)
+HANG_UP = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
 """What a terminal sends that goes away, as with a line that breaks: nobody can ask a second time there."""
 
 
@@ -53,8 +53,9 @@ class ShutdownRequest:
         """
         for number in ENDING:
             signal.signal(number, self._on_signal)
-        if HANG_UP is not None and signal.getsignal(HANG_UP) is signal.SIG_DFL:
-            signal.signal(HANG_UP, self._on_hang_up)
+        for number in HANG_UP:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, self._on_hang_up)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         # Nothing is logged here: the signal may have arrived in the middle of a line of the log.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from tests.support.wait import wait_until
 from worker.backoff import Backoff
 from worker.errors import SettingsError
 from worker.processes.notify import from_environment
@@ -115,11 +116,7 @@ class Bench:
         return self.started[-1]
 
     def until(self, condition: Callable[[], bool]) -> None:
-        for _ in range(200):
-            if condition():
-                return
-            threading.Event().wait(0.02)
-        pytest.fail("it did not come to that")
+        wait_until(condition, seconds=4)
 
     def settle(self) -> None:
         """Let the supervisor look at everything once more, at least."""
